@@ -1,0 +1,132 @@
+//! The download job: which model, which of its files, and what to do with it afterwards.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Glob, Invalid, ModelRef, RepoId, Revision};
+
+/// Most patterns of one kind that a job may carry.
+const MAX_GLOBS: usize = 64;
+
+/// Which weight format to fetch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub enum Format {
+    /// Safetensors where the repo has them, else GGUF, else pickle if it is allowed.
+    #[default]
+    Auto,
+    /// Safetensors only.
+    Safetensors,
+    /// GGUF only.
+    Gguf,
+    /// Pickled PyTorch weights; needs `allow_unsafe`, since loading them runs code.
+    Pickle,
+}
+
+impl Format {
+    /// The word, as in JSON.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Format::Auto => "auto",
+            Format::Safetensors => "safetensors",
+            Format::Gguf => "gguf",
+            Format::Pickle => "pickle",
+        }
+    }
+}
+
+/// Stage one revision of one model into the hub cache.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Download {
+    /// The repo, `owner/name`.
+    pub repo: RepoId,
+    /// Branch, tag, `refs/pr/N` or commit; `main` if absent.
+    #[serde(default)]
+    pub revision: Revision,
+    /// Only files that match one of these; every file if empty. Overrides the choice of one weight format.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub include: Vec<Glob>,
+    /// No file that matches one of these.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exclude: Vec<Glob>,
+    /// Which weight format to fetch.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub format: Format,
+    /// Never evict the staged revision until it is unpinned.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub pin: bool,
+    /// Accept weights whose loading runs code (pickle) when nothing safer is there.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub allow_unsafe: bool,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+impl Download {
+    pub(crate) const FIELDS: &'static [&'static str] =
+        &["repo", "revision", "include", "exclude", "format", "pin", "allow_unsafe"];
+
+    /// A plain download of `model` with every default.
+    pub fn new(model: ModelRef) -> Self {
+        Self {
+            revision: model.revision().cloned().unwrap_or_default(),
+            repo: model.repo().clone(),
+            include: Vec::new(),
+            exclude: Vec::new(),
+            format: Format::Auto,
+            pin: false,
+            allow_unsafe: false,
+        }
+    }
+
+    /// The model at the revision as asked for.
+    pub fn model(&self) -> ModelRef {
+        ModelRef::new(self.repo.clone(), Some(self.revision.clone()))
+    }
+
+    /// Checks what the types alone cannot.
+    ///
+    /// # Errors
+    /// Too many patterns, or `format = "pickle"` without `allow_unsafe`.
+    pub fn validate(&self) -> Result<(), Invalid> {
+        if self.include.len() > MAX_GLOBS || self.exclude.len() > MAX_GLOBS {
+            return Err(Invalid::new(
+                "the job has more than 64 patterns in `include` or `exclude`",
+                "use fewer, wider patterns",
+            ));
+        }
+        if self.format == Format::Pickle && !self.allow_unsafe {
+            return Err(Invalid::new(
+                "format `pickle` is asked for, but loading pickled weights runs code from the repo",
+                "set allow_unsafe (--allow-unsafe) if you trust it, or choose safetensors",
+            ));
+        }
+        Ok(())
+    }
+
+    /// The want: two downloads with the same want are the same job while one of them is in flight.
+    ///
+    /// Pins and who asked do not count; the order of patterns does not either.
+    pub fn want(&self) -> String {
+        let sorted = |globs: &[Glob]| {
+            let mut texts: Vec<_> = globs.iter().map(Glob::as_str).collect();
+            texts.sort_unstable();
+            texts.dedup();
+            serde_json::json!(texts)
+        };
+        serde_json::json!([
+            "download",
+            self.repo,
+            self.revision,
+            sorted(&self.include),
+            sorted(&self.exclude),
+            self.format,
+            self.allow_unsafe,
+        ])
+        .to_string()
+    }
+}

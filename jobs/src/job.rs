@@ -1,0 +1,233 @@
+//! A job as it travels: flat JSON, one version number, no field that nobody knows.
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde_json::{Map, Value};
+
+use crate::invalid::shown;
+use crate::{Download, Invalid, Kind, ModelRef};
+
+/// The version of the wire payload that this crate writes, and the newest that it reads.
+pub const VERSION: u64 = 1;
+
+/// Most characters of `requested_by` and `idempotency_key`.
+const MAX_LABEL: usize = 128;
+
+/// Which hosts a job is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub enum Hosts {
+    /// The host whose larder takes the job.
+    #[default]
+    #[serde(rename = "this")]
+    This,
+}
+
+/// The fields that every kind of job takes.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Common {
+    /// Higher goes first; 0 if absent.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub priority: i16,
+    /// Who asks, for people; at most 128 characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requested_by: Option<String>,
+    /// A second request with this key answers the job of the first, in flight or ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idempotency_key: Option<String>,
+    /// The job fails with `deadline_missed` if it is not done by then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<String>"))]
+    pub deadline: Option<jiff::Timestamp>,
+    /// The job waits until then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<String>"))]
+    pub not_before: Option<jiff::Timestamp>,
+    /// Which hosts the job is for.
+    #[serde(default, skip_serializing_if = "is_this")]
+    pub hosts: Hosts,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde calls it by reference
+fn is_zero(priority: &i16) -> bool {
+    *priority == 0
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde calls it by reference
+fn is_this(hosts: &Hosts) -> bool {
+    *hosts == Hosts::This
+}
+
+impl Common {
+    const FIELDS: &'static [&'static str] =
+        &["priority", "requested_by", "idempotency_key", "deadline", "not_before", "hosts"];
+
+    fn validate(&self) -> Result<(), Invalid> {
+        for (field, value) in
+            [("requested_by", &self.requested_by), ("idempotency_key", &self.idempotency_key)]
+        {
+            let Some(text) = value else { continue };
+            if text.is_empty() || text.chars().count() > MAX_LABEL || text.chars().any(char::is_control) {
+                return Err(Invalid::new(
+                    format!("`{field}` is empty, longer than 128 characters or has control characters"),
+                    "use a short printable text",
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What the job does.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Work {
+    /// Stage a model.
+    Download(Download),
+}
+
+impl Work {
+    /// The kind of the job.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Work::Download(_) => Kind::Download,
+        }
+    }
+
+    /// The want, see [`Download::want`].
+    pub fn want(&self) -> String {
+        match self {
+            Work::Download(download) => download.want(),
+        }
+    }
+}
+
+/// One job: what to do, and the fields that every kind takes.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Job {
+    /// What the job does.
+    pub work: Work,
+    /// The fields that every kind takes.
+    pub common: Common,
+}
+
+impl Job {
+    /// A download of `model` with every default.
+    pub fn download(model: ModelRef) -> Self {
+        Self { work: Work::Download(Download::new(model)), common: Common::default() }
+    }
+
+    /// Reads a job from its JSON object.
+    ///
+    /// # Errors
+    /// An unknown kind or field, a missing or wrong value, or a newer version.
+    pub fn from_json(value: Value) -> Result<Self, Invalid> {
+        let Value::Object(mut fields) = value else {
+            return Err(Invalid::new(
+                "a job is a JSON object",
+                r#"send {"kind": "download", "repo": "owner/name"}"#,
+            ));
+        };
+        match fields.remove("v") {
+            None => {}
+            Some(v) => match v.as_u64() {
+                Some(1..=VERSION) => {}
+                Some(newer) if newer > VERSION => return Err(Invalid::newer(newer, VERSION)),
+                _ => return Err(Invalid::new("`v` is not a version", "send \"v\": 1, or leave it out")),
+            },
+        }
+        let kind: Kind = match fields.remove("kind") {
+            Some(Value::String(word)) => word.parse()?,
+            _ => return Err(Invalid::new("`kind` is missing", r#"add "kind": "download""#)),
+        };
+        let job = match kind {
+            Kind::Download => {
+                let common = split_common(&mut fields, Download::FIELDS)?;
+                Self { work: Work::Download(read(fields)?), common }
+            }
+        };
+        job.validate()?;
+        Ok(job)
+    }
+
+    /// Checks what the types alone cannot.
+    ///
+    /// # Errors
+    /// As [`Download::validate`], or labels that are too long.
+    pub fn validate(&self) -> Result<(), Invalid> {
+        self.common.validate()?;
+        match &self.work {
+            Work::Download(download) => download.validate(),
+        }
+    }
+}
+
+/// Takes the common fields out of `fields`; what is left must be among `own`.
+fn split_common(fields: &mut Map<String, Value>, own: &[&str]) -> Result<Common, Invalid> {
+    if let Some(unknown) =
+        fields.keys().find(|key| !own.contains(&key.as_str()) && !Common::FIELDS.contains(&key.as_str()))
+    {
+        let known: Vec<_> = own.iter().chain(Common::FIELDS).copied().collect();
+        return Err(Invalid::new(
+            format!("unknown field `{}`", shown(unknown)),
+            format!("this larder knows: {}", known.join(", ")),
+        ));
+    }
+    let common = Common::FIELDS.iter().filter_map(|key| fields.remove_entry(*key)).collect();
+    read(common)
+}
+
+fn read<T: de::DeserializeOwned>(fields: Map<String, Value>) -> Result<T, Invalid> {
+    serde_json::from_value(Value::Object(fields))
+        .map_err(|error| Invalid::new(error.to_string(), "see the JSON Schema jobs/schema/job.v1.json"))
+}
+
+impl Serialize for Job {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Flat<'a, T> {
+            v: u64,
+            kind: Kind,
+            #[serde(flatten)]
+            work: &'a T,
+            #[serde(flatten)]
+            common: &'a Common,
+        }
+        match &self.work {
+            Work::Download(work) => {
+                Flat { v: VERSION, kind: Kind::Download, work, common: &self.common }.serialize(serializer)
+            }
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Job {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = Value::deserialize(deserializer)?;
+        Self::from_json(value).map_err(|e| de::Error::custom(format!("{e}: {}", e.hint())))
+    }
+}
+
+#[cfg(feature = "schema")]
+impl schemars::JsonSchema for Job {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Job".into()
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let mut schema = Download::json_schema(generator);
+        let common = Common::json_schema(generator);
+        let merged = schema.ensure_object();
+        if let (Some(Value::Object(own)), Some(Value::Object(more))) =
+            (merged.get_mut("properties"), common.get("properties"))
+        {
+            own.extend(more.clone());
+            own.insert("v".into(), serde_json::json!({"type": "integer", "minimum": 1, "maximum": VERSION}));
+            own.insert("kind".into(), serde_json::json!({"const": "download"}));
+        }
+        merged.insert("required".into(), serde_json::json!(["kind", "repo"]));
+        merged.insert("title".into(), "Job".into());
+        schema
+    }
+}

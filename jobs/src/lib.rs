@@ -1,0 +1,44 @@
+//! The letterbox of larder: everything that another program must know to put a job into the queue
+//! and to understand what came of it.
+//!
+//! An orchestrator depends on this crate and never on the server. So it stays light (names, states,
+//! reasons, payloads, no I/O) and its words only grow: the golden files under `jobs/golden` hold every
+//! shape that ever went over the wire.
+//!
+//! ```
+//! use larder_jobs::{Job, ModelRef};
+//!
+//! let model: ModelRef = "openai-community/gpt2@main".parse()?;
+//! let job = Job::download(model);
+//! assert_eq!(
+//!     serde_json::to_value(&job)?,
+//!     serde_json::json!({"v": 1, "kind": "download", "repo": "openai-community/gpt2", "revision": "main"}),
+//! );
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod download;
+mod file;
+mod glob;
+mod id;
+mod invalid;
+mod job;
+mod model;
+mod problem;
+mod quantity;
+mod reason;
+mod state;
+mod view;
+
+pub use download::{Download, Format};
+pub use file::{Digest, FilePath, RepoFile};
+pub use glob::Glob;
+pub use id::JobId;
+pub use invalid::Invalid;
+pub use job::{Common, Hosts, Job, VERSION, Work};
+pub use model::{CommitId, ModelRef, RepoId, Revision};
+pub use problem::Problem;
+pub use quantity::{Size, Span};
+pub use reason::{Class, Reason};
+pub use state::{Kind, State};
+pub use view::{FileProgress, JobView, Progress};

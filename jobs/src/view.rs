@@ -1,0 +1,94 @@
+//! A job as others see it: what `GET /v1/jobs/{id}` and `larder jobs show --json` print.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{CommitId, JobId, Kind, Reason, RepoId, Revision, State};
+
+/// One file that is being fetched right now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct FileProgress {
+    /// Path within the repo.
+    pub path: String,
+    /// Size in bytes.
+    pub bytes_total: u64,
+    /// Bytes that are on the disk.
+    pub bytes_done: u64,
+}
+
+/// How far a job has come. Unknown is absent, never zero.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Progress {
+    /// The commit that the revision resolved to.
+    pub commit: Option<CommitId>,
+    /// Bytes of all chosen files.
+    pub bytes_total: Option<u64>,
+    /// Bytes that are on the disk, fetched now or before.
+    pub bytes_done: u64,
+    /// Bytes that came over the network for this job, over all its attempts.
+    pub bytes_fetched: u64,
+    /// Number of chosen files.
+    pub files_total: Option<u64>,
+    /// Files that are verified and published.
+    pub files_done: u64,
+    /// The files in flight, at most 16.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub active: Vec<FileProgress>,
+}
+
+/// A job as others see it. Fields are only ever added; times are RFC 3339, sizes bytes, unknown is `null`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct JobView {
+    /// The job's id.
+    pub id: JobId,
+    /// What it does.
+    pub kind: Kind,
+    /// Where it stands.
+    pub state: State,
+    /// Why it failed or waits.
+    pub reason: Option<Reason>,
+    /// The last error in words, with its hint.
+    pub message: Option<String>,
+    /// Until when it waits.
+    #[cfg_attr(feature = "schema", schemars(with = "Option<String>"))]
+    pub until: Option<jiff::Timestamp>,
+    /// The repo; `null` if the payload cannot be read.
+    pub repo: Option<RepoId>,
+    /// The revision as asked for.
+    pub revision: Option<Revision>,
+    /// The commit that the revision resolved to.
+    pub commit: Option<CommitId>,
+    /// The snapshot folder, once the model is ready.
+    pub path: Option<String>,
+    /// Bytes of all chosen files.
+    pub bytes_total: Option<u64>,
+    /// Bytes that are on the disk.
+    pub bytes_done: u64,
+    /// Bytes that came over the network for this job.
+    pub bytes_fetched: u64,
+    /// Number of chosen files.
+    pub files_total: Option<u64>,
+    /// Files that are verified and published.
+    pub files_done: u64,
+    /// The files in flight, at most 16.
+    pub active: Vec<FileProgress>,
+    /// The hosts that the job runs on.
+    pub hosts: Vec<String>,
+    /// Higher goes first.
+    pub priority: i16,
+    /// Everybody who asked for it.
+    pub requested_by: Vec<String>,
+    /// Attempts that were begun and not handed back.
+    pub attempts: u32,
+    /// When it was accepted.
+    #[cfg_attr(feature = "schema", schemars(with = "String"))]
+    pub created_at: jiff::Timestamp,
+    /// When a worker first took it.
+    #[cfg_attr(feature = "schema", schemars(with = "Option<String>"))]
+    pub started_at: Option<jiff::Timestamp>,
+    /// When it ended.
+    #[cfg_attr(feature = "schema", schemars(with = "Option<String>"))]
+    pub finished_at: Option<jiff::Timestamp>,
+}

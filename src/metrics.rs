@@ -1,0 +1,158 @@
+//! The event half of the metrics: counters and histograms, described once and born at zero.
+//!
+//! What IS (models, disk, jobs by state) is rendered from a snapshot at scrape time in `api::metrics`;
+//! what HAPPENED is counted here. No family lives in both halves. The catalogue is docs/metrics.md.
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use metrics::{Unit, counter, describe_counter, describe_histogram, histogram};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+
+use crate::error::{Error, Result};
+use larder_jobs::{Kind, Reason};
+
+/// From a second to six hours: a job may stage hundreds of gigabytes.
+const JOB_SECONDS: &[f64] = &[
+    0.1, 0.5, 1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1_200.0, 1_800.0, 3_600.0, 7_200.0, 14_400.0,
+    21_600.0,
+];
+const FLUSH_SECONDS: &[f64] = &[0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0];
+/// A sweep of the histograms' buckets every so often keeps their memory bounded.
+pub const UPKEEP: Duration = Duration::from_secs(5);
+
+static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
+
+/// Installs the recorder of this process; a second call returns the same handle.
+///
+/// # Errors
+/// `internal` if another library installed a recorder first.
+pub fn install() -> Result<PrometheusHandle> {
+    if let Some(handle) = HANDLE.get() {
+        return Ok(handle.clone());
+    }
+    let broken = |error: &dyn std::fmt::Display| {
+        Error::internal(format!("cannot install the metrics recorder: {error}"))
+    };
+    let handle = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Prefix("larder_job_".into()), JOB_SECONDS)
+        .and_then(|b| b.set_buckets_for_metric(Matcher::Prefix("larder_store_".into()), FLUSH_SECONDS))
+        .map_err(|error| broken(&error))?
+        .install_recorder()
+        .map_err(|error| broken(&error))?;
+    describe();
+    Ok(HANDLE.get_or_init(|| handle).clone())
+}
+
+fn describe() {
+    describe_histogram!(
+        "larder_job_duration_seconds",
+        Unit::Seconds,
+        "Time from first start to end of a job, by result."
+    );
+    describe_counter!("larder_job_retries_total", "Attempts that were put back for another try, by reason.");
+    describe_counter!("larder_jobs_failed_total", "Jobs that failed for good, by reason.");
+    describe_counter!("larder_download_bytes_total", Unit::Bytes, "Bytes received from a source.");
+    describe_counter!(
+        "larder_download_resumed_bytes_total",
+        Unit::Bytes,
+        "Bytes of earlier attempts that were used again."
+    );
+    describe_counter!(
+        "larder_download_wasted_bytes_total",
+        Unit::Bytes,
+        "Bytes that were received and thrown away, by reason."
+    );
+    describe_counter!("larder_download_stalls_total", "Connections that were given up because nothing came.");
+    describe_counter!("larder_http_responses_total", "Answers of a source by status code.");
+    describe_counter!(
+        "larder_cache_drift_total",
+        "Differences between records and disk that reconciling repaired, by kind."
+    );
+    describe_histogram!(
+        "larder_store_flush_duration_seconds",
+        Unit::Seconds,
+        "Time to make the store durable."
+    );
+    describe_counter!(
+        "larder_store_recoveries_total",
+        "Stores that were found damaged or emptied and replaced, by reason."
+    );
+    for kind in Kind::ALL {
+        for reason in Reason::ALL {
+            counter!("larder_jobs_failed_total", "kind" => kind.word(), "reason" => reason.word())
+                .absolute(0);
+            if reason.is_transient() {
+                counter!("larder_job_retries_total", "kind" => kind.word(), "reason" => reason.word())
+                    .absolute(0);
+            }
+        }
+    }
+    counter!("larder_download_resumed_bytes_total").absolute(0);
+    counter!("larder_download_stalls_total").absolute(0);
+    for reason in ["integrity_mismatch", "restarted"] {
+        counter!("larder_download_wasted_bytes_total", "reason" => reason).absolute(0);
+    }
+    for drift in ["adopted", "vanished", "completed", "damaged"] {
+        counter!("larder_cache_drift_total", "kind" => drift).absolute(0);
+    }
+    for reason in ["damaged", "emptied"] {
+        counter!("larder_store_recoveries_total", "reason" => reason).absolute(0);
+    }
+}
+
+/// A job ended; `seconds` since a worker first took it.
+pub fn job_ended(kind: Kind, result: &'static str, seconds: f64) {
+    histogram!("larder_job_duration_seconds", "kind" => kind.word(), "result" => result).record(seconds);
+}
+
+/// An attempt was put back for another try.
+pub fn job_retried(kind: Kind, reason: Reason) {
+    counter!("larder_job_retries_total", "kind" => kind.word(), "reason" => reason.word()).increment(1);
+}
+
+/// A job failed for good.
+pub fn job_failed(kind: Kind, reason: Reason) {
+    counter!("larder_jobs_failed_total", "kind" => kind.word(), "reason" => reason.word()).increment(1);
+}
+
+/// `bytes` came from `source` (scheme and host of the configured endpoint, so the label set is bounded).
+pub fn bytes_received(source: &str, bytes: u64) {
+    counter!("larder_download_bytes_total", "source" => source.to_owned()).increment(bytes);
+}
+
+/// `bytes` of an earlier attempt were found on the disk and used.
+pub fn bytes_resumed(bytes: u64) {
+    counter!("larder_download_resumed_bytes_total").increment(bytes);
+}
+
+/// `bytes` were received and thrown away; `reason` is `integrity_mismatch` or `restarted`.
+pub fn bytes_wasted(reason: &'static str, bytes: u64) {
+    counter!("larder_download_wasted_bytes_total", "reason" => reason).increment(bytes);
+}
+
+/// A connection was given up because nothing came.
+pub fn download_stalled() {
+    counter!("larder_download_stalls_total").increment(1);
+}
+
+/// `source` answered with `code`.
+pub fn http_response(source: &str, code: u16) {
+    counter!("larder_http_responses_total", "source" => source.to_owned(), "code" => code.to_string())
+        .increment(1);
+}
+
+/// Reconciling found `count` differences of one kind: `adopted`, `vanished`, `completed` or `damaged`.
+pub fn drift(kind: &'static str, count: u64) {
+    counter!("larder_cache_drift_total", "kind" => kind).increment(count);
+}
+
+/// The store was made durable.
+pub fn store_flushed(took: Duration) {
+    histogram!("larder_store_flush_duration_seconds").record(took.as_secs_f64());
+}
+
+/// A store was replaced; `reason` is `damaged` or `emptied`.
+pub fn store_recovered(reason: &'static str) {
+    counter!("larder_store_recoveries_total", "reason" => reason).increment(1);
+}
