@@ -68,7 +68,7 @@ mod tests {
         #[test]
         fn reads_back_and_notices_every_flipped_bit(value in any::<Vec<u32>>(), at in any::<prop::sample::Index>(), bit in 0..8u8) {
             let mut bytes = encode(&value);
-            prop_assert_eq!(decode::<Vec<u32>>(&bytes).as_ref(), Ok(&value));
+            prop_assert_eq!(decode::<Vec<u32>>(&bytes), Ok(value));
             let at = at.index(bytes.len());
             bytes[at] ^= 1 << bit;
             prop_assert!(decode::<Vec<u32>>(&bytes).is_err());
