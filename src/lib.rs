@@ -5,4 +5,5 @@
 
 pub mod error;
 pub mod metrics;
+pub mod plan;
 pub mod store;

@@ -1,0 +1,208 @@
+//! The plan of a download: what is there, what comes, whether there is room.
+
+use std::fmt;
+use std::str::FromStr;
+
+use larder_jobs::{Invalid, Reason, RepoFile, Size};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// How much of the cache's disk stays free: a share (`10%`) or a size (`50GB`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub enum KeepFree {
+    /// Percent of the disk.
+    Percent(u8),
+    /// Bytes.
+    Bytes(u64),
+}
+
+impl KeepFree {
+    /// The bytes to keep free on a disk of `total` bytes.
+    pub fn of(self, total: u64) -> u64 {
+        match self {
+            KeepFree::Percent(percent) => (total / 100).saturating_mul(u64::from(percent)),
+            KeepFree::Bytes(bytes) => bytes,
+        }
+    }
+}
+
+impl TryFrom<String> for KeepFree {
+    type Error = Invalid;
+
+    fn try_from(text: String) -> std::result::Result<Self, Invalid> {
+        text.parse()
+    }
+}
+
+impl FromStr for KeepFree {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> std::result::Result<Self, Invalid> {
+        let Some(number) = text.strip_suffix('%') else {
+            return text.parse::<Size>().map(|size| KeepFree::Bytes(size.bytes()));
+        };
+        match number.trim().parse::<u8>() {
+            Ok(percent) if percent < 100 => Ok(KeepFree::Percent(percent)),
+            _ => Err(Invalid::new(
+                format!("`{text}` is not a share of a disk"),
+                "write 0% to 99%, or a size like 50GB",
+            )),
+        }
+    }
+}
+
+impl fmt::Display for KeepFree {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            KeepFree::Percent(percent) => write!(f, "{percent}%"),
+            KeepFree::Bytes(bytes) => write!(f, "{}", Size(*bytes)),
+        }
+    }
+}
+
+/// What is known of one chosen file before the download.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileFact {
+    /// The file as the hub lists it.
+    pub file: RepoFile,
+    /// Bytes of it that are on the disk: its size if the blob is there, the kept part of an earlier attempt,
+    /// or 0.
+    pub on_disk: u64,
+}
+
+/// What is known before the download.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Facts {
+    /// The chosen files.
+    pub files: Vec<FileFact>,
+    /// Size of the cache's disk in bytes.
+    pub disk_total: u64,
+    /// Free bytes of the cache's disk, for this user.
+    pub disk_free: u64,
+}
+
+/// What will happen to one file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PlannedFile {
+    /// Path within the repo.
+    pub path: String,
+    /// Size in bytes.
+    pub bytes: u64,
+    /// Bytes that have to come over the network.
+    pub to_fetch: u64,
+}
+
+/// What will happen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DownloadPlan {
+    /// The chosen files, in the order of their paths.
+    pub files: Vec<PlannedFile>,
+    /// Bytes of all chosen files.
+    pub bytes_total: u64,
+    /// Bytes that are on the disk already.
+    pub bytes_present: u64,
+    /// Bytes that have to come over the network.
+    pub bytes_to_fetch: u64,
+    /// Free bytes of the cache's disk before.
+    pub disk_free: u64,
+    /// Bytes of it that stay free by policy.
+    pub keep_free: u64,
+}
+
+/// Plans a download: equal blobs count once.
+///
+/// # Errors
+/// `insufficient_disk` with the arithmetic.
+pub fn plan_download(facts: &Facts, keep_free: KeepFree) -> Result<DownloadPlan> {
+    let mut seen = std::collections::BTreeSet::new();
+    let mut plan = DownloadPlan {
+        files: Vec::with_capacity(facts.files.len()),
+        bytes_total: 0,
+        bytes_present: 0,
+        bytes_to_fetch: 0,
+        disk_free: facts.disk_free,
+        keep_free: keep_free.of(facts.disk_total),
+    };
+    for fact in &facts.files {
+        let missing = fact.file.size.saturating_sub(fact.on_disk);
+        let to_fetch = if seen.insert(fact.file.digest.clone()) { missing } else { 0 };
+        plan.bytes_total = plan.bytes_total.saturating_add(fact.file.size);
+        plan.bytes_to_fetch = plan.bytes_to_fetch.saturating_add(to_fetch);
+        plan.files.push(PlannedFile { path: fact.file.path.to_string(), bytes: fact.file.size, to_fetch });
+    }
+    plan.bytes_present = plan.bytes_total - plan.bytes_to_fetch;
+    let available = facts.disk_free.saturating_sub(plan.keep_free);
+    if plan.bytes_to_fetch > available {
+        return Err(Error::new(
+            Reason::InsufficientDisk,
+            format!(
+                "not enough room for {}: {} free, of which {} stay free ({keep_free} by policy)",
+                Size(plan.bytes_to_fetch),
+                Size(facts.disk_free),
+                Size(plan.keep_free),
+            ),
+            "free some space, point cache.root at a larger disk, or lower cache.keep_free",
+        ));
+    }
+    Ok(plan)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use larder_jobs::Digest;
+    use proptest::prelude::*;
+
+    fn fact(n: u8, size: u64, on_disk: u64) -> FileFact {
+        let digest = Digest::sha256(&format!("{n:02x}").repeat(32)).expect("digest");
+        FileFact { file: RepoFile { path: format!("f{n}").parse().expect("path"), size, digest }, on_disk }
+    }
+
+    fn facts(files: Vec<FileFact>, disk_free: u64) -> Facts {
+        Facts { files, disk_total: 1_000, disk_free }
+    }
+
+    #[test]
+    fn what_is_there_is_not_fetched_and_equal_files_count_once() {
+        let plan = plan_download(
+            &facts(vec![fact(1, 100, 100), fact(2, 50, 20), fact(3, 7, 0), fact(3, 7, 0)], 500),
+            KeepFree::Percent(10),
+        )
+        .expect("fits");
+        assert_eq!((plan.bytes_total, plan.bytes_present, plan.bytes_to_fetch), (164, 127, 37));
+        assert_eq!(plan.keep_free, 100);
+    }
+
+    #[test]
+    fn no_room_comes_with_the_arithmetic() {
+        let error =
+            plan_download(&facts(vec![fact(1, 500, 0)], 550), KeepFree::Percent(10)).expect_err("full");
+        assert_eq!(error.reason(), Reason::InsufficientDisk);
+        for part in ["500 B", "550 B free", "100 B stay free", "10% by policy"] {
+            assert!(error.to_string().contains(part), "{error}");
+        }
+    }
+
+    #[test]
+    fn shares_and_sizes_are_read() {
+        assert_eq!("10%".parse(), Ok(KeepFree::Percent(10)));
+        assert_eq!("5GB".parse(), Ok(KeepFree::Bytes(5_000_000_000)));
+        for bad in ["100%", "-1%", "x%", "", "10 percent"] {
+            assert!(bad.parse::<KeepFree>().is_err(), "{bad}");
+        }
+    }
+
+    proptest! {
+        /// A plan never promises more than the disk has beyond the reserve, and its sums agree.
+        #[test]
+        fn sums_agree(sizes in prop::collection::vec((0..100u64, 0..150u64), 0..8), free in 0..1_000u64, percent in 0..99u8) {
+            let files = sizes.iter().enumerate().map(|(n, (size, have))| fact(n as u8, *size, (*have).min(*size))).collect();
+            if let Ok(plan) = plan_download(&facts(files, free), KeepFree::Percent(percent)) {
+                prop_assert_eq!(plan.bytes_present + plan.bytes_to_fetch, plan.bytes_total);
+                prop_assert!(plan.bytes_to_fetch == 0 || plan.bytes_to_fetch + plan.keep_free <= free);
+            }
+        }
+    }
+}

