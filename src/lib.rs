@@ -3,7 +3,18 @@
 //! The rooms and the arrows between them are described in `docs/architecture.md` and held by the
 //! architecture test: floors import downwards only, rooms of one floor never import each other.
 
+pub mod api;
+pub mod cli;
+pub mod config;
+pub mod disk;
 pub mod error;
+pub mod host;
+pub mod hub;
+pub mod layout;
+pub mod ledger;
 pub mod metrics;
 pub mod plan;
+pub mod queue;
+pub mod serve;
 pub mod store;
+pub mod worker;

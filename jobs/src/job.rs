@@ -179,8 +179,11 @@ fn split_common(fields: &mut Map<String, Value>, own: &[&str]) -> Result<Common,
 }
 
 fn read<T: de::DeserializeOwned>(fields: Map<String, Value>) -> Result<T, Invalid> {
-    serde_json::from_value(Value::Object(fields))
-        .map_err(|error| Invalid::new(error.to_string(), "see the JSON Schema jobs/schema/job.v1.json"))
+    serde_path_to_error::deserialize(Value::Object(fields)).map_err(|error| {
+        let path = error.path().to_string();
+        let place = if path == "." { String::new() } else { format!("`{path}`: ") };
+        Invalid::new(format!("{place}{}", error.inner()), "see the JSON Schema jobs/schema/job.v1.json")
+    })
 }
 
 impl Serialize for Job {

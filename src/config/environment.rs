@@ -96,7 +96,7 @@ impl Environment {
             return Ok(None);
         }
         if let Some(token) = self.var("HF_TOKEN").or_else(|| self.var("HUGGING_FACE_HUB_TOKEN")) {
-            return Ok(Token::new(token));
+            return Token::new(token).map(Some);
         }
         let file = self.path("HF_TOKEN_PATH").unwrap_or_else(|| self.hf_home().join("token"));
         if file.is_file() { Token::from_file(&file).map(Some) } else { Ok(None) }
@@ -181,7 +181,7 @@ mod tests {
         };
         assert_eq!(secret(&[home]).as_deref(), Some("hf_file"));
         assert_eq!(secret(&[home, ("HF_TOKEN", " hf_env ")]).as_deref(), Some("hf_env"));
-        assert_eq!(secret(&[home, ("HF_TOKEN", "x"), ("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1")]), None);
+        assert_eq!(secret(&[home, ("HF_TOKEN", "hf_x"), ("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1")]), None);
         assert!(Environment::of(&[]).token("/nowhere/token").is_err());
     }
 

@@ -7,6 +7,7 @@
 mod environment;
 mod layer;
 mod problem;
+mod show;
 
 use std::path::{Path, PathBuf};
 
@@ -21,6 +22,7 @@ use larder_jobs::Reason;
 use layer::Layer;
 
 pub use environment::{Environment, Settings};
+pub use show::{Shown, show};
 
 /// The compiled-in layer: every key with its default and why.
 pub const DEFAULT: &str = include_str!("../../config/default.toml");
@@ -100,14 +102,19 @@ impl Config {
     /// # Errors
     /// `invalid_request` naming the key, the source it came from, and the nearest key for a typo.
     pub fn load(sources: &Sources, environment: &Environment) -> Result<Self> {
+        let figment = Self::figment(sources, environment)?;
+        let config: Self = figment.extract().map_err(|error| problem::explain(&error))?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// The layers, the strongest last.
+    fn figment(sources: &Sources, environment: &Environment) -> Result<Figment> {
         let mut figment = Figment::from(Toml::string(DEFAULT));
         if let Some(file) = Self::file(sources, environment)? {
             figment = figment.merge(Toml::file_exact(file));
         }
-        figment = figment.merge(Layer::environment(environment)).merge(Layer::flags(&sources.flags));
-        let config: Self = figment.extract().map_err(|error| problem::explain(&error))?;
-        config.validate()?;
-        Ok(config)
+        Ok(figment.merge(Layer::environment(environment)).merge(Layer::flags(&sources.flags)))
     }
 
     /// The configuration file that applies, if any.

@@ -16,14 +16,28 @@ pub enum KeepFree {
     Percent(u8),
     /// Bytes.
     Bytes(u64),
+    /// Percent of the disk, but at most so many bytes.
+    PercentUpTo(u8, u64),
 }
 
 impl KeepFree {
     /// The bytes to keep free on a disk of `total` bytes.
     pub fn of(self, total: u64) -> u64 {
+        let share = |percent: u8| (total / 100).saturating_mul(u64::from(percent));
         match self {
-            KeepFree::Percent(percent) => (total / 100).saturating_mul(u64::from(percent)),
+            KeepFree::Percent(percent) => share(percent),
+            KeepFree::PercentUpTo(percent, cap) => share(percent).min(cap),
             KeepFree::Bytes(bytes) => bytes,
+        }
+    }
+
+    /// The same, but at most `cap` bytes.
+    #[must_use]
+    pub fn up_to(self, cap: u64) -> Self {
+        match self {
+            KeepFree::Percent(percent) => KeepFree::PercentUpTo(percent, cap),
+            KeepFree::PercentUpTo(percent, old) => KeepFree::PercentUpTo(percent, old.min(cap)),
+            KeepFree::Bytes(bytes) => KeepFree::Bytes(bytes.min(cap)),
         }
     }
 }
@@ -57,6 +71,7 @@ impl fmt::Display for KeepFree {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             KeepFree::Percent(percent) => write!(f, "{percent}%"),
+            KeepFree::PercentUpTo(percent, cap) => write!(f, "{percent}%, at most {}", Size(*cap)),
             KeepFree::Bytes(bytes) => write!(f, "{}", Size(*bytes)),
         }
     }
@@ -70,6 +85,8 @@ pub struct FileFact {
     /// Bytes of it that are on the disk: its size if the blob is there, the kept part of an earlier attempt,
     /// or 0.
     pub on_disk: u64,
+    /// Bytes that the disk has set aside for it, whether they came or not; 0 if the blob is there.
+    pub allocated: u64,
 }
 
 /// What is known before the download.
@@ -105,10 +122,10 @@ pub struct DownloadPlan {
     pub bytes_present: u64,
     /// Bytes that have to come over the network.
     pub bytes_to_fetch: u64,
-    /// Free bytes of the cache's disk before.
-    pub disk_free: u64,
+    /// Free bytes of the cache's disk before; `None` if nothing is to be fetched and nobody asked.
+    pub disk_free: Option<u64>,
     /// Bytes of it that stay free by policy.
-    pub keep_free: u64,
+    pub keep_free: Option<u64>,
 }
 
 /// Plans a download: equal blobs count once.
@@ -117,31 +134,34 @@ pub struct DownloadPlan {
 /// `insufficient_disk` with the arithmetic.
 pub fn plan_download(facts: &Facts, keep_free: KeepFree) -> Result<DownloadPlan> {
     let mut seen = std::collections::BTreeSet::new();
+    let reserve = keep_free.of(facts.disk_total);
+    let mut room = 0_u64;
     let mut plan = DownloadPlan {
         files: Vec::with_capacity(facts.files.len()),
         bytes_total: 0,
         bytes_present: 0,
         bytes_to_fetch: 0,
-        disk_free: facts.disk_free,
-        keep_free: keep_free.of(facts.disk_total),
+        disk_free: Some(facts.disk_free),
+        keep_free: Some(reserve),
     };
     for fact in &facts.files {
         let missing = fact.file.size.saturating_sub(fact.on_disk);
         let to_fetch = if seen.insert(fact.file.digest.clone()) { missing } else { 0 };
         plan.bytes_total = plan.bytes_total.saturating_add(fact.file.size);
         plan.bytes_to_fetch = plan.bytes_to_fetch.saturating_add(to_fetch);
+        room = room.saturating_add(to_fetch.min(fact.file.size.saturating_sub(fact.allocated)));
         plan.files.push(PlannedFile { path: fact.file.path.to_string(), bytes: fact.file.size, to_fetch });
     }
     plan.bytes_present = plan.bytes_total - plan.bytes_to_fetch;
-    let available = facts.disk_free.saturating_sub(plan.keep_free);
-    if plan.bytes_to_fetch > available {
+    let available = facts.disk_free.saturating_sub(reserve);
+    if room > available {
         return Err(Error::new(
             Reason::InsufficientDisk,
             format!(
                 "not enough room for {}: {} free, of which {} stay free ({keep_free} by policy)",
-                Size(plan.bytes_to_fetch),
+                Size(room),
                 Size(facts.disk_free),
-                Size(plan.keep_free),
+                Size(reserve),
             ),
             "free some space, point cache.root at a larger disk, or lower cache.keep_free",
         ));
@@ -157,7 +177,7 @@ mod tests {
 
     fn fact(n: u8, size: u64, on_disk: u64) -> FileFact {
         let digest = Digest::sha256(&format!("{n:02x}").repeat(32)).expect("digest");
-        FileFact { file: RepoFile { path: format!("f{n}").parse().expect("path"), size, digest }, on_disk }
+        FileFact { file: RepoFile { path: format!("f{n}").parse().expect("path"), size, digest }, on_disk, allocated: 0 }
     }
 
     fn facts(files: Vec<FileFact>, disk_free: u64) -> Facts {
@@ -172,7 +192,7 @@ mod tests {
         )
         .expect("fits");
         assert_eq!((plan.bytes_total, plan.bytes_present, plan.bytes_to_fetch), (164, 127, 37));
-        assert_eq!(plan.keep_free, 100);
+        assert_eq!(plan.keep_free, Some(100));
     }
 
     #[test]
@@ -186,9 +206,18 @@ mod tests {
     }
 
     #[test]
+    fn room_that_is_set_aside_is_not_asked_for_again() {
+        let begun = FileFact { allocated: 500, ..fact(1, 500, 20) };
+        let plan = plan_download(&facts(vec![begun], 10), KeepFree::Bytes(0)).expect("its room is taken already");
+        assert_eq!(plan.bytes_to_fetch, 480);
+    }
+
+    #[test]
     fn shares_and_sizes_are_read() {
         assert_eq!("10%".parse(), Ok(KeepFree::Percent(10)));
         assert_eq!("5GB".parse(), Ok(KeepFree::Bytes(5_000_000_000)));
+        assert_eq!(KeepFree::Percent(10).up_to(50).of(1_000), 50);
+        assert_eq!(KeepFree::Bytes(10).up_to(50).of(1_000), 10);
         for bad in ["100%", "-1%", "x%", "", "10 percent"] {
             assert!(bad.parse::<KeepFree>().is_err(), "{bad}");
         }
@@ -201,7 +230,7 @@ mod tests {
             let files = sizes.iter().enumerate().map(|(n, (size, have))| fact(n as u8, *size, (*have).min(*size))).collect();
             if let Ok(plan) = plan_download(&facts(files, free), KeepFree::Percent(percent)) {
                 prop_assert_eq!(plan.bytes_present + plan.bytes_to_fetch, plan.bytes_total);
-                prop_assert!(plan.bytes_to_fetch == 0 || plan.bytes_to_fetch + plan.keep_free <= free);
+                prop_assert!(plan.bytes_to_fetch == 0 || plan.bytes_to_fetch + plan.keep_free.unwrap_or(0) <= free);
             }
         }
     }

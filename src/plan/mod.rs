@@ -4,4 +4,4 @@ mod download;
 mod select;
 
 pub use download::{DownloadPlan, Facts, FileFact, KeepFree, PlannedFile, plan_download};
-pub use select::{Selection, Skip, Weights, select};
+pub use select::{Selection, Skip, Weights, describe, select};

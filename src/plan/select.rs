@@ -193,6 +193,21 @@ fn has_pickled_weights(files: &[RepoFile]) -> bool {
     files.iter().any(|file| role(&file.path) == Role::Pickle && !aside.contains(&file.path.name()))
 }
 
+/// The weight format and the quantization, as far as file names tell.
+pub fn describe<'a>(paths: impl Iterator<Item = &'a str>) -> (Option<&'static str>, Option<String>) {
+    let mut found: BTreeMap<&'static str, Option<String>> = BTreeMap::new();
+    for path in paths.filter_map(|path| path.parse::<FilePath>().ok()) {
+        match role(&path) {
+            Role::Gguf if !is_projector(&path) => found.insert("gguf", quant_of(&path)),
+            Role::Safetensors => found.insert("safetensors", None),
+            Role::Pickle => found.insert("pickle", None),
+            _ => None,
+        };
+    }
+    let order = ["safetensors", "gguf", "pickle"];
+    order.into_iter().find_map(|word| Some((Some(word), found.remove(word)?))).unwrap_or((None, None))
+}
+
 /// Whether loading the file runs code, wherever in the repo it lies. OpenVINO's and ONNX's `.bin` are plain data.
 fn is_pickle(path: &FilePath) -> bool {
     let lower = path.as_str().to_ascii_lowercase();

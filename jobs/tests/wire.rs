@@ -1,0 +1,86 @@
+//! The wire only grows: every shape that was ever written still reads, and what is written is held here.
+
+use larder_jobs::{Job, Reason, Work};
+use serde_json::{Value, json};
+
+fn golden(name: &str) -> Value {
+    let path = format!("{}/golden/{name}", env!("CARGO_MANIFEST_DIR"));
+    serde_json::from_str(&std::fs::read_to_string(&path).expect(&path)).expect(&path)
+}
+
+#[test]
+fn the_smallest_job_reads_with_every_default() {
+    let job = Job::from_json(golden("download-minimal.v1.json")).expect("reads");
+    let Work::Download(download) = &job.work else { panic!("a download") };
+    assert_eq!((download.revision.as_str(), download.pin, job.common.priority), ("main", false, 0));
+}
+
+#[test]
+fn the_fullest_job_reads_and_is_written_the_same() {
+    let full = golden("download-full.v1.json");
+    let job = Job::from_json(full.clone()).expect("reads");
+    assert_eq!(serde_json::to_value(&job).expect("writes"), full);
+}
+
+#[test]
+fn what_is_wrong_is_named() {
+    let base = json!({"kind": "download", "repo": "a/b"});
+    let with = |key: &str, value: Value| {
+        let mut job = base.clone();
+        job[key] = value;
+        Job::from_json(job).expect_err(key)
+    };
+    for (key, value, part) in [
+        ("kind", json!("evict"), "`evict` is not a kind of job"),
+        ("kind", json!(7), "`kind` is missing"),
+        ("repo", json!("../x"), "`../x` is not a model name"),
+        ("repo", json!("gpt2"), "the owner is missing"),
+        ("revision", json!("a b"), "is not a revision"),
+        ("inclued", json!([]), "unknown field `inclued`"),
+        ("priority", json!(1e9), "i16"),
+        ("format", json!("zip"), "unknown variant `zip`"),
+        ("format", json!("pickle"), "runs code"),
+        ("hosts", json!("pool"), "pool"),
+        ("requested_by", json!(""), "`requested_by` is empty"),
+        ("include", json!(vec!["*"; 65]), "more than 64 patterns"),
+        ("deadline", json!("tomorrow"), "`deadline`: "),
+        ("v", json!(0), "`v` is not a version"),
+    ] {
+        let error = with(key, value);
+        assert!(error.to_string().contains(part), "{key}: {error}");
+        assert_eq!(error.reason(), Reason::InvalidRequest);
+        assert!(!error.hint().is_empty());
+    }
+    assert_eq!(with("v", json!(2)).reason(), Reason::UnsupportedVersion);
+    assert!(Job::from_json(json!([])).is_err());
+}
+
+#[test]
+fn equal_wants_are_equal_whoever_asks() {
+    let want = |json: Value| Job::from_json(json).expect("valid").work.want();
+    let plain = want(json!({"kind": "download", "repo": "a/b"}));
+    assert_eq!(plain, want(json!({"kind": "download", "repo": "a/b", "revision": "main", "pin": true, "priority": 5})));
+    assert_ne!(plain, want(json!({"kind": "download", "repo": "a/b", "revision": "v1"})));
+    let one = want(json!({"kind": "download", "repo": "a/b", "include": ["x", "y"]}));
+    assert_eq!(one, want(json!({"kind": "download", "repo": "a/b", "include": ["y", "x", "y"]})));
+    assert_ne!(one, plain);
+}
+
+/// The schema that others generate code from. `LARDER_UPDATE=1 cargo test -p larder-jobs --all-features` writes it.
+#[cfg(feature = "schema")]
+#[test]
+fn the_published_schema_is_the_one_of_the_types() {
+    let schemas = [
+        ("job.v1.json", schemars::schema_for!(Job)),
+        ("job-view.v1.json", schemars::schema_for!(larder_jobs::JobView)),
+        ("problem.v1.json", schemars::schema_for!(larder_jobs::Problem)),
+    ];
+    for (name, schema) in schemas {
+        let path = format!("{}/schema/{name}", env!("CARGO_MANIFEST_DIR"));
+        let text = format!("{}\n", serde_json::to_string_pretty(&schema).expect("writes"));
+        if std::env::var_os("LARDER_UPDATE").is_some() {
+            std::fs::write(&path, &text).expect(&path);
+        }
+        assert_eq!(std::fs::read_to_string(&path).expect(&path), text, "{name} is out of date");
+    }
+}

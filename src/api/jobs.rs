@@ -1,0 +1,124 @@
+//! Jobs over HTTP: ask, look, cancel, try again.
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::{Path, RawQuery, State as Shared};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use larder_jobs::{Invalid, Job, JobId, JobView, Kind, Reason};
+use serde::{Deserialize, Serialize};
+
+use super::Api;
+use super::problem::Failure;
+use crate::queue::Filter;
+
+/// Most jobs in one answer.
+const MAX_LIST: usize = 1_000;
+
+/// The answer to a request for a job.
+#[derive(Serialize)]
+struct Accepted {
+    /// Whether the job is a new one; `false` means that an equal want was there.
+    created: bool,
+    #[serde(flatten)]
+    job: JobView,
+}
+
+#[derive(Serialize)]
+pub(super) struct JobList {
+    jobs: Vec<JobView>,
+}
+
+#[derive(Serialize)]
+pub(super) struct Redriven {
+    redriven: usize,
+}
+
+pub(super) async fn enqueue(Shared(api): Shared<Api>, body: Bytes) -> Result<Response, Failure> {
+    let value = serde_json::from_slice(&body).map_err(|error| {
+        Invalid::new(format!("the body is not JSON: {error}"), r#"send {"kind": "download", "repo": "owner/name"}"#)
+    })?;
+    let job = Job::from_json(value)?;
+    let accepted = api.queue.enqueue(job).await?;
+    let place = format!("/v1/jobs/{}", accepted.record.id);
+    let answer = Accepted { created: accepted.created, job: accepted.record.view(&api.host) };
+    Ok((StatusCode::ACCEPTED, [(header::LOCATION, place)], Json(answer)).into_response())
+}
+
+/// `state`, `kind` and `limit`, read by hand so that a mistake becomes a problem document.
+fn filter(query: Option<&str>) -> Result<Filter, Invalid> {
+    let mut filter = Filter::default();
+    for (key, value) in url::form_urlencoded::parse(query.unwrap_or("").as_bytes()) {
+        match &*key {
+            "state" => filter.state = Some(value.parse()?),
+            "kind" => filter.kind = Some(value.parse()?),
+            "limit" => {
+                let number = value.parse().ok().filter(|n| (1..=MAX_LIST).contains(n));
+                filter.limit = number.ok_or_else(|| {
+                    Invalid::new("`limit` is not a number from 1 to 1000", "leave it out for the newest hundred")
+                })?;
+            }
+            _ => {
+                let what = format!("unknown parameter `{}`", key.escape_debug().take(64).collect::<String>());
+                return Err(Invalid::new(what, "known: state, kind, limit"));
+            }
+        }
+    }
+    Ok(filter)
+}
+
+pub(super) async fn list(
+    Shared(api): Shared<Api>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<JobList>, Failure> {
+    let records = api.queue.list(filter(query.as_deref())?).await?;
+    Ok(Json(JobList { jobs: records.iter().map(|record| record.view(&api.host)).collect() }))
+}
+
+pub(super) async fn show(
+    Shared(api): Shared<Api>,
+    Path(id): Path<String>,
+) -> Result<Json<JobView>, Failure> {
+    let id: JobId = id.parse()?;
+    let record = api.queue.get(id).await?.ok_or_else(|| unknown(id))?;
+    Ok(Json(record.view(&api.host)))
+}
+
+/// Who takes the wish back; nobody named means everybody's.
+#[derive(Deserialize)]
+pub(super) struct By {
+    requested_by: Option<String>,
+}
+
+pub(super) async fn cancel(
+    Shared(api): Shared<Api>,
+    Path(id): Path<String>,
+    axum::extract::Query(by): axum::extract::Query<By>,
+) -> Result<(StatusCode, Json<JobView>), Failure> {
+    let cancelled = api.queue.cancel(id.parse()?, by.requested_by.as_deref()).await?;
+    Ok((StatusCode::ACCEPTED, Json(cancelled.record.view(&api.host))))
+}
+
+pub(super) async fn retry(
+    Shared(api): Shared<Api>,
+    Path(id): Path<String>,
+) -> Result<(StatusCode, Json<JobView>), Failure> {
+    let record = api.queue.retry(id.parse()?).await?;
+    Ok((StatusCode::ACCEPTED, Json(record.view(&api.host))))
+}
+
+pub(super) async fn redrive(Shared(api): Shared<Api>) -> Result<(StatusCode, Json<Redriven>), Failure> {
+    let mut redriven = 0;
+    for kind in Kind::ALL {
+        redriven += api.queue.redrive(*kind).await?;
+    }
+    Ok((StatusCode::ACCEPTED, Json(Redriven { redriven })))
+}
+
+fn unknown(id: JobId) -> Failure {
+    Failure::new(
+        Reason::NotFound,
+        format!("there is no job {id}"),
+        "list them with GET /v1/jobs; ended jobs are forgotten after queue.retention",
+    )
+}

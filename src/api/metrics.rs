@@ -1,0 +1,165 @@
+//! `/metrics`: the events that were counted, and the state of this moment, in Prometheus' text format 0.0.4.
+
+use std::fmt::{Display, Write as _};
+
+use axum::extract::State as Shared;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+
+use super::{Api, Sampled};
+use crate::ledger::Shelf;
+
+const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+pub(super) async fn scrape(Shared(api): Shared<Api>) -> Response {
+    let mut text = api.metrics.render();
+    render_state(&mut text, &api.sampler.latest(), &api.ledger.shelf(), api.max_models);
+    ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response()
+}
+
+/// One family at a time, as the format asks.
+struct Page<'a> {
+    text: &'a mut String,
+}
+
+impl Page<'_> {
+    fn gauge(&mut self, name: &str, help: &str) -> Family<'_> {
+        // Writing to a String cannot fail.
+        let _ = write!(self.text, "# HELP {name} {help}\n# TYPE {name} gauge\n");
+        Family { text: self.text, name: name.to_owned() }
+    }
+}
+
+struct Family<'a> {
+    text: &'a mut String,
+    name: String,
+}
+
+impl Family<'_> {
+    fn sample(&mut self, labels: &[(&str, &str)], value: impl Display) {
+        self.text.push_str(&self.name);
+        for (n, (label, value)) in labels.iter().enumerate() {
+            self.text.push(if n == 0 { '{' } else { ',' });
+            let value = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+            let _ = write!(self.text, "{label}=\"{value}\"");
+        }
+        if !labels.is_empty() {
+            self.text.push('}');
+        }
+        let _ = writeln!(self.text, " {value}");
+    }
+}
+
+fn render_state(text: &mut String, sampled: &Sampled, shelf: &Shelf, max_models: usize) {
+    let mut page = Page { text };
+    page.gauge("larder_build_info", "Always 1; the labels say what runs.")
+        .sample(&[("version", env!("CARGO_PKG_VERSION"))], 1);
+    collectors(&mut page, sampled);
+    queue(&mut page, sampled);
+    disk(&mut page, sampled);
+    cache(&mut page, shelf);
+    models(&mut page, shelf, max_models);
+}
+
+fn collectors(page: &mut Page<'_>, sampled: &Sampled) {
+    let queue = sampled.queue.as_ref().map(|c| ("queue", c.value.is_some(), c.took));
+    let disk = sampled.disk.as_ref().map(|c| ("disk", c.value.is_some(), c.took));
+    let all: Vec<_> = queue.into_iter().chain(disk).collect();
+    let mut family = page.gauge("larder_collect_success", "Whether the last sample of a collector succeeded.");
+    for (name, success, _) in &all {
+        family.sample(&[("collector", name)], u8::from(*success));
+    }
+    let mut family = page.gauge("larder_collect_duration_seconds", "How long the last sample of a collector took.");
+    for (name, _, took) in &all {
+        family.sample(&[("collector", name)], took.as_secs_f64());
+    }
+}
+
+fn queue(page: &mut Page<'_>, sampled: &Sampled) {
+    let Some(collected) = &sampled.queue else { return };
+    page.gauge("larder_queue_up", "Whether the queue answers.").sample(&[], u8::from(collected.value.is_some()));
+    let Some(stats) = &collected.value else { return };
+    let mut family = page.gauge("larder_jobs", "Jobs by kind and state.");
+    for ((kind, state), count) in &stats.jobs {
+        family.sample(&[("kind", kind.word()), ("state", state.word())], count);
+    }
+    let mut family = page.gauge("larder_job_queue_age_seconds", "How long the oldest queued job has been waiting.");
+    for (kind, age) in &stats.oldest_queued {
+        family.sample(&[("kind", kind.word())], age.as_secs_f64());
+    }
+}
+
+fn disk(page: &mut Page<'_>, sampled: &Sampled) {
+    let Some(usage) = sampled.disk.as_ref().and_then(|collected| collected.value) else { return };
+    let mount = sampled.mountpoint.as_deref().map_or_else(|| "unknown".into(), std::path::Path::to_string_lossy);
+    page.gauge("larder_disk_total_bytes", "Size of the cache's filesystem.").sample(&[("mountpoint", &mount)], usage.total);
+    page.gauge("larder_disk_free_bytes", "Free bytes of the cache's filesystem for larder's user.")
+        .sample(&[("mountpoint", &mount)], usage.free);
+    page.gauge("larder_cache_capacity_bytes", "Bytes that the cache may take: the size of its filesystem.")
+        .sample(&[], usage.total);
+}
+
+fn cache(page: &mut Page<'_>, shelf: &Shelf) {
+    let used = shelf.used();
+    let mut family = page.gauge("larder_cache_used_bytes", "Bytes in the cache by what may happen to them.");
+    for (class, bytes) in [
+        ("pinned", used.pinned),
+        ("evictable", used.evictable),
+        ("partial", used.partial),
+        ("foreign", used.foreign),
+    ] {
+        family.sample(&[("class", class)], bytes);
+    }
+}
+
+fn models(page: &mut Page<'_>, shelf: &Shelf, max_models: usize) {
+    let views = shelf.views();
+    let omitted = views.len().saturating_sub(max_models);
+    let shown = &views[..views.len() - omitted];
+    let mut family = page.gauge("larder_model_info", "Always 1; one series for each revision in the cache.");
+    for view in shown {
+        let quantization = view.quantization.as_deref().unwrap_or("");
+        let format = view.format.as_deref().unwrap_or("");
+        let labels = [
+            ("repo", view.repo.as_str()),
+            ("commit", view.commit.as_str()),
+            ("format", format),
+            ("quantization", quantization),
+        ];
+        family.sample(&labels, 1);
+    }
+    let mut repos = std::collections::BTreeMap::new();
+    for view in shown {
+        let last = repos.entry(&view.repo).or_insert(None);
+        *last = view.last_used_at.max(*last);
+    }
+    let mut family = page.gauge("larder_model_bytes", "Bytes of a repo in the cache, shared files counted once.");
+    for repo in repos.keys() {
+        family.sample(&[("repo", repo.as_str())], shelf.repo_bytes(repo));
+    }
+    let mut family = page.gauge("larder_model_last_used_timestamp_seconds", "When a repo was last asked for or used.");
+    for (repo, last) in &repos {
+        if let Some(last) = last {
+            family.sample(&[("repo", repo.as_str())], last.as_second());
+        }
+    }
+    page.gauge("larder_models_omitted", "Models without a series of their own, beyond metrics.max_models.")
+        .sample(&[], omitted);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_escaped_and_unknown_is_absent() {
+        let mut text = String::new();
+        let mut page = Page { text: &mut text };
+        page.gauge("x", "Help.").sample(&[("a", "q\"b\\c\nd")], 1.5);
+        assert_eq!(text, "# HELP x Help.\n# TYPE x gauge\nx{a=\"q\\\"b\\\\c\\nd\"} 1.5\n");
+        let mut text = String::new();
+        render_state(&mut text, &Sampled::default(), &Shelf::default(), 10);
+        assert!(!text.contains("larder_disk_free_bytes") && !text.contains("larder_queue_up"), "{text}");
+        assert!(text.contains("larder_models_omitted 0"));
+    }
+}

@@ -1,0 +1,128 @@
+//! The HTTP API: plain handlers over queue and ledger, on TCP (loopback only) and on the unix socket.
+
+mod health;
+mod jobs;
+mod listen;
+mod metrics;
+mod models;
+mod problem;
+mod sample;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::http::StatusCode;
+use axum::routing::{get, post};
+use larder_jobs::Reason;
+use metrics_exporter_prometheus::PrometheusHandle;
+use serde::Deserialize;
+use tower_http::compression::CompressionLayer;
+use tower_http::limit::RequestBodyLimitLayer;
+use tower_http::timeout::TimeoutLayer;
+
+use crate::error::{Error, Result};
+use crate::ledger::Ledger;
+use crate::queue::JobStore;
+
+pub use listen::{Listeners, serve};
+pub use sample::{Sampled, Sampler};
+
+/// Largest request body, in bytes; a job has a few hundred.
+const MAX_BODY: usize = 64 << 10;
+/// Longest answer; nothing here waits for a hub or a transfer.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The section `[api]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The TCP address; empty turns TCP off.
+    pub listen: String,
+    /// The API of a larder elsewhere that commands should talk to; empty means this host.
+    pub url: String,
+}
+
+impl Config {
+    /// The address to listen on, if TCP is on.
+    ///
+    /// # Errors
+    /// `invalid_request` if it is no address, or not a loopback one.
+    pub fn address(&self) -> Result<Option<SocketAddr>> {
+        if self.listen.is_empty() {
+            return Ok(None);
+        }
+        let address: SocketAddr = self.listen.parse().map_err(|_| {
+            Error::new(
+                Reason::InvalidRequest,
+                format!("api.listen = \"{}\" is not an address", self.listen),
+                "write ip:port, for example 127.0.0.1:7717, or leave it empty for the unix socket only",
+            )
+        })?;
+        if address.ip().is_loopback() {
+            return Ok(Some(address));
+        }
+        Err(Error::new(
+            Reason::InvalidRequest,
+            format!("api.listen = \"{address}\" is open to the network, and this larder knows no tokens yet"),
+            "listen on 127.0.0.1 or [::1]; from elsewhere, use an SSH tunnel",
+        ))
+    }
+
+    /// Refuses nonsense, naming the key.
+    ///
+    /// # Errors
+    /// As [`Config::address`], or `api.url` that is no HTTP address.
+    pub fn validate(&self) -> Result<()> {
+        self.address()?;
+        let good = self.url.is_empty() || self.url.starts_with("http://") || self.url.starts_with("https://");
+        if good && (self.url.is_empty() || url::Url::parse(&self.url).is_ok()) {
+            return Ok(());
+        }
+        Err(Error::new(
+            Reason::InvalidRequest,
+            format!("api.url = \"{}\" is not an HTTP address", self.url),
+            "write http://host:7717, or leave it empty for this host",
+        ))
+    }
+}
+
+/// What the handlers need.
+#[derive(Clone)]
+pub struct Api {
+    /// The queue.
+    pub queue: Arc<dyn JobStore>,
+    /// The models.
+    pub ledger: Arc<Ledger>,
+    /// What was sampled last, so that no scrape waits.
+    pub sampler: Sampler,
+    /// The event half of the metrics.
+    pub metrics: PrometheusHandle,
+    /// This host's name.
+    pub host: Arc<str>,
+    /// Models with a time series of their own.
+    pub max_models: usize,
+}
+
+/// The routes.
+pub fn router(api: Api) -> Router {
+    let jobs = Router::new()
+        .route("/v1/jobs", get(jobs::list).post(jobs::enqueue))
+        .route("/v1/jobs/redrive", post(jobs::redrive))
+        .route("/v1/jobs/{id}", get(jobs::show).delete(jobs::cancel))
+        .route("/v1/jobs/{id}/retry", post(jobs::retry));
+    Router::new()
+        .merge(jobs)
+        .route("/v1/models", get(models::list))
+        .route("/v1/models/{owner}/{name}", get(models::show))
+        .route("/metrics", get(metrics::scrape))
+        .route("/healthz", get(health::healthz))
+        .route("/readyz", get(health::readyz))
+        .fallback(problem::no_route)
+        .method_not_allowed_fallback(problem::no_method)
+        .layer(RequestBodyLimitLayer::new(MAX_BODY))
+        .layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, TIMEOUT))
+        .layer(CompressionLayer::new())
+        .with_state(api)
+}

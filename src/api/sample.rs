@@ -1,0 +1,86 @@
+//! What a scrape shows of queue and disk, sampled on a timer, so that no scrape ever waits for either.
+
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use larder_jobs::{Kind, State};
+use tokio_util::sync::CancellationToken;
+
+use crate::disk;
+use crate::queue::{JobStore, Stats};
+
+/// How old a sample may be.
+const INTERVAL: Duration = Duration::from_secs(5);
+/// Samples that follow changes of the queue keep at least this distance.
+const CALM: Duration = Duration::from_millis(200);
+
+/// One collector's last result.
+#[derive(Debug, Clone)]
+pub struct Collected<T> {
+    /// `None` if it failed: unknown is absent, never zero.
+    pub value: Option<T>,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// The last samples.
+#[derive(Debug, Clone, Default)]
+pub struct Sampled {
+    /// Jobs by kind and state.
+    pub queue: Option<Collected<Stats>>,
+    /// Room on the cache's disk.
+    pub disk: Option<Collected<disk::Usage>>,
+    /// Where that disk is mounted.
+    pub mountpoint: Option<PathBuf>,
+}
+
+/// Shares the last samples with whoever renders them.
+#[derive(Debug, Clone, Default)]
+pub struct Sampler {
+    latest: Arc<RwLock<Arc<Sampled>>>,
+}
+
+impl Sampler {
+    /// The last samples.
+    pub fn latest(&self) -> Arc<Sampled> {
+        Arc::clone(&self.latest.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Samples until `stop`.
+    pub async fn run(self, queue: Arc<dyn JobStore>, cache_root: PathBuf, stop: CancellationToken) {
+        let mut changed = queue.changed();
+        while !stop.is_cancelled() {
+            let sampled = sample(&*queue, &cache_root).await;
+            *self.latest.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(sampled);
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(INTERVAL) => {}
+                _ = changed.changed() => tokio::time::sleep(CALM).await,
+            }
+        }
+    }
+}
+
+async fn sample(queue: &dyn JobStore, cache_root: &std::path::Path) -> Sampled {
+    let begun = Instant::now();
+    let stats = queue.stats().await.map_err(|error| tracing::warn!(%error, "the queue cannot be counted")).ok();
+    let queue = Collected { value: stats.map(with_zeros), took: begun.elapsed() };
+    let path = cache_root.to_owned();
+    let begun = Instant::now();
+    // A hung filesystem blocks this thread, not the runtime.
+    let asked = tokio::task::spawn_blocking(move || (disk::usage(&path).ok(), disk::mountpoint(&path))).await;
+    let (usage, mountpoint) = asked.unwrap_or_default();
+    Sampled { queue: Some(queue), disk: Some(Collected { value: usage, took: begun.elapsed() }), mountpoint }
+}
+
+/// Zero is reported, so that a series never appears out of nothing.
+fn with_zeros(mut stats: Stats) -> Stats {
+    for kind in Kind::ALL {
+        for state in State::ALL {
+            stats.jobs.entry((*kind, *state)).or_insert(0);
+        }
+        stats.oldest_queued.entry(*kind).or_insert(Duration::ZERO);
+    }
+    stats
+}

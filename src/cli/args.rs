@@ -1,0 +1,223 @@
+//! What can be typed.
+
+use std::path::PathBuf;
+
+use clap::{Args as Group, Parser, Subcommand, ValueEnum};
+use larder_jobs::{Format, Glob, Invalid, Job, JobId, ModelRef, State, Work};
+
+use crate::error::{Error, Result};
+
+/// Keeps a GPU host stocked with models: verified, resumable, in the standard Hugging Face cache.
+#[derive(Debug, Parser)]
+#[command(name = "larder", version, arg_required_else_help = true, max_term_width = 100)]
+pub(super) struct Args {
+    #[command(flatten)]
+    pub(super) common: Common,
+    #[command(subcommand)]
+    pub(super) verb: Verb,
+}
+
+#[derive(Debug, Group)]
+#[command(next_help_heading = "Everywhere")]
+pub(super) struct Common {
+    /// Configuration file [default: the first of ./larder.toml, ~/.config/larder/larder.toml, /etc/larder/larder.toml]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+    /// Set a configuration key for this run, for example --set hub.connections=32
+    #[arg(long, global = true, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Talk to the larder at this address instead of this host's
+    #[arg(long, global = true, value_name = "URL")]
+    api_url: Option<String>,
+    /// Print JSON on stdout
+    #[arg(long, global = true)]
+    pub(super) json: bool,
+    /// Print exact bytes instead of MiB and GiB
+    #[arg(long, global = true)]
+    pub(super) bytes: bool,
+    /// Print the log of what happens, at log.level
+    #[arg(long, short, global = true)]
+    pub(super) verbose: bool,
+}
+
+impl Common {
+    /// The flags as configuration keys.
+    pub(super) fn settings(&self) -> Result<Vec<(String, String)>> {
+        let mut settings = Vec::new();
+        for pair in &self.set {
+            let (key, value) = pair.split_once('=').ok_or_else(|| {
+                Error::from(Invalid::new(
+                    format!("--set {pair} has no value"),
+                    "write --set section.key=value, for example --set hub.connections=32",
+                ))
+            })?;
+            settings.push((key.trim().to_owned(), value.to_owned()));
+        }
+        settings.extend(self.api_url.iter().map(|url| ("api.url".to_owned(), url.clone())));
+        Ok(settings)
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Verb {
+    /// Work off the queue, keep the records, serve the API and the metrics
+    Serve,
+    /// Fetch a model into the hub cache and wait until it is verified
+    Stage(Stage),
+    /// Show what staging a model would do (the same as stage --dry-run)
+    Plan {
+        #[command(flatten)]
+        want: Want,
+    },
+    /// List the models in the cache
+    Ls {
+        /// Only this model
+        #[arg(value_name = "MODEL")]
+        model: Option<ModelRef>,
+    },
+    /// Look at jobs and change them
+    Jobs {
+        #[command(subcommand)]
+        verb: Option<Jobs>,
+    },
+    /// Show or check the configuration
+    Config {
+        #[command(subcommand)]
+        verb: ConfigVerb,
+    },
+    /// Print the completions of a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Group)]
+pub(super) struct Stage {
+    #[command(flatten)]
+    pub(super) want: Want,
+    /// Return once the job is accepted; a running larder does it
+    #[arg(long, conflicts_with = "dry_run")]
+    pub(super) detach: bool,
+    /// Only show what would happen
+    #[arg(long)]
+    pub(super) dry_run: bool,
+    /// Higher goes first
+    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
+    priority: i16,
+    /// Give up if the model is not ready by then (RFC 3339)
+    #[arg(long, value_name = "TIME")]
+    deadline: Option<jiff::Timestamp>,
+    /// Do not start before then (RFC 3339)
+    #[arg(long, value_name = "TIME")]
+    not_before: Option<jiff::Timestamp>,
+    /// Who asks, for people who look at the job
+    #[arg(long, value_name = "NAME")]
+    requested_by: Option<String>,
+    /// Answer with the job of the first request that had this key
+    #[arg(long, value_name = "KEY")]
+    idempotency_key: Option<String>,
+}
+
+#[derive(Debug, Clone, Group)]
+pub(super) struct Want {
+    /// The model, owner/name or owner/name@revision
+    #[arg(value_name = "MODEL")]
+    model: ModelRef,
+    /// Only files that match (as the hub's allow_patterns); may be repeated
+    #[arg(long, value_name = "PATTERN")]
+    include: Vec<Glob>,
+    /// No files that match; may be repeated
+    #[arg(long, value_name = "PATTERN")]
+    exclude: Vec<Glob>,
+    /// Weight format
+    #[arg(long, value_enum, default_value_t = FormatArg::Auto)]
+    format: FormatArg,
+    /// Never evict it until it is unpinned
+    #[arg(long)]
+    pin: bool,
+    /// Accept pickled weights and the repo's Python code, whose loading runs code
+    #[arg(long)]
+    allow_unsafe: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum FormatArg {
+    Auto,
+    Safetensors,
+    Gguf,
+    Pickle,
+}
+
+impl Want {
+    /// The job that this asks for.
+    pub(super) fn job(self) -> Job {
+        let mut job = Job::download(self.model);
+        let Work::Download(download) = &mut job.work else { return job };
+        download.include = self.include;
+        download.exclude = self.exclude;
+        download.format = match self.format {
+            FormatArg::Auto => Format::Auto,
+            FormatArg::Safetensors => Format::Safetensors,
+            FormatArg::Gguf => Format::Gguf,
+            FormatArg::Pickle => Format::Pickle,
+        };
+        download.pin = self.pin;
+        download.allow_unsafe = self.allow_unsafe;
+        job
+    }
+}
+
+impl Stage {
+    /// The job that this asks for.
+    pub(super) fn job(self) -> Result<Job> {
+        let mut job = self.want.job();
+        job.common.priority = self.priority;
+        job.common.deadline = self.deadline;
+        job.common.not_before = self.not_before;
+        job.common.requested_by = self.requested_by;
+        job.common.idempotency_key = self.idempotency_key;
+        job.validate()?;
+        Ok(job)
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Jobs {
+    /// List jobs, the newest first
+    List {
+        /// Only in this state
+        #[arg(long)]
+        state: Option<State>,
+        /// At most so many
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=1000))]
+        limit: u16,
+    },
+    /// Show one job
+    Show { id: JobId },
+    /// Cancel a job; fetched bytes are kept
+    Cancel {
+        id: JobId,
+        /// Take back only this requester's wish
+        #[arg(long, value_name = "NAME")]
+        requested_by: Option<String>,
+    },
+    /// Run a failed or cancelled job again
+    Retry { id: JobId },
+    /// Run every failed job again
+    Redrive,
+    /// Follow a job until it ends
+    Watch { id: JobId },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ConfigVerb {
+    /// Print the configuration that applies, every key
+    Show {
+        /// Print the defaults with their explanations instead
+        #[arg(long)]
+        default: bool,
+    },
+    /// Say whether the configuration is valid
+    Check,
+}

@@ -1,0 +1,213 @@
+//! How verbs reach a larder: the owner of the state folder through its socket, a larder elsewhere through
+//! `api.url`, or, with nobody there, the same API in this process.
+
+use std::path::Path;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{Method, Request, StatusCode, header};
+use larder_jobs::{Job, JobId, JobView, Problem, Reason, State};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use tower::ServiceExt as _;
+
+use crate::config::Settings;
+use crate::error::{Error, Result};
+use crate::ledger::ModelView;
+use crate::queue::Scope;
+use crate::serve::House;
+
+/// The API answers from memory, so silence means trouble.
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// Largest answer that is read.
+const MAX_ANSWER: usize = 64 << 20;
+
+/// A way to the API.
+#[derive(Debug, Clone)]
+pub(super) struct Client {
+    transport: Transport,
+}
+
+#[derive(Debug, Clone)]
+enum Transport {
+    Http { http: reqwest::Client, base: String, name: String },
+    Here { router: Router, _house: std::sync::Arc<House> },
+}
+
+/// The answer to a request for a job.
+#[derive(Debug, Deserialize)]
+pub(super) struct Accepted {
+    pub(super) created: bool,
+    #[serde(flatten)]
+    pub(super) job: JobView,
+}
+
+#[derive(Deserialize)]
+struct Jobs {
+    jobs: Vec<JobView>,
+}
+
+#[derive(Deserialize)]
+struct Models {
+    models: Vec<ModelView>,
+}
+
+#[derive(Deserialize)]
+struct Redriven {
+    redriven: usize,
+}
+
+impl Client {
+    /// The owner of the state folder, else `api.url`; `None` if there is neither.
+    pub(super) async fn reach(settings: &Settings) -> Result<Option<Self>> {
+        if let Some(client) = Self::owner(&settings.socket()).await? {
+            return Ok(Some(client));
+        }
+        let url = settings.config.api.url.trim_end_matches('/');
+        if url.is_empty() {
+            return Ok(None);
+        }
+        let http = reqwest::Client::builder().timeout(TIMEOUT).build().map_err(|error| no_client(&error))?;
+        Ok(Some(Self { transport: Transport::Http { http, base: url.to_owned(), name: url.to_owned() } }))
+    }
+
+    /// As [`Client::reach`], with the same API in this process when nobody is there.
+    pub(super) async fn owner_or_here(settings: Settings) -> Result<Self> {
+        match Self::reach(&settings).await? {
+            Some(client) => Ok(client),
+            None => Ok(Self::here(House::open(settings, Scope::Own).await?.into())),
+        }
+    }
+
+    /// The API of a house in this process.
+    pub(super) fn here(house: std::sync::Arc<House>) -> Self {
+        Self { transport: Transport::Here { router: house.router(), _house: house } }
+    }
+
+    async fn owner(socket: &Path) -> Result<Option<Self>> {
+        if !socket.exists() {
+            return Ok(None);
+        }
+        let http = reqwest::Client::builder()
+            .unix_socket(socket)
+            .timeout(TIMEOUT)
+            .build()
+            .map_err(|error| no_client(&error))?;
+        let name = socket.display().to_string();
+        let client = Self { transport: Transport::Http { http, base: "http://localhost".into(), name } };
+        // A socket file without an owner refuses the connection.
+        match client.send(Method::GET, "/healthz", None).await {
+            Ok((StatusCode::OK, _)) => Ok(Some(client)),
+            Ok(_) | Err(_) => Ok(None),
+        }
+    }
+
+    /// Whether the larder is the owner of this host's state folder, whose place can be taken.
+    pub(super) fn is_owner(&self) -> bool {
+        matches!(&self.transport, Transport::Http { name, .. } if name.starts_with('/'))
+    }
+
+    /// Whether the larder is another process.
+    pub(super) fn is_remote(&self) -> bool {
+        matches!(self.transport, Transport::Http { .. })
+    }
+
+    pub(super) async fn enqueue(&self, job: &Job) -> Result<Accepted> {
+        let body = serde_json::to_vec(job).map_err(|error| Error::internal(error.to_string()))?;
+        self.call(Method::POST, "/v1/jobs", Some(body)).await
+    }
+
+    pub(super) async fn job(&self, id: JobId) -> Result<JobView> {
+        self.call(Method::GET, &format!("/v1/jobs/{id}"), None).await
+    }
+
+    pub(super) async fn jobs(&self, state: Option<State>, limit: u16) -> Result<Vec<JobView>> {
+        let state = state.map(|state| format!("&state={state}")).unwrap_or_default();
+        let jobs: Jobs = self.call(Method::GET, &format!("/v1/jobs?limit={limit}{state}"), None).await?;
+        Ok(jobs.jobs)
+    }
+
+    pub(super) async fn cancel(&self, id: JobId, requested_by: Option<&str>) -> Result<JobView> {
+        let by = requested_by.map(|name| {
+            let name: String = url::form_urlencoded::byte_serialize(name.as_bytes()).collect();
+            format!("?requested_by={name}")
+        });
+        self.call(Method::DELETE, &format!("/v1/jobs/{id}{}", by.unwrap_or_default()), None).await
+    }
+
+    pub(super) async fn retry(&self, id: JobId) -> Result<JobView> {
+        self.call(Method::POST, &format!("/v1/jobs/{id}/retry"), None).await
+    }
+
+    pub(super) async fn redrive(&self) -> Result<usize> {
+        let redriven: Redriven = self.call(Method::POST, "/v1/jobs/redrive", None).await?;
+        Ok(redriven.redriven)
+    }
+
+    pub(super) async fn models(&self) -> Result<Vec<ModelView>> {
+        let models: Models = self.call(Method::GET, "/v1/models", None).await?;
+        Ok(models.models)
+    }
+
+    async fn call<T: DeserializeOwned>(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> Result<T> {
+        let (status, bytes) = self.send(method, path, body).await?;
+        if status.is_success() {
+            return serde_json::from_slice(&bytes).map_err(|error| self.not_larder(&error.to_string()));
+        }
+        match serde_json::from_slice::<Problem>(&bytes) {
+            Ok(problem) => Err(problem.into()),
+            Err(_) => Err(self.not_larder(&format!("HTTP status {status}"))),
+        }
+    }
+
+    async fn send(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> Result<(StatusCode, Vec<u8>)> {
+        match &self.transport {
+            Transport::Http { http, base, name } => {
+                let unreachable = |error: reqwest::Error| {
+                    Error::new(
+                        Reason::QueueUnavailable,
+                        format!("the larder at {name} does not answer: {}", error.without_url()),
+                        "see whether it runs (larder serve), then try again",
+                    )
+                };
+                let mut request = http.request(method, format!("{base}{path}"));
+                if let Some(body) = body {
+                    request = request.header(header::CONTENT_TYPE, "application/json").body(body);
+                }
+                let response = request.send().await.map_err(unreachable)?;
+                let status = response.status();
+                Ok((status, response.bytes().await.map_err(unreachable)?.to_vec()))
+            }
+            Transport::Here { router, .. } => {
+                let request = Request::builder()
+                    .method(method)
+                    .uri(path)
+                    .body(body.map_or_else(Body::empty, Body::from))
+                    .map_err(|error| Error::internal(error.to_string()))?;
+                let response = router.clone().oneshot(request).await.unwrap_or_else(|never| match never {});
+                let status = response.status();
+                let bytes = axum::body::to_bytes(response.into_body(), MAX_ANSWER)
+                    .await
+                    .map_err(|error| Error::internal(error.to_string()))?;
+                Ok((status, bytes.to_vec()))
+            }
+        }
+    }
+
+    fn not_larder(&self, why: &str) -> Error {
+        let name = match &self.transport {
+            Transport::Http { name, .. } => name.as_str(),
+            Transport::Here { .. } => "this process",
+        };
+        Error::new(
+            Reason::QueueUnavailable,
+            format!("{name} does not answer like a larder: {why}"),
+            "correct api.url, or upgrade so that both sides have the same version",
+        )
+    }
+}
+
+fn no_client(error: &reqwest::Error) -> Error {
+    Error::internal(format!("cannot make an HTTP client: {error}"))
+}

@@ -1,0 +1,138 @@
+//! `larder jobs`: look at jobs and change them.
+
+use indicatif::MultiProgress;
+use jiff::Timestamp;
+use larder_jobs::JobView;
+use serde_json::json;
+
+use super::args::Jobs;
+use super::client::Client;
+use super::output::{Output, ago, note, table};
+use super::stage::{Signals, Watched, report, watch};
+use super::OK;
+use crate::config::Settings;
+use crate::error::{Error, Result};
+use larder_jobs::Reason;
+
+pub(super) async fn run(
+    settings: Settings,
+    verb: Option<Jobs>,
+    output: &Output,
+    bars: MultiProgress,
+) -> Result<u8> {
+    let client = Client::owner_or_here(settings).await?;
+    match verb.unwrap_or(Jobs::List { state: None, limit: 50 }) {
+        Jobs::List { state, limit } => {
+            let jobs = client.jobs(state, limit).await?;
+            if jobs.is_empty() && !output.is_json() {
+                note("no jobs");
+            } else {
+                output.print(&jobs, || list(&jobs))?;
+            }
+        }
+        Jobs::Show { id } => {
+            let view = client.job(id).await?;
+            output.print(&view, || show(&view, *output))?;
+        }
+        Jobs::Cancel { id, requested_by } => {
+            let view = client.cancel(id, requested_by.as_deref()).await?;
+            output.print(&view, || format!("{id} {}", if view.state.is_terminal() { view.state.word() } else { "is being stopped, or is wanted by others" }))?;
+        }
+        Jobs::Retry { id } => {
+            let view = client.retry(id).await?;
+            output.print(&view, || format!("{id} {}", view.state))?;
+            nobody_runs(&client, output);
+        }
+        Jobs::Redrive => {
+            let redriven = client.redrive().await?;
+            output.print(&json!({"redriven": redriven}), || format!("{redriven} failed jobs run again"))?;
+            nobody_runs(&client, output);
+        }
+        Jobs::Watch { id } => {
+            // Without an owner nothing would ever change.
+            if !client.is_remote() {
+                let view = client.job(id).await?;
+                return if view.state.is_terminal() { report(&view, output) } else { Err(idle()) };
+            }
+            return match watch(&client, id, *output, &bars, &mut Signals::new()?).await? {
+                Watched::Ended(view) => report(&view, output),
+                Watched::Asked(..) => Ok(OK),
+                Watched::Blocked(view) => report(&view, output),
+                Watched::OwnerLeft => Err(idle()),
+            };
+        }
+    }
+    Ok(OK)
+}
+
+fn idle() -> Error {
+    Error::new(
+        Reason::QueueUnavailable,
+        "no larder works off the queue",
+        "start one with larder serve, or stage the model again in the foreground",
+    )
+}
+
+fn nobody_runs(client: &Client, output: &Output) {
+    if !client.is_remote() && !output.is_json() {
+        note("no larder works off the queue now; start one with larder serve");
+    }
+}
+
+/// `owner/name@revision`, or what is known of it.
+pub(super) fn model(view: &JobView) -> String {
+    match (&view.repo, &view.revision) {
+        (Some(repo), Some(revision)) => format!("{repo}@{revision}"),
+        (Some(repo), None) => repo.to_string(),
+        (None, _) => "unknown".into(),
+    }
+}
+
+fn percent(view: &JobView) -> String {
+    match view.bytes_total {
+        Some(0) | None => "-".into(),
+        Some(total) => format!("{}%", view.bytes_done.min(total).saturating_mul(100) / total),
+    }
+}
+
+fn list(jobs: &[JobView]) -> String {
+    let now = Timestamp::now();
+    let rows = jobs.iter().map(|view| {
+        vec![
+            view.id.to_string(),
+            view.state.to_string(),
+            model(view),
+            percent(view),
+            view.attempts.to_string(),
+            ago(Some(view.created_at), now),
+            view.reason.map(|reason| reason.to_string()).unwrap_or_default(),
+        ]
+    });
+    table(&["ID", "STATE", "MODEL", "DONE", "ATTEMPTS", "ASKED FOR", "REASON"], rows.collect(), &[3, 4])
+}
+
+fn show(view: &JobView, output: Output) -> String {
+    let time = |time: Option<Timestamp>| time.map_or_else(|| "-".into(), |time| time.to_string());
+    let bytes = |bytes: Option<u64>| bytes.map_or_else(|| "unknown".into(), |bytes| output.size(bytes));
+    let mut rows = vec![
+        ("id", view.id.to_string()),
+        ("kind", view.kind.to_string()),
+        ("state", view.state.to_string()),
+        ("model", model(view)),
+        ("commit", view.commit.as_ref().map_or_else(|| "unknown".into(), ToString::to_string)),
+        ("bytes", format!("{} of {}, {} fetched", output.size(view.bytes_done), bytes(view.bytes_total), output.size(view.bytes_fetched))),
+        ("attempts", view.attempts.to_string()),
+        ("priority", view.priority.to_string()),
+        ("hosts", view.hosts.join(", ")),
+        ("asked by", view.requested_by.join(", ")),
+        ("asked at", time(Some(view.created_at))),
+        ("started", time(view.started_at)),
+        ("finished", time(view.finished_at)),
+    ];
+    rows.extend(view.until.map(|until| ("waits until", until.to_string())));
+    rows.extend(view.path.clone().map(|path| ("path", path)));
+    rows.extend(view.reason.map(|reason| ("reason", reason.to_string())));
+    rows.extend(view.message.clone().map(|message| ("message", message)));
+    let rows = rows.into_iter().map(|(name, value)| format!("{name:12} {value}"));
+    rows.map(|row| row.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+}

@@ -1,0 +1,84 @@
+//! The command line: one file per verb, data on stdout, everything else on stderr.
+
+mod args;
+mod client;
+mod completions;
+mod config;
+mod jobs;
+mod log;
+mod ls;
+mod output;
+mod plan;
+mod progress;
+mod serve;
+mod stage;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use clap::error::ErrorKind;
+use larder_jobs::Reason;
+
+use crate::config::{Environment, Settings, Sources};
+use crate::error::{Error, Result};
+
+use args::{Args, Verb};
+use output::Output;
+
+/// Exit code of a command that did what it was asked for.
+const OK: u8 = 0;
+
+/// Parses the command line, runs the verb, prints what failed.
+pub fn main() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => return usage(&error),
+    };
+    let output = Output::new(args.common.json, args.common.bytes);
+    match run(args, &output) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            output.failure(&error);
+            ExitCode::from(error.reason().exit_code())
+        }
+    }
+}
+
+/// clap's own texts: help and version on stdout with 0, mistakes on stderr with 2.
+fn usage(error: &clap::Error) -> ExitCode {
+    // A closed pipe is no reason to fail here.
+    let _ = error.print();
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::from(OK),
+        _ => ExitCode::from(Reason::InvalidRequest.exit_code()),
+    }
+}
+
+fn run(args: Args, output: &Output) -> Result<u8> {
+    let sources = Sources { file: args.common.config.clone(), flags: args.common.settings()? };
+    match args.verb {
+        Verb::Completions { shell } => return completions::run(shell),
+        Verb::Config { verb } => return config::run(&verb, &sources, output),
+        _ => {}
+    }
+    let settings = Settings::load(&sources, &Environment::process())?;
+    let bars = log::start(&settings.config.log, matches!(args.verb, Verb::Serve), args.common.verbose)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Error::internal(format!("cannot start the runtime: {error}")))?;
+    let code = runtime.block_on(async {
+        match args.verb {
+            Verb::Serve => serve::run(settings).await,
+            Verb::Stage(stage) if stage.dry_run => plan::run(settings, stage.want, output).await,
+            Verb::Stage(stage) => stage::run(settings, stage, output, bars).await,
+            Verb::Plan { want } => plan::run(settings, want, output).await,
+            Verb::Ls { model } => ls::run(settings, model, output).await,
+            Verb::Jobs { verb } => jobs::run(settings, verb, output, bars).await,
+            Verb::Completions { .. } | Verb::Config { .. } => Ok(OK),
+        }
+    });
+    // A thread that hangs in a dead filesystem must not hold the exit.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    code
+}

@@ -1,0 +1,199 @@
+//! The only wiring: rooms are built, started and drained here, in order.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use larder_jobs::Kind;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::{self, Api, Listeners, Sampler};
+use crate::config::Settings;
+use crate::error::{Error, Result};
+use crate::hub::Hub;
+use crate::layout::Cache;
+use crate::ledger::Ledger;
+use crate::metrics;
+use crate::queue::{self, Embedded, JobStore, Scope};
+use crate::store::{StateLock, Store};
+use crate::worker::{self, Context, Patience};
+
+/// A foreground command gives up after so long without any answer from a hub.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// What a foreground command leaves free at most, since somebody watches the disk.
+const FOREGROUND_KEEP_FREE: u64 = 1 << 30;
+
+/// An opened state folder with everything that works on it.
+pub struct House {
+    settings: Settings,
+    scope: Scope,
+    queue: Arc<Embedded>,
+    ledger: Arc<Ledger>,
+    hub: Hub,
+    api: Api,
+    _lock: StateLock,
+}
+
+impl std::fmt::Debug for House {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("House").field("scope", &self.scope).finish_non_exhaustive()
+    }
+}
+
+impl House {
+    /// Takes the state folder, opens the store, reconciles with the disk, recovers the queue.
+    ///
+    /// # Errors
+    /// `queue_unavailable` if another process has the folder, `unsupported_version` if a newer larder wrote
+    /// it, `io_error` if folder or cache cannot be used.
+    pub async fn open(settings: Settings, scope: Scope) -> Result<Self> {
+        // Before the store: opening it may already have something to count.
+        let handle = metrics::install()?;
+        let hub = Hub::new(&settings.config.hub, settings.token.clone())?;
+        let dir = settings.state_dir.clone();
+        let cache = Cache::new(settings.cache_root.clone());
+        let grace = settings.config.cache.recovery_grace;
+        let queue_config = settings.config.queue.clone();
+        let opened = tokio::task::spawn_blocking(move || {
+            let lock = StateLock::acquire(&dir)?.map_err(Error::from)?;
+            let (store, opened) = Store::open(&dir)?;
+            let ledger = Ledger::open(store.clone(), cache, grace, &opened, Timestamp::now())?;
+            let queue = Embedded::open(store, queue_config, scope)?;
+            Ok::<_, Error>((lock, ledger, queue))
+        });
+        let (lock, ledger, queue) = opened.await.map_err(|died| Error::internal(format!("opening died: {died}")))??;
+        let (ledger, queue) = (Arc::new(ledger), Arc::new(queue));
+        let api = Api {
+            queue: Arc::clone(&queue) as Arc<dyn JobStore>,
+            ledger: Arc::clone(&ledger),
+            sampler: Sampler::default(),
+            metrics: handle,
+            host: settings.config.host.name.as_str().into(),
+            max_models: settings.config.metrics.max_models,
+        };
+        Ok(Self { settings, scope, queue, ledger, hub, api, _lock: lock })
+    }
+
+    /// The API, for a listener or for calls within this process.
+    pub fn router(&self) -> axum::Router {
+        api::router(self.api.clone())
+    }
+
+    /// What the worker works with. A foreground command waits less long and may fill the disk further.
+    pub fn context(&self, drain: CancellationToken) -> Context {
+        let foreground = self.scope == Scope::Own;
+        Context {
+            ledger: Some(Arc::clone(&self.ledger)),
+            patience: foreground.then(|| Patience::new(PATIENCE)),
+            drain,
+            ..planner(&self.settings, self.hub.clone(), foreground)
+        }
+    }
+
+    /// Binds the unix socket, and for a daemon the TCP address.
+    ///
+    /// # Errors
+    /// `io_error` if an address is taken.
+    pub async fn listen(&self) -> Result<Listeners> {
+        let address = match self.scope {
+            Scope::All => self.settings.config.api.address()?,
+            Scope::Own => None,
+        };
+        Listeners::bind(&self.settings.socket(), address).await
+    }
+
+    /// Runs everything until `drain` fires and the running jobs have gone back.
+    pub async fn run(&self, listeners: Listeners, drain: CancellationToken) {
+        let stop = CancellationToken::new();
+        let mut services = JoinSet::new();
+        let queue = Arc::clone(&self.queue) as Arc<dyn JobStore>;
+        services.spawn(api::serve(listeners, self.router(), stop.clone()));
+        services.spawn(self.api.sampler.clone().run(
+            Arc::clone(&queue),
+            self.settings.cache_root.clone(),
+            stop.clone(),
+        ));
+        services.spawn(upkeep(self.api.metrics.clone(), stop.clone()));
+        let lease = self.settings.config.queue.lease.get();
+        {
+            let (queue, stop) = (Arc::clone(&queue), stop.clone());
+            services.spawn(async move { queue::reap_until(&*queue, lease, &stop).await });
+        }
+        let mut workers = JoinSet::new();
+        for kind in Kind::ALL {
+            let slots = self.settings.config.queue.concurrency.of(*kind);
+            workers.spawn(worker::run(*kind, slots, lease, Arc::clone(&queue), self.context(drain.clone())));
+        }
+        // Workers first, so that whoever watches a job over the API sees it go back.
+        while workers.join_next().await.is_some() {}
+        stop.cancel();
+        while services.join_next().await.is_some() {}
+        if let Err(error) = self.ledger.durable().await {
+            tracing::error!(%error, "the last records may be lost");
+        }
+    }
+}
+
+/// What planning needs; no state folder, no ledger.
+pub fn planner(settings: &Settings, hub: Hub, foreground: bool) -> Context {
+    let configured = settings.config.cache.keep_free;
+    let keep_free = if foreground { configured.up_to(FOREGROUND_KEEP_FREE) } else { configured };
+    Context {
+        hub,
+        cache: Cache::new(settings.cache_root.clone()),
+        ledger: None,
+        keep_free,
+        patience: None,
+        drain: CancellationToken::new(),
+    }
+}
+
+/// Keeps the histograms' memory bounded.
+async fn upkeep(handle: metrics_exporter_prometheus::PrometheusHandle, stop: CancellationToken) {
+    let mut tick = tokio::time::interval(metrics::UPKEEP);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = tick.tick() => handle.run_upkeep(),
+        }
+    }
+}
+
+/// `larder serve`: until SIGTERM or Ctrl-C, or for good if the state folder is another's.
+///
+/// # Errors
+/// As [`House::open`] and [`House::listen`].
+pub async fn serve(settings: Settings) -> Result<()> {
+    let house = House::open(settings, Scope::All).await?;
+    let listeners = house.listen().await?;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        host = %house.api.host,
+        cache = %house.settings.cache_root.display(),
+        socket = %house.settings.socket().display(),
+        address = listeners.address().map(tracing::field::display),
+        hub = %house.settings.config.hub.endpoint,
+        "larder serves"
+    );
+    let drain = CancellationToken::new();
+    tokio::spawn(on_signal(drain.clone()));
+    house.run(listeners, drain).await;
+    tracing::info!("larder has stopped; interrupted jobs go on at the next start");
+    Ok(())
+}
+
+/// Drains on the first SIGTERM or SIGINT; the second ends the process at once, which loses nothing either.
+async fn on_signal(drain: CancellationToken) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        return tracing::error!("signals cannot be caught; stop larder with SIGKILL, no job is lost");
+    };
+    let mut next = async || tokio::select! { _ = term.recv() => "SIGTERM", _ = int.recv() => "SIGINT" };
+    let signal = next().await;
+    tracing::info!(signal, "stopping; running jobs go back");
+    drain.cancel();
+    next().await;
+    tracing::warn!("stopping at once");
+    std::process::exit(75);
+}

@@ -1,0 +1,52 @@
+//! The worker: plain async handlers, one for each kind of job, and the one file that puts them on apalis.
+
+mod download;
+mod runtime;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::hub::Hub;
+use crate::layout::Cache;
+use crate::ledger::Ledger;
+use crate::plan::KeepFree;
+
+pub use download::{Planned, plan};
+pub use runtime::run;
+
+/// What the handlers need.
+#[derive(Debug, Clone)]
+pub struct Context {
+    /// Where models come from.
+    pub hub: Hub,
+    /// Where they go.
+    pub cache: Cache,
+    /// What is known of them; `None` while only planning.
+    pub ledger: Option<Arc<Ledger>>,
+    /// What stays free on the cache's disk.
+    pub keep_free: KeepFree,
+    /// How long a foreground command waits for a hub that it has never reached; a daemon waits for ever.
+    pub patience: Option<Patience>,
+    /// Fires when the worker should stop; jobs then go back, their bytes stay.
+    pub drain: CancellationToken,
+}
+
+/// How long somebody in front of the terminal waits for a hub that never answered.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    since: Instant,
+    at_most: Duration,
+}
+
+impl Patience {
+    /// Patience from now on.
+    pub fn new(at_most: Duration) -> Self {
+        Self { since: Instant::now(), at_most }
+    }
+
+    fn is_over(self) -> bool {
+        self.since.elapsed() >= self.at_most
+    }
+}

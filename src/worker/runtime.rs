@@ -1,0 +1,152 @@
+//! The handlers on apalis: the only file of this room that names it.
+//!
+//! A job runs in a task of its own, so a panic is a verdict and not the end of the worker, and a job that
+//! computes does not hold the worker's polling. Every attempt ends in exactly one verdict.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use apalis::prelude::{Data, WorkerBuilder};
+use jiff::Timestamp;
+use larder_jobs::{Job, Kind, Reason, Work};
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
+
+use super::{Context, download};
+use crate::error::{Error, Result};
+use crate::queue::{Assignment, Done, JobStore, Lease, Settled, Source, Stop, Verdict};
+
+/// Works off the jobs of `kind` until `context.drain` fires and the running ones have gone back.
+pub async fn run(kind: Kind, slots: usize, lease: Duration, store: Arc<dyn JobStore>, context: Context) {
+    let source = Source::start(store, kind, slots, lease, context.drain.clone());
+    let worker = WorkerBuilder::new(format!("larder-{kind}")).backend(source).data(context).build(handle);
+    if let Err(error) = worker.run().await {
+        tracing::error!(%error, %kind, "the worker ended early");
+    }
+}
+
+async fn handle(assignment: Assignment, context: Data<Context>) -> Result<(), Infallible> {
+    let context = (*context).clone();
+    let Assignment { job, record, lease, slot } = assignment;
+    let span = tracing::info_span!("job", id = %record.id, kind = %record.kind, attempt = record.attempts);
+    let earlier = record.progress.bytes_fetched;
+    let body = perform(job, earlier, Arc::clone(&lease), context.clone()).instrument(span.clone());
+    let verdict = match tokio::spawn(body).await {
+        Ok(result) => verdict(result, &context),
+        Err(died) if died.is_panic() => Verdict::panicked(&panic_text(died.into_panic())),
+        Err(_) => Verdict::Interrupted,
+    };
+    settle(&lease, verdict, &context).instrument(span).await;
+    drop(slot);
+    Ok(())
+}
+
+/// Runs the job, and stops it when the lease, the drain or the deadline says so.
+async fn perform(job: Job, earlier: u64, lease: Arc<Lease>, context: Context) -> Result<Done> {
+    let stop = CancellationToken::new();
+    let cause = {
+        let (stop, lease, drain, deadline) =
+            (stop.clone(), Arc::clone(&lease), context.drain.clone(), job.common.deadline);
+        tokio::spawn(async move {
+            let cause = tokio::select! {
+                () = lease.stop_requested().cancelled() => stopped(&lease),
+                () = drain.cancelled() => interrupted(),
+                () = passed(deadline) => missed(),
+            };
+            stop.cancel();
+            cause
+        })
+    };
+    let result = match &job.work {
+        Work::Download(want) => {
+            tracing::info!(model = %want.model(), "staging");
+            let report = |state, progress| lease.set(state, progress);
+            download::download(&context, want, earlier, report, &stop).await
+        }
+        work => Err(Error::new(
+            Reason::InvalidRequest,
+            format!("this larder does not serve {} jobs", work.kind()),
+            "upgrade larder on this host",
+        )),
+    };
+    if !stop.is_cancelled() {
+        cause.abort();
+        return result;
+    }
+    // The step that was stopped reports its own error; the cause is the better word.
+    match (result, cause.await) {
+        (Err(_), Ok(cause)) => Err(cause),
+        (result, _) => result,
+    }
+}
+
+fn stopped(lease: &Lease) -> Error {
+    match lease.stop_cause() {
+        Some(Stop::Lost) => Error::new(Reason::LeaseLost, "another worker took the job over", "nothing to do"),
+        Some(Stop::Cancelled) | None => {
+            Error::new(Reason::Cancelled, "the job was cancelled", "stage the model again to go on; its bytes are kept")
+        }
+    }
+}
+
+fn interrupted() -> Error {
+    Error::new(Reason::Interrupted, "the worker stops", "the job goes on when larder runs again")
+}
+
+fn missed() -> Error {
+    Error::new(
+        Reason::DeadlineMissed,
+        "the job was not done by its deadline",
+        "stage the model again with a later deadline; its bytes are kept",
+    )
+}
+
+async fn passed(deadline: Option<Timestamp>) {
+    let Some(deadline) = deadline else { return std::future::pending().await };
+    let left = deadline.duration_since(Timestamp::now());
+    tokio::time::sleep(Duration::try_from(left).unwrap_or(Duration::ZERO)).await;
+}
+
+fn verdict(result: Result<Done>, context: &Context) -> Verdict {
+    match Verdict::of(result) {
+        // Somebody waits in front of the terminal, and no hub has ever answered.
+        Verdict::RetryAfter(error)
+            if error.reason() == Reason::SourceUnavailable
+                && !context.hub.reached()
+                && context.patience.is_some_and(super::Patience::is_over) =>
+        {
+            Verdict::Cancel(error)
+        }
+        // Its class says permanent, since a plan that does not fit never will. With a wait the plan did fit.
+        Verdict::Cancel(error) if error.reason() == Reason::InsufficientDisk && error.retry_after().is_some() => {
+            let wait = error.retry_after().unwrap_or_default();
+            Verdict::Snooze { error, wait }
+        }
+        verdict => verdict,
+    }
+}
+
+async fn settle(lease: &Lease, verdict: Verdict, context: &Context) {
+    match &verdict {
+        Verdict::Done(done) => tracing::info!(path = done.path.as_deref(), "done"),
+        Verdict::Cancel(error) => tracing::warn!(reason = %error.reason(), hint = error.hint(), "failed: {error}"),
+        Verdict::RetryAfter(error) => tracing::warn!(reason = %error.reason(), "will be tried again: {error}"),
+        Verdict::Snooze { error, .. } => tracing::warn!(reason = %error.reason(), "waits: {error}"),
+        Verdict::Interrupted => tracing::info!("goes back, its bytes are kept"),
+    }
+    let settled = match lease.settle(verdict).await {
+        Ok(Settled::Done(record)) => record,
+        Ok(Settled::Fenced) => return tracing::warn!("the job was another worker's by now"),
+        Err(error) => return tracing::warn!(%error, "the result cannot be recorded; the job will run again"),
+    };
+    // A pin that was asked for while the job ran came too late for the receipt.
+    if let Err(error) = download::late_pin(context, &settled).await {
+        tracing::warn!(%error, "a late pin cannot be recorded");
+    }
+}
+
+fn panic_text(panic: Box<dyn std::any::Any + Send>) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "without a message".into())
+}
