@@ -5,4 +5,5 @@
 
 pub mod error;
 pub mod metrics;
+pub mod queue;
 pub mod store;
