@@ -1,0 +1,131 @@
+//! The settings of the queue and what they may not be.
+
+use std::time::Duration;
+
+use larder_jobs::{Kind, Reason, Span};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// Most jobs of one kind that may run at once on one host.
+const MAX_CONCURRENCY: usize = 64;
+/// Shortest lease: a claim must outlive a slow renewal.
+const MIN_LEASE: Duration = Duration::from_secs(1);
+/// Longest lease: after a crash a job waits that long for another host.
+const MAX_LEASE: Duration = Duration::from_secs(3_600);
+
+/// The section `[queue]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Attempts that a job gets when it fails for a reason that may pass.
+    pub max_attempts: u32,
+    /// Jobs that may wait for a worker; further ones are refused.
+    pub max_queued: usize,
+    /// How long a claim lives without a renewal.
+    pub lease: Span,
+    /// How long an ended job can be looked up.
+    pub retention: Span,
+    /// Ended jobs that are kept; the oldest go first.
+    pub max_finished: usize,
+    /// Longest wait before the second attempt; it doubles with every further attempt.
+    pub backoff_min: Span,
+    /// Bound of that doubling.
+    pub backoff_max: Span,
+    /// Jobs that run at once on this host.
+    pub concurrency: Concurrency,
+}
+
+/// Jobs of each kind that run at once on this host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Concurrency {
+    /// Downloads.
+    pub download: usize,
+}
+
+impl Concurrency {
+    /// The number for `kind`.
+    pub fn of(&self, kind: Kind) -> usize {
+        match kind {
+            Kind::Download => self.download,
+            // `Kind` may grow before this larder serves the new kind.
+            _ => 1,
+        }
+    }
+}
+
+impl Config {
+    /// Refuses settings with which the queue cannot do its work.
+    ///
+    /// # Errors
+    /// `invalid_request`, naming the key.
+    pub fn validate(&self) -> Result<()> {
+        let refuse = |key: &str, what: &str, hint: &str| {
+            Err(Error::new(Reason::InvalidRequest, format!("queue.{key} {what}"), hint))
+        };
+        if self.max_attempts == 0 {
+            return refuse("max_attempts", "is 0, so no job could run", "set 1 or more; 8 is the default");
+        }
+        if self.max_queued == 0 {
+            return refuse("max_queued", "is 0, so no job could be accepted", "set 1 or more");
+        }
+        if self.max_finished == 0 {
+            return refuse("max_finished", "is 0, so nobody could see what came of a job", "set 1 or more");
+        }
+        if !(MIN_LEASE..=MAX_LEASE).contains(&self.lease.get()) {
+            return refuse("lease", "is not between 1s and 1h", "set for example 60s");
+        }
+        if self.retention.get() < self.lease.get() {
+            return refuse("retention", "is shorter than queue.lease", "set for example 7d");
+        }
+        if self.backoff_min.get().is_zero() {
+            return refuse("backoff_min", "is 0, so retries would not pause", "set for example 1s");
+        }
+        if self.backoff_max < self.backoff_min {
+            return refuse("backoff_max", "is shorter than queue.backoff_min", "set for example 10m");
+        }
+        if !(1..=MAX_CONCURRENCY).contains(&self.concurrency.download) {
+            return refuse("concurrency.download", "is not between 1 and 64", "set for example 2");
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::queue::testing;
+
+    #[test]
+    fn nonsense_is_refused_by_name() {
+        let good = Config {
+            lease: Span(Duration::from_secs(60)),
+            retention: Span(7 * 24 * MAX_LEASE),
+            ..testing::config()
+        };
+        assert_eq!(good.validate(), Ok(()));
+        let zero = Span(Duration::ZERO);
+        for (key, bad) in [
+            ("max_attempts", Config { max_attempts: 0, ..good.clone() }),
+            ("max_queued", Config { max_queued: 0, ..good.clone() }),
+            ("max_finished", Config { max_finished: 0, ..good.clone() }),
+            ("lease", Config { lease: zero, ..good.clone() }),
+            ("retention", Config { retention: zero, ..good.clone() }),
+            ("backoff_min", Config { backoff_min: zero, ..good.clone() }),
+            ("backoff_max", Config { backoff_max: zero, ..good.clone() }),
+            ("concurrency.download", Config { concurrency: Concurrency { download: 0 }, ..good.clone() }),
+        ] {
+            let error = bad.validate().expect_err(key);
+            assert!(error.to_string().starts_with(&format!("queue.{key} ")), "{error}");
+        }
+    }
+
+    #[test]
+    fn every_key_must_be_there_and_no_other() {
+        let mut json = serde_json::to_value(testing::config()).expect("json");
+        assert!(serde_json::from_value::<Config>(json.clone()).is_ok());
+        json["leese"] = "60s".into();
+        assert!(serde_json::from_value::<Config>(json).is_err());
+    }
+}

@@ -1,0 +1,43 @@
+//! The queue: jobs that were accepted and are not lost, each run by one worker at a time.
+//!
+//! A [`JobStore`] keeps the jobs. [`Embedded`] is the one for a single machine; every store applies the
+//! same pure transitions ([`rules`]) to the same [`Record`] and passes the same conformance suite. A worker
+//! takes jobs from a [`Source`], which claims one job per free slot and starts a [`Lease`] for it: a task of
+//! its own that renews the claim, reports progress and notices a cancel. The worker ends each attempt
+//! with one [`Verdict`].
+//!
+//! What holds for every store:
+//! - A job whose `enqueue` was answered survives a power loss.
+//! - A claim has a fencing token. After the claim was given up, whoever still holds the old token changes
+//!   nothing.
+//! - An attempt is counted when it begins, so a crash counts; a release in good order gives it back.
+//! - The number of jobs, the size of a record and the life of a finished job are bounded.
+
+mod backend;
+mod config;
+mod embedded;
+mod lease;
+mod observe;
+mod reaper;
+mod record;
+pub mod rules;
+mod store;
+mod verdict;
+
+#[cfg(test)]
+mod conformance;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod worker_tests;
+
+pub use backend::{Assignment, Source};
+pub use config::{Concurrency, Config};
+pub use embedded::{Clock, Embedded, Scope};
+pub use lease::{Lease, Stop};
+pub use reaper::reap_until;
+pub use record::{Record, VERSION};
+pub use store::{
+    Cancelled, Claim, Claimed, Enqueued, Filter, JobStore, Outcome, Reaped, Renewal, Settled, Stats,
+};
+pub use verdict::{Done, Settlement, Verdict};

@@ -1,0 +1,29 @@
+//! Counts what happens to jobs, the same for every store.
+
+use larder_jobs::{Reason, State};
+
+use super::Record;
+use crate::metrics;
+
+/// Counts the step from `before` to `now`.
+pub(super) fn step(before: Option<&Record>, now: &Record) {
+    let was = before.map(|record| record.state);
+    if now.state.is_terminal() && !was.is_some_and(State::is_terminal) {
+        if let (State::Failed, Some(reason)) = (now.state, now.reason) {
+            metrics::job_failed(now.kind, reason);
+        }
+        if let (Some(started), Some(finished)) = (now.started_at, now.finished_at) {
+            let seconds = finished.duration_since(started).as_secs_f64().max(0.0);
+            metrics::job_ended(now.kind, now.state.word(), seconds);
+        }
+    }
+    let Some(before) = before.filter(|record| record.state.is_running()) else { return };
+    match (now.state, now.reason) {
+        (State::Waiting, Some(reason)) if reason.is_transient() => metrics::job_retried(now.kind, reason),
+        // Back without its attempt: the worker vanished.
+        (State::Queued, _) if now.attempts == before.attempts => {
+            metrics::job_retried(now.kind, Reason::LeaseLost);
+        }
+        _ => {}
+    }
+}

@@ -1,0 +1,352 @@
+//! What may happen to a job, as pure functions: a record, an event, the settings and the time in, the next
+//! record out. Both stores apply these, so a job means the same on one machine and in a fleet.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use larder_jobs::{Job, JobId, Progress, Reason, State, Work};
+use serde_json::Value;
+
+use super::record::{MAX_PAYLOAD, clipped_payload, json_size, want_of};
+use super::{Config, Outcome, Record, Settlement, VERSION};
+use crate::error::{Error, Result};
+
+/// A source may ask for a longer pause, but the job tries again after this one.
+pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(3_600);
+/// Longest wait for a condition; then the job looks again.
+pub const MAX_WAIT: Duration = Duration::from_secs(7 * 24 * 3_600);
+
+/// A new record for `job`.
+///
+/// # Errors
+/// `invalid_request` for a job that breaks the contract or whose payload is larger than 8 KiB.
+pub fn accept(job: &Job, id: JobId, seq: u64, now: Timestamp) -> Result<Record> {
+    job.validate()?;
+    let payload = serde_json::to_value(job)
+        .map_err(|error| Error::internal(format!("the job cannot be written as JSON: {error}")))?;
+    if json_size(&payload) > MAX_PAYLOAD {
+        return Err(Error::new(
+            Reason::InvalidRequest,
+            "the job is larger than 8 KiB",
+            "use fewer, wider patterns in `include` and `exclude`",
+        ));
+    }
+    let due = job.common.not_before.filter(|due| *due > now);
+    let mut record = Record {
+        v: VERSION,
+        id,
+        kind: job.work.kind(),
+        seq,
+        job: payload,
+        want: want_of(&job.work),
+        priority: job.common.priority,
+        state: if due.is_some() { State::Waiting } else { State::Queued },
+        reason: None,
+        message: None,
+        due,
+        requesters: Vec::new(),
+        anonymous: false,
+        keys: Vec::new(),
+        attempts: 0,
+        token: 0,
+        lease_until: None,
+        cancel: false,
+        progress: Progress::default(),
+        path: None,
+        created_at: now,
+        started_at: None,
+        finished_at: None,
+        deadline: job.common.deadline,
+    };
+    record.remember_requester(job.common.requested_by.as_deref());
+    record.remember_key(job.common.idempotency_key.as_deref());
+    Ok(record)
+}
+
+/// Another request for the same want: the more urgent of both in every respect.
+///
+/// Without a deadline a job has all the time there is, so any deadline is earlier. A job that only waits
+/// for its `not_before` runs when the more impatient request says; one that waits for a retry waits on.
+pub fn join(mut record: Record, job: &Job, now: Timestamp) -> Record {
+    record.priority = record.priority.max(job.common.priority);
+    record.deadline = record.deadline.into_iter().chain(job.common.deadline).min();
+    record.remember_requester(job.common.requested_by.as_deref());
+    record.remember_key(job.common.idempotency_key.as_deref());
+    let pin = match &job.work {
+        Work::Download(download) => download.pin,
+        _ => false,
+    };
+    if pin && let Value::Object(fields) = &mut record.job {
+        fields.insert("pin".into(), Value::Bool(true));
+    }
+    if record.state == State::Waiting && record.reason.is_none() {
+        record.due = record.due.min(job.common.not_before.or(Some(now)));
+        record = wake(record, now);
+    }
+    record
+}
+
+/// A waiting job whose time has come is queued; any other stays as it is.
+pub fn wake(mut record: Record, now: Timestamp) -> Record {
+    if record.state == State::Waiting && record.due.is_none_or(|due| due <= now) {
+        record.state = State::Queued;
+        record.reason = None;
+    }
+    record
+}
+
+/// A worker takes a queued job: an attempt begins, or the job fails because its deadline has passed.
+pub fn claim(mut record: Record, config: &Config, now: Timestamp) -> Record {
+    if record.deadline.is_some_and(|deadline| deadline <= now) {
+        return miss_deadline(record, now);
+    }
+    // Every kind starts by planning.
+    record.state = State::Planning;
+    record.reason = None;
+    record.due = None;
+    record.attempts += 1;
+    record.token += 1;
+    record.lease_until = Some(after(now, config.lease.get()));
+    record.started_at.get_or_insert(now);
+    record
+}
+
+/// The worker is alive. The token must have been checked.
+pub fn renew(
+    mut record: Record,
+    state: State,
+    progress: Progress,
+    config: &Config,
+    now: Timestamp,
+) -> Record {
+    if state.is_running() {
+        record.state = state;
+    }
+    record.set_progress(progress);
+    record.lease_until = Some(after(now, config.lease.get()));
+    record
+}
+
+/// The worker ends the attempt. The token must have been checked.
+pub fn settle(mut record: Record, settlement: Settlement, config: &Config, now: Timestamp) -> Record {
+    let called_off = record.cancel;
+    record.lease_until = None;
+    match settlement {
+        Settlement::Done(done) => {
+            record.set_progress(done.progress);
+            record.path = done.path;
+            record.reason = None;
+            record.message = None;
+            end(record, State::Ready, now)
+        }
+        Settlement::Fail { reason: Reason::DeadlineMissed, .. } => miss_deadline(record, now),
+        Settlement::Fail { reason, message } => fail(record, reason, &message, now),
+        Settlement::Cancelled => call_off(record, now),
+        _ if called_off => call_off(record, now),
+        Settlement::Retry { reason, message, .. } if record.attempts >= config.max_attempts => {
+            let attempts = record.attempts;
+            fail(record, reason, &format!("{message} (given up after {attempts} attempts)"), now)
+        }
+        Settlement::Retry { reason, message, after: least } => {
+            let least = least.unwrap_or_default().min(MAX_RETRY_AFTER);
+            let pause = backoff(record.id, record.attempts, config).max(least);
+            snooze(record, reason, &message, after(now, pause), now)
+        }
+        Settlement::Wait { reason, message, wait } => {
+            record.attempts = record.attempts.saturating_sub(1);
+            snooze(record, reason, &message, after(now, wait.min(MAX_WAIT)), now)
+        }
+        Settlement::Release => {
+            record.attempts = record.attempts.saturating_sub(1);
+            requeue(record, now)
+        }
+    }
+}
+
+/// The worker vanished: its attempt counts, its token is worth nothing any more.
+pub fn expire(mut record: Record, config: &Config, now: Timestamp) -> Record {
+    record.lease_until = None;
+    record.token += 1;
+    if record.cancel {
+        return call_off(record, now);
+    }
+    if record.attempts >= config.max_attempts {
+        let what = format!("the worker vanished in attempt {0} of {0}", record.attempts);
+        let hint = "look for a crash in the log of the host, then retry the job";
+        return fail(record, Reason::LeaseLost, &format!("{what}; hint: {hint}"), now);
+    }
+    requeue(record, now)
+}
+
+/// Somebody takes a wish back: `requester`'s, or everybody's if none is named.
+pub fn cancel(mut record: Record, requester: Option<&str>, now: Timestamp) -> (Record, Outcome) {
+    if record.state.is_terminal() {
+        return (record, Outcome::Over);
+    }
+    if let Some(name) = requester {
+        record.requesters.retain(|known| known != name);
+        if record.anonymous || !record.requesters.is_empty() {
+            return (record, Outcome::Wanted);
+        }
+    }
+    if record.state.is_running() {
+        record.cancel = true;
+        return (record, Outcome::Stopping);
+    }
+    (call_off(record, now), Outcome::Ended)
+}
+
+/// Somebody wants a failed or cancelled job again, with all its attempts. A deadline that has passed is
+/// dropped: who asks now knows of it.
+///
+/// # Errors
+/// `invalid_request` for a job that has not failed, or whose payload cannot be read.
+pub fn retry(mut record: Record, now: Timestamp) -> Result<Record> {
+    if !matches!(record.state, State::Failed | State::Cancelled) {
+        return Err(Error::new(
+            Reason::InvalidRequest,
+            format!(
+                "the job {} is {}; only a failed or cancelled job can be retried",
+                record.id, record.state
+            ),
+            "wait for it, or cancel it first",
+        ));
+    }
+    record.decode()?;
+    record.attempts = 0;
+    record.cancel = false;
+    record.message = None;
+    record.started_at = None;
+    record.finished_at = None;
+    record.deadline = record.deadline.filter(|deadline| *deadline > now);
+    record.anonymous |= record.requesters.is_empty();
+    Ok(requeue(record, now))
+}
+
+/// A job whose payload cannot be read fails and keeps the beginning of the payload.
+pub fn bury(record: Record, now: Timestamp) -> Record {
+    let Err(invalid) = record.decode() else { return record };
+    fail(record, invalid.reason(), &Error::from(invalid).message(), now)
+}
+
+/// The pause after attempt number `attempt` (from 1): it doubles, is bounded, and lies between half of
+/// itself and itself, so that jobs that failed together do not come back together.
+pub fn backoff(id: JobId, attempt: u32, config: &Config) -> Duration {
+    let doublings = attempt.saturating_sub(1).min(31);
+    let full = config.backoff_min.get().saturating_mul(1 << doublings).min(config.backoff_max.get());
+    let hash = crc32fast::hash(format!("{id}/{attempt}").as_bytes());
+    full.mul_f64(0.5 + 0.5 * f64::from(hash) / f64::from(u32::MAX))
+}
+
+/// `now` and `wait`, or the end of time.
+pub(super) fn after(now: Timestamp, wait: Duration) -> Timestamp {
+    SignedDuration::try_from(wait).ok().and_then(|wait| now.checked_add(wait).ok()).unwrap_or(Timestamp::MAX)
+}
+
+fn snooze(mut record: Record, reason: Reason, message: &str, due: Timestamp, now: Timestamp) -> Record {
+    if record.deadline.is_some_and(|deadline| deadline <= due) {
+        record.message = Some(message.to_owned());
+        return miss_deadline(record, now);
+    }
+    record.set_reason(reason, message);
+    record.state = State::Waiting;
+    record.due = Some(due);
+    record.progress.active.clear();
+    record
+}
+
+fn requeue(mut record: Record, now: Timestamp) -> Record {
+    record.state = State::Queued;
+    record.reason = None;
+    // From now on it waits for a worker.
+    record.due = Some(now);
+    record.progress.active.clear();
+    record
+}
+
+fn miss_deadline(record: Record, now: Timestamp) -> Record {
+    let before = record.message.as_deref().map_or(String::new(), |message| format!(" (before: {message})"));
+    let message = format!(
+        "the job was not done by its deadline; hint: ask again with a later one, or with none{before}"
+    );
+    fail(record, Reason::DeadlineMissed, &message, now)
+}
+
+fn call_off(mut record: Record, now: Timestamp) -> Record {
+    record.reason = Some(Reason::Cancelled);
+    end(record, State::Cancelled, now)
+}
+
+fn fail(mut record: Record, reason: Reason, message: &str, now: Timestamp) -> Record {
+    record.set_reason(reason, message);
+    if record.decode().is_err() {
+        record.job = clipped_payload(&record.job);
+    }
+    end(record, State::Failed, now)
+}
+
+fn end(mut record: Record, state: State, now: Timestamp) -> Record {
+    record.state = state;
+    record.due = None;
+    record.lease_until = None;
+    record.progress.active.clear();
+    record.finished_at = Some(now);
+    record
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::queue::testing::{config, job};
+    use larder_jobs::Span;
+    use proptest::prelude::*;
+
+    fn id(n: u128) -> JobId {
+        JobId::new(Timestamp::UNIX_EPOCH, n)
+    }
+
+    proptest! {
+        #[test]
+        fn backoff_grows_within_its_bounds(n in any::<u128>()) {
+            let config = Config {
+                backoff_min: Span(Duration::from_secs(1)),
+                backoff_max: Span(Duration::from_secs(600)),
+                ..config()
+            };
+            let pauses: Vec<_> = (1..80).map(|attempt| backoff(id(n), attempt, &config)).collect();
+            prop_assert!(pauses[0] >= Duration::from_millis(500) && pauses[0] <= Duration::from_secs(1));
+            prop_assert!(pauses[..9].is_sorted(), "{pauses:?}");
+            prop_assert!(pauses[10..].iter().all(|pause| (300..=600).contains(&pause.as_secs())));
+        }
+    }
+
+    #[test]
+    fn backoff_does_not_depend_on_the_moment() {
+        assert_eq!(backoff(id(1), 3, &config()), backoff(id(1), 3, &config()));
+        assert_ne!(backoff(id(1), 3, &config()), backoff(id(2), 3, &config()));
+    }
+
+    #[test]
+    fn a_source_cannot_put_a_job_off_for_ever() {
+        let now = Timestamp::UNIX_EPOCH;
+        let record = accept(&job("a/b"), id(1), 0, now).expect("accepted");
+        let record = claim(record, &config(), now);
+        let settlement = Settlement::Retry {
+            reason: Reason::RateLimited,
+            message: "no".into(),
+            after: Some(Duration::from_secs(999_999)),
+        };
+        let record = settle(record, settlement, &config(), now);
+        assert_eq!(record.due, Some(after(now, MAX_RETRY_AFTER)));
+    }
+
+    #[test]
+    fn a_large_payload_is_refused() {
+        let mut large = job("a/b");
+        let Work::Download(download) = &mut large.work else { panic!("a download") };
+        download.include =
+            (0..60).map(|n| format!("{n}{}", "x".repeat(200)).parse().expect("a pattern")).collect();
+        let error = accept(&large, id(1), 0, Timestamp::UNIX_EPOCH).expect_err("refused");
+        assert_eq!(error.reason(), Reason::InvalidRequest);
+    }
+}
