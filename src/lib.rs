@@ -4,5 +4,6 @@
 //! architecture test: floors import downwards only, rooms of one floor never import each other.
 
 pub mod error;
+pub mod layout;
 pub mod metrics;
 pub mod store;
