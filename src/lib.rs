@@ -4,6 +4,7 @@
 //! architecture test: floors import downwards only, rooms of one floor never import each other.
 
 pub mod error;
+pub mod hub;
 pub mod layout;
 pub mod metrics;
 pub mod store;
