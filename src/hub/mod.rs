@@ -15,6 +15,7 @@ mod client;
 #[cfg(test)]
 mod testing;
 mod token;
+mod transfer;
 mod tree;
 mod trouble;
 
@@ -34,6 +35,7 @@ use larder_jobs::{Reason, Size, Span};
 
 pub use client::Resolved;
 pub use token::Token;
+pub use transfer::{Fetch, Fetched, Phase, Totals, Tracker, Trust};
 
 /// More connections than this make no transfer faster and no source happier.
 const MAX_CONNECTIONS: usize = 256;
