@@ -133,7 +133,8 @@ impl Inner {
 
     /// Nothing came from the endpoint, or not all of it.
     pub(super) fn no_answer(&self, error: &reqwest::Error) -> Failed {
-        Failed { error: unreachable(&self.source, error), again: error.is_connect() || error.is_request() }
+        let again = !error.is_timeout() && (error.is_connect() || error.is_request());
+        Failed { error: unreachable(&self.source, error), again }
     }
 }
 

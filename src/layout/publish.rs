@@ -9,6 +9,7 @@ use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
@@ -150,6 +151,33 @@ impl RepoDir {
     fn leads_to_blob(&self, link: &Path, target: &Path, digest: &Digest) -> bool {
         let start = link.parent().unwrap_or(link);
         normalise(&start.join(target)) == normalise(&self.blob(digest))
+    }
+
+    /// Removes what a killed process left on its way in `.larder/tmp`, if it is older than `age`. Links and small
+    /// files of larder's own, none of which was ever visible; returns how many entries went.
+    ///
+    /// # Errors
+    /// `io_error` if the folder cannot be listed or an entry not removed.
+    pub fn sweep_scratch(&self, age: Duration) -> Result<usize> {
+        let scratch = self.scratch();
+        let entries = match fs::read_dir(&scratch) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+            Err(error) => return Err(Error::io("list", &scratch, &error)),
+        };
+        let mut removed = 0;
+        for path in entries.flatten().map(|entry| entry.path()) {
+            let Ok(found) = fs::symlink_metadata(&path) else { continue };
+            let old =
+                found.modified().ok().and_then(|time| time.elapsed().ok()).is_some_and(|time| time >= age);
+            if !old {
+                continue;
+            }
+            let gone = if found.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            gone.map_err(|error| Error::io("remove", &path, &error))?;
+            removed += 1;
+        }
+        Ok(removed)
     }
 
     /// Lets a branch or tag name `commit`, whose snapshot must be there. A commit needs no ref.
@@ -339,5 +367,16 @@ mod tests {
         fs::write(repo.partial(&digest("a")), "ours").expect("partial");
         repo.replace_blob(&digest("a")).expect("replaced");
         assert_eq!(fs::read_to_string(repo.blob(&digest("a"))).expect("reads"), "ours");
+    }
+
+    #[test]
+    fn what_a_killed_process_left_is_swept() {
+        let Fixture { dir: _dir, repo, .. } = fixture();
+        fs::create_dir(repo.scratch().join("snapshot-1")).expect("folder");
+        symlink("/etc", repo.scratch().join("snapshot-1/x")).expect("link");
+        symlink("/etc", repo.scratch().join("link-1")).expect("link");
+        assert_eq!(repo.sweep_scratch(Duration::from_secs(3600)).expect("swept"), 0);
+        assert_eq!(repo.sweep_scratch(Duration::ZERO).expect("swept"), 2);
+        assert!(Path::new("/etc").exists());
     }
 }

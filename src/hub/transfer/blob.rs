@@ -47,9 +47,12 @@ pub(super) struct Published {
 enum Existing {
     Absent,
     Sound(Metadata),
-    /// Bytes that are not the promised ones; told by inode and time.
-    Wrong(u64, i64),
+    /// Bytes that are not the promised ones.
+    Wrong(Mark),
 }
+
+/// Inode, modification time and size: enough to know a wrong blob again without reading it twice.
+type Mark = (u64, i64, u64);
 
 impl Job {
     /// Sees to it that the blob is in the cache.
@@ -64,7 +67,7 @@ impl Job {
         let _lock = self.lock(&blob.file.digest).await?;
         // Whoever had the lock before may have brought it.
         let wrong = match existing {
-            Existing::Wrong(inode, time) => Some((inode, time)),
+            Existing::Wrong(mark) => Some(mark),
             _ => None,
         };
         existing = self.existing(&blob.file, wrong).await?;
@@ -92,18 +95,18 @@ impl Job {
     }
 
     /// Looks whether the blob is there and right; `wrong` is one that is known not to be.
-    async fn existing(&self, file: &RepoFile, wrong: Option<(u64, i64)>) -> Result<Existing> {
+    async fn existing(&self, file: &RepoFile, wrong: Option<Mark>) -> Result<Existing> {
         let path = self.into.blob(&file.digest);
         let (wanted, trusted, place) = (file.digest.clone(), Arc::clone(&self.trusted), path.clone());
         let look = move || look(&place, |found| trusted(&wanted, found));
         let (found, linked) = match blocking(look).await? {
             Look::Nothing => return Ok(Existing::Absent),
             // A link into the shared store whose payload is gone: replaced like nothing at all.
-            Look::Dangling => return Ok(Existing::Wrong(0, 0)),
+            Look::Dangling => return Ok(Existing::Wrong((0, 0, 0))),
             Look::Trusted(found) => return Ok(Existing::Sound(found)),
             Look::Unknown { found, linked } => (found, linked),
         };
-        let mark = (found.ino(), mtime_ns(&found));
+        let mark = (found.ino(), mtime_ns(&found), found.len());
         if wrong != Some(mark) {
             if found.is_file() && found.len() == file.size && self.hash_existing(file).await? {
                 return Ok(Existing::Sound(found));
@@ -111,7 +114,7 @@ impl Job {
             tracing::warn!(path = %path.display(), "a blob of the cache has other bytes than the hub promised");
         }
         if found.is_file() && !linked {
-            return Ok(Existing::Wrong(mark.0, mark.1));
+            return Ok(Existing::Wrong(mark));
         }
         Err(Error::new(
             Reason::IntegrityMismatch,

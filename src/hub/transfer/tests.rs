@@ -216,7 +216,10 @@ async fn whoever_waits_for_the_lock_uses_what_the_other_brought() {
     let request = fixture.request();
     let waiting =
         tokio::spawn(async move { hub.fetch(request, Arc::default(), &CancellationToken::new()).await });
-    fs::write(fixture.place().blob(&digest), noise(LARGE, 1)).expect("theirs");
+    // As every client publishes: whole, by rename.
+    let theirs = fixture.dir.path().join("theirs");
+    fs::write(&theirs, noise(LARGE, 1)).expect("written");
+    fs::rename(theirs, fixture.place().blob(&digest)).expect("published");
     drop(lock);
     assert_eq!(waiting.await.expect("ends").expect("there").bytes_fetched, 0);
     assert_eq!(fixture.data_requests(), 0);
