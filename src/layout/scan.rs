@@ -1,0 +1,194 @@
+//! What lies in a cache: an inventory that reads no content, follows no link out, and fails on no entry.
+//!
+//! Blobs are looked at once each (one `lstat`); links of snapshots are only read as text. What cannot be
+//! parsed as an entry of a hub cache is listed as foreign, and nobody touches it. The rules for what belongs
+//! are those of `scan_cache_dir` (Python huggingface_hub 2.4.0), which also knows a store that several repos
+//! share: `<root>/blobs/`, to which a repo's `blobs/<etag>` may be a link.
+
+mod repo;
+
+use std::collections::BTreeMap;
+use std::fs::{self, DirEntry};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use super::{Cache, Receipt, RepoDir, Unreadable};
+use crate::error::{Error, Result};
+use larder_jobs::{CommitId, RepoId};
+
+/// Files that Finder and Explorer leave in every folder.
+const DESKTOP: &[&str] = &[".DS_Store", "Thumbs.db", "desktop.ini"];
+/// Folders of the hub's clients for other kinds of repos.
+const OTHER_TYPES: &[&str] = &["datasets--", "spaces--", "kernels--"];
+/// What else the hub's clients put into the root.
+const ROOT_FILES: &[&str] = &["CACHEDIR.TAG", "blobs", "version.txt", "version_diffusers_cache.txt"];
+
+/// What lies in a cache.
+#[derive(Debug, Clone, Default)]
+pub struct Inventory {
+    /// The models, by name.
+    pub repos: Vec<RepoEntry>,
+    /// Entries that are not part of a hub cache. Never touched.
+    pub foreign: Vec<Foreign>,
+    /// Number of datasets, spaces and kernels, which are not touched either.
+    pub other_types: usize,
+    /// What could not be read, in words; the entries concerned are missing or incomplete here.
+    pub problems: Vec<Error>,
+}
+
+/// Something that is not an entry of a hub cache.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Foreign {
+    /// Where.
+    pub path: PathBuf,
+    /// Size in bytes of a plain file; unknown for folders, which are not walked.
+    pub bytes: Option<u64>,
+    /// Why it is not.
+    pub why: &'static str,
+}
+
+/// One model.
+#[derive(Debug, Clone)]
+pub struct RepoEntry {
+    /// The model.
+    pub repo: RepoId,
+    /// Its folder.
+    pub path: PathBuf,
+    /// Its snapshots, by commit.
+    pub revisions: Vec<RevisionEntry>,
+    /// Its blobs, by name.
+    pub blobs: BTreeMap<String, BlobEntry>,
+    /// Receipts whose snapshot is gone.
+    pub orphan_receipts: Vec<Receipt>,
+    /// Receipts that cannot be used.
+    pub damaged_receipts: Vec<Unreadable>,
+    /// Refs whose snapshot is gone, with the commit that they name if they name one.
+    pub dangling_refs: Vec<(String, Option<CommitId>)>,
+    /// Transfers that are under way or were given up.
+    pub partials: Vec<PartialEntry>,
+    /// Bytes of its own blobs, once each, and of plain files in snapshots; without partials.
+    pub bytes: u64,
+    /// Bytes of blobs that it has in the store shared between repos; removing the repo does not free them.
+    pub shared_bytes: u64,
+}
+
+/// One snapshot.
+#[derive(Debug, Clone)]
+pub struct RevisionEntry {
+    /// The commit.
+    pub commit: CommitId,
+    /// Branches and tags that name it.
+    pub refs: Vec<String>,
+    /// Its files, by path.
+    pub files: Vec<SnapshotFile>,
+    /// Every link resolves, there is at least one file, and whatever the receipt promises is there.
+    pub complete: bool,
+    /// When its youngest blob was written; that of its folder if it has none.
+    pub last_modified: Option<SystemTime>,
+    /// What larder knows about it, if it staged it.
+    pub receipt: Option<Receipt>,
+}
+
+impl RevisionEntry {
+    /// Bytes of its files, each blob once, shared or not.
+    pub fn bytes(&self) -> u64 {
+        let mut blobs = BTreeMap::new();
+        for file in &self.files {
+            blobs.insert(file.blob.as_deref().unwrap_or(file.path.as_str()), file.bytes.unwrap_or(0));
+        }
+        blobs.values().sum()
+    }
+}
+
+/// One file of a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotFile {
+    /// Path within the repo, with `/`; not validated.
+    pub path: String,
+    /// Name of its blob; `None` for a plain file and for a link to somewhere else.
+    pub blob: Option<String>,
+    /// Size in bytes; `None` if the link does not resolve.
+    pub bytes: Option<u64>,
+}
+
+/// One blob.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BlobEntry {
+    /// Size in bytes.
+    pub bytes: u64,
+    /// When it was written.
+    pub modified: Option<SystemTime>,
+    /// It is a link into the store that repos share.
+    pub shared: bool,
+}
+
+/// A transfer that is under way or was given up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartialEntry {
+    /// The file with the bytes.
+    pub path: PathBuf,
+    /// Bytes that it takes on the disk (blocks, not length: ours are allocated ahead).
+    pub bytes: u64,
+    /// When something was last written to it.
+    pub modified: Option<SystemTime>,
+    /// larder's own; else another client's `*.incomplete`.
+    pub ours: bool,
+}
+
+/// Takes stock of the cache below `root`. A folder that is not there is an empty cache.
+///
+/// # Errors
+/// `io_error` if the root itself cannot be listed; everything else becomes a problem in the inventory.
+pub fn scan(root: &Path) -> Result<Inventory> {
+    let mut inventory = Inventory::default();
+    let entries = match fs::read_dir(root) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(inventory),
+        Err(error) => return Err(Error::io("list the cache", root, &error)),
+    };
+    let cache = Cache::new(root);
+    for entry in entries {
+        match entry {
+            Ok(entry) => root_entry(&cache, &entry, &mut inventory),
+            Err(error) => inventory.problems.push(Error::io("list the cache", root, &error)),
+        }
+    }
+    inventory.repos.sort_by(|a, b| a.repo.cmp(&b.repo));
+    inventory.foreign.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(inventory)
+}
+
+fn root_entry(cache: &Cache, entry: &DirEntry, inventory: &mut Inventory) {
+    let name = entry.file_name();
+    let Some(name) = name.to_str() else {
+        return inventory.foreign.push(foreign(entry, "its name is not UTF-8"));
+    };
+    let folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+    if name.starts_with('.') || ROOT_FILES.contains(&name) || DESKTOP.contains(&name) {
+        return;
+    }
+    if folder && OTHER_TYPES.iter().any(|prefix| name.starts_with(prefix)) {
+        inventory.other_types += 1;
+        return;
+    }
+    match repo_of(name) {
+        Some(repo) if folder => repo::scan(cache, &cache.repo(&repo), inventory),
+        Some(_) => inventory.foreign.push(foreign(entry, "a model's folder that is a link or a file")),
+        None => inventory.foreign.push(foreign(entry, "its name is not that of a model's folder")),
+    }
+}
+
+/// `models--owner--name` to `owner/name`. A part of a name never holds `--`, so that this is the only reading.
+fn repo_of(folder: &str) -> Option<RepoId> {
+    let (owner, name) = folder.strip_prefix("models--")?.split_once("--")?;
+    format!("{owner}/{name}").parse().ok()
+}
+
+fn foreign(entry: &DirEntry, why: &'static str) -> Foreign {
+    let found = fs::symlink_metadata(entry.path()).ok().filter(fs::Metadata::is_file);
+    Foreign { path: entry.path(), bytes: found.map(|found| found.len()), why }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,289 @@
+//! One model of the inventory: blobs, then refs, then snapshots, then what is larder's own.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, DirEntry, FileType};
+use std::io::{self, Read as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use super::{
+    BlobEntry, Cache, DESKTOP, Foreign, Inventory, PartialEntry, Receipt, RepoDir, RepoEntry, RevisionEntry,
+    SnapshotFile, Unreadable, foreign,
+};
+use crate::error::Error;
+use crate::layout::publish::normalise;
+use crate::layout::receipt;
+use larder_jobs::CommitId;
+
+/// Deepest folder that is walked; a path within a repo has at most 1024 bytes.
+const MAX_DEPTH: usize = 512;
+/// What the hub's clients keep beside `blobs`, `snapshots` and `refs`.
+const REPO_FOLDERS: &[&str] = &["blobs", "snapshots", "refs", "trees"];
+
+/// Everything about one repo that later steps need.
+struct Scan<'a> {
+    cache: &'a Cache,
+    dir: &'a RepoDir,
+    out: &'a mut Inventory,
+    blobs: BTreeMap<String, BlobEntry>,
+    partials: Vec<PartialEntry>,
+    plain_bytes: u64,
+}
+
+pub(super) fn scan(cache: &Cache, dir: &RepoDir, out: &mut Inventory) {
+    let blobs = BTreeMap::new();
+    let mut scan = Scan { cache, dir, out, blobs, partials: Vec::new(), plain_bytes: 0 };
+    for entry in scan.list(dir.path()) {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if !name.starts_with('.') && !REPO_FOLDERS.contains(&&*name) && !DESKTOP.contains(&&*name) {
+            scan.out.foreign.push(foreign(&entry, "not part of a model's folder"));
+        }
+    }
+    scan.blobs();
+    scan.partials();
+    let mut refs = scan.refs();
+    let (mut receipts, damaged_receipts) = scan.receipts();
+    let mut revisions = scan.snapshots();
+    for revision in &mut revisions {
+        revision.refs = refs.remove(revision.commit.as_str()).unwrap_or_default();
+        revision.receipt = receipts.remove(&revision.commit);
+        revision.complete &= revision.receipt.as_ref().is_none_or(|receipt| keeps(revision, receipt));
+    }
+    revisions.sort_by(|a, b| a.commit.cmp(&b.commit));
+    let dangling_refs = refs
+        .into_iter()
+        .flat_map(|(commit, names)| names.into_iter().map(move |name| (name, commit.parse().ok())))
+        .collect();
+    let own = scan.blobs.values().filter(|blob| !blob.shared).map(|blob| blob.bytes).sum::<u64>();
+    let shared_bytes = scan.blobs.values().filter(|blob| blob.shared).map(|blob| blob.bytes).sum();
+    let entry = RepoEntry {
+        repo: dir.repo().clone(),
+        path: dir.path().to_owned(),
+        revisions,
+        bytes: own + scan.plain_bytes,
+        shared_bytes,
+        blobs: scan.blobs,
+        orphan_receipts: receipts.into_values().collect(),
+        damaged_receipts,
+        dangling_refs,
+        partials: scan.partials,
+    };
+    out.repos.push(entry);
+}
+
+/// Whether the snapshot still has every file of its receipt, at its size.
+fn keeps(revision: &RevisionEntry, receipt: &Receipt) -> bool {
+    let files: BTreeMap<_, _> = revision.files.iter().map(|file| (file.path.as_str(), file)).collect();
+    receipt.files.iter().all(|file| {
+        files.get(file.path.as_str()).is_some_and(|found| {
+            found.bytes == Some(file.size)
+                && found.blob.as_deref().is_none_or(|name| name == file.digest.hex())
+        })
+    })
+}
+
+impl Scan<'_> {
+    /// The entries of a folder that is not a link; what cannot be listed becomes a problem.
+    fn list(&mut self, folder: &Path) -> Vec<DirEntry> {
+        let listed = match fs::symlink_metadata(folder) {
+            Ok(found) if found.is_dir() => fs::read_dir(folder),
+            Ok(_) => {
+                let why = "a link or a file where the cache has a folder";
+                self.out.foreign.push(Foreign { path: folder.to_owned(), bytes: None, why });
+                return Vec::new();
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Vec::new(),
+            Err(error) => Err(error),
+        };
+        let mut entries = Vec::new();
+        match listed {
+            Ok(found) => {
+                for entry in found {
+                    match entry {
+                        Ok(entry) => entries.push(entry),
+                        Err(error) => self.problem(folder, &error),
+                    }
+                }
+            }
+            Err(error) => self.problem(folder, &error),
+        }
+        entries
+    }
+
+    fn problem(&mut self, path: &Path, error: &io::Error) {
+        self.out.problems.push(Error::io("read", path, error));
+    }
+
+    fn blobs(&mut self) {
+        for entry in self.list(&self.dir.path().join("blobs")) {
+            let (path, name) = (entry.path(), entry.file_name());
+            let Ok(kind) = entry.file_type() else { continue };
+            let name = name.to_string_lossy().into_owned();
+            if DESKTOP.contains(&name.as_str()) {
+                continue;
+            }
+            if name.ends_with(".incomplete") && kind.is_file() {
+                self.partial(path, false);
+            } else if name.starts_with('.') || name.starts_with("tmp_") || kind.is_dir() {
+                self.out.foreign.push(foreign(&entry, "not a blob"));
+            } else {
+                self.blob(&path, name, kind);
+            }
+        }
+    }
+
+    fn blob(&mut self, path: &Path, name: String, kind: FileType) {
+        let shared = kind.is_symlink();
+        if shared && !self.in_shared_store(path) {
+            let why = "a blob that is a link out of the cache";
+            self.out.foreign.push(Foreign { path: path.to_owned(), bytes: None, why });
+            return;
+        }
+        let found = if shared { fs::metadata(path) } else { fs::symlink_metadata(path) };
+        match found {
+            Ok(found) if found.is_file() => {
+                let entry = BlobEntry { bytes: found.len(), modified: found.modified().ok(), shared };
+                self.blobs.insert(name, entry);
+            }
+            Ok(_) => {}
+            // A link whose payload is gone: every file that needs it shows as unresolved.
+            Err(error) if shared && error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => self.problem(path, &error),
+        }
+    }
+
+    /// Whether the link leads, by its letters, to `<root>/blobs/<xx>/<hash>`.
+    fn in_shared_store(&self, link: &Path) -> bool {
+        let Ok(target) = fs::read_link(link) else { return false };
+        let store = normalise(&self.cache.root().join("blobs"));
+        let target = normalise(&link.parent().unwrap_or(link).join(target));
+        target.strip_prefix(&store).is_ok_and(|inside| inside.components().count() == 2)
+    }
+
+    fn partials(&mut self) {
+        for entry in self.list(&self.dir.ours().join("partial")) {
+            if entry.path().extension().is_some_and(|extension| extension == "part") {
+                self.partial(entry.path(), true);
+            }
+        }
+    }
+
+    fn partial(&mut self, path: PathBuf, ours: bool) {
+        match fs::symlink_metadata(&path) {
+            Ok(found) => {
+                let bytes = found.blocks().saturating_mul(512);
+                self.partials.push(PartialEntry { path, bytes, modified: found.modified().ok(), ours });
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => self.problem(&path, &error),
+        }
+    }
+
+    /// Refs by the text that they hold, which is a commit unless somebody wrote something else.
+    fn refs(&mut self) -> BTreeMap<String, Vec<String>> {
+        let base = self.dir.path().join("refs");
+        let mut refs: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for (name, path, kind) in self.walk(&base) {
+            if !kind.is_file() {
+                continue;
+            }
+            let mut text = String::new();
+            match fs::File::open(&path).and_then(|file| file.take(64).read_to_string(&mut text)) {
+                Ok(_) => refs.entry(text.trim().to_owned()).or_default().push(name),
+                Err(error) => self.problem(&path, &error),
+            }
+        }
+        refs.values_mut().for_each(|names| names.sort());
+        refs
+    }
+
+    fn receipts(&mut self) -> (BTreeMap<CommitId, Receipt>, Vec<Unreadable>) {
+        let (mut receipts, mut damaged) = (BTreeMap::new(), Vec::new());
+        for entry in self.list(&self.dir.ours().join("receipts")) {
+            let path = entry.path();
+            let commit = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse().ok());
+            let read = match commit {
+                Some(commit) => self.dir.read_receipt(&commit),
+                None => receipt::read(&path),
+            };
+            match read {
+                Ok(Some(receipt)) => {
+                    receipts.insert(receipt.commit.clone(), receipt);
+                }
+                Ok(None) => {}
+                Err(error) => damaged.push(error),
+            }
+        }
+        (receipts, damaged)
+    }
+
+    fn snapshots(&mut self) -> Vec<RevisionEntry> {
+        let mut revisions = Vec::new();
+        for entry in self.list(&self.dir.path().join("snapshots")) {
+            let name = entry.file_name();
+            let commit = name.to_str().and_then(|name| name.parse::<CommitId>().ok());
+            match commit {
+                Some(commit) if entry.file_type().is_ok_and(|kind| kind.is_dir()) => {
+                    revisions.push(self.snapshot(commit));
+                }
+                _ if DESKTOP.iter().any(|known| name == *known) => {}
+                _ => self.out.foreign.push(foreign(&entry, "not a snapshot")),
+            }
+        }
+        revisions
+    }
+
+    fn snapshot(&mut self, commit: CommitId) -> RevisionEntry {
+        let base = self.dir.snapshot(&commit);
+        let blobs = normalise(&self.dir.path().join("blobs"));
+        let (mut files, mut used, mut complete) = (Vec::new(), BTreeSet::new(), true);
+        let mut last_modified = None;
+        for (path, place, kind) in self.walk(&base) {
+            let (mut blob, mut bytes) = (None, None);
+            if kind.is_symlink() {
+                blob = fs::read_link(&place).ok().and_then(|target| {
+                    let target = normalise(&place.parent().unwrap_or(&place).join(target));
+                    Some(target.strip_prefix(&blobs).ok()?.to_str()?.to_owned())
+                });
+                let found = blob.as_ref().and_then(|name| self.blobs.get(name));
+                bytes = found.map(|found| found.bytes);
+                last_modified = last_modified.max(found.and_then(|found| found.modified));
+                used.extend(blob.clone());
+            } else if let Ok(found) = fs::symlink_metadata(&place)
+                && found.is_file()
+            {
+                bytes = Some(found.len());
+                last_modified = last_modified.max(found.modified().ok());
+                self.plain_bytes += found.len();
+            }
+            complete &= bytes.is_some();
+            files.push(SnapshotFile { path, blob, bytes });
+        }
+        files.sort_by(|a, b| a.path.cmp(&b.path));
+        if files.is_empty() {
+            complete = false;
+            last_modified = fs::symlink_metadata(&base).and_then(|found| found.modified()).ok();
+        }
+        RevisionEntry { commit, refs: Vec::new(), files, complete, last_modified, receipt: None }
+    }
+
+    /// Everything below `base` that is not a folder: path within it, place, kind. Links are not followed.
+    fn walk(&mut self, base: &Path) -> Vec<(String, PathBuf, FileType)> {
+        let mut found = Vec::new();
+        let mut todo = vec![(String::new(), base.to_owned(), 0)];
+        while let Some((prefix, folder, depth)) = todo.pop() {
+            for entry in self.list(&folder) {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                let Ok(kind) = entry.file_type() else { continue };
+                let path = format!("{prefix}{name}");
+                if kind.is_dir() && depth < MAX_DEPTH {
+                    todo.push((format!("{path}/"), entry.path(), depth + 1));
+                } else if !DESKTOP.contains(&name.as_str()) {
+                    found.push((path, entry.path(), kind));
+                }
+            }
+        }
+        found
+    }
+}
