@@ -62,7 +62,8 @@ impl House {
             let queue = Embedded::open(store, queue_config, scope)?;
             Ok::<_, Error>((lock, ledger, queue))
         });
-        let (lock, ledger, queue) = opened.await.map_err(|died| Error::internal(format!("opening died: {died}")))??;
+        let (lock, ledger, queue) =
+            opened.await.map_err(|died| Error::internal(format!("opening died: {died}")))??;
         let (ledger, queue) = (Arc::new(ledger), Arc::new(queue));
         let api = Api {
             queue: Arc::clone(&queue) as Arc<dyn JobStore>,
@@ -186,7 +187,8 @@ pub async fn serve(settings: Settings) -> Result<()> {
 /// Drains on the first SIGTERM or SIGINT; the second ends the process at once, which loses nothing either.
 async fn on_signal(drain: CancellationToken) {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
         return tracing::error!("signals cannot be caught; stop larder with SIGKILL, no job is lost");
     };
     let mut next = async || tokio::select! { _ = term.recv() => "SIGTERM", _ = int.recv() => "SIGINT" };

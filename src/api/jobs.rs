@@ -36,7 +36,10 @@ pub(super) struct Redriven {
 
 pub(super) async fn enqueue(Shared(api): Shared<Api>, body: Bytes) -> Result<Response, Failure> {
     let value = serde_json::from_slice(&body).map_err(|error| {
-        Invalid::new(format!("the body is not JSON: {error}"), r#"send {"kind": "download", "repo": "owner/name"}"#)
+        Invalid::new(
+            format!("the body is not JSON: {error}"),
+            r#"send {"kind": "download", "repo": "owner/name"}"#,
+        )
     })?;
     let job = Job::from_json(value)?;
     let accepted = api.queue.enqueue(job).await?;
@@ -55,7 +58,10 @@ fn filter(query: Option<&str>) -> Result<Filter, Invalid> {
             "limit" => {
                 let number = value.parse().ok().filter(|n| (1..=MAX_LIST).contains(n));
                 filter.limit = number.ok_or_else(|| {
-                    Invalid::new("`limit` is not a number from 1 to 1000", "leave it out for the newest hundred")
+                    Invalid::new(
+                        "`limit` is not a number from 1 to 1000",
+                        "leave it out for the newest hundred",
+                    )
                 })?;
             }
             _ => {
@@ -75,10 +81,7 @@ pub(super) async fn list(
     Ok(Json(JobList { jobs: records.iter().map(|record| record.view(&api.host)).collect() }))
 }
 
-pub(super) async fn show(
-    Shared(api): Shared<Api>,
-    Path(id): Path<String>,
-) -> Result<Json<JobView>, Failure> {
+pub(super) async fn show(Shared(api): Shared<Api>, Path(id): Path<String>) -> Result<Json<JobView>, Failure> {
     let id: JobId = id.parse()?;
     let record = api.queue.get(id).await?.ok_or_else(|| unknown(id))?;
     Ok(Json(record.view(&api.host)))

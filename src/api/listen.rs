@@ -37,7 +37,10 @@ impl Listeners {
         if socket.as_os_str().len() > MAX_SOCKET_PATH {
             return Err(Error::new(
                 Reason::InvalidRequest,
-                format!("{} is too long for a unix socket ({MAX_SOCKET_PATH} bytes at most)", socket.display()),
+                format!(
+                    "{} is too long for a unix socket ({MAX_SOCKET_PATH} bytes at most)",
+                    socket.display()
+                ),
                 "set state.path to a shorter folder",
             ));
         }
@@ -91,7 +94,10 @@ pub async fn serve(listeners: Listeners, router: Router, stop: CancellationToken
 /// requests carry that name.
 async fn loopback_host(request: Request, next: Next) -> Response {
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("");
-    let name = host.rsplit_once(':').filter(|(_, port)| port.bytes().all(|b| b.is_ascii_digit())).map_or(host, |(n, _)| n);
+    let name = host
+        .rsplit_once(':')
+        .filter(|(_, port)| port.bytes().all(|b| b.is_ascii_digit()))
+        .map_or(host, |(n, _)| n);
     if matches!(name, "localhost" | "127.0.0.1" | "[::1]") {
         return next.run(request).await;
     }

@@ -65,11 +65,13 @@ fn collectors(page: &mut Page<'_>, sampled: &Sampled) {
     let queue = sampled.queue.as_ref().map(|c| ("queue", c.value.is_some(), c.took));
     let disk = sampled.disk.as_ref().map(|c| ("disk", c.value.is_some(), c.took));
     let all: Vec<_> = queue.into_iter().chain(disk).collect();
-    let mut family = page.gauge("larder_collect_success", "Whether the last sample of a collector succeeded.");
+    let mut family =
+        page.gauge("larder_collect_success", "Whether the last sample of a collector succeeded.");
     for (name, success, _) in &all {
         family.sample(&[("collector", name)], u8::from(*success));
     }
-    let mut family = page.gauge("larder_collect_duration_seconds", "How long the last sample of a collector took.");
+    let mut family =
+        page.gauge("larder_collect_duration_seconds", "How long the last sample of a collector took.");
     for (name, _, took) in &all {
         family.sample(&[("collector", name)], took.as_secs_f64());
     }
@@ -77,13 +79,15 @@ fn collectors(page: &mut Page<'_>, sampled: &Sampled) {
 
 fn queue(page: &mut Page<'_>, sampled: &Sampled) {
     let Some(collected) = &sampled.queue else { return };
-    page.gauge("larder_queue_up", "Whether the queue answers.").sample(&[], u8::from(collected.value.is_some()));
+    page.gauge("larder_queue_up", "Whether the queue answers.")
+        .sample(&[], u8::from(collected.value.is_some()));
     let Some(stats) = &collected.value else { return };
     let mut family = page.gauge("larder_jobs", "Jobs by kind and state.");
     for ((kind, state), count) in &stats.jobs {
         family.sample(&[("kind", kind.word()), ("state", state.word())], count);
     }
-    let mut family = page.gauge("larder_job_queue_age_seconds", "How long the oldest queued job has been waiting.");
+    let mut family =
+        page.gauge("larder_job_queue_age_seconds", "How long the oldest queued job has been waiting.");
     for (kind, age) in &stats.oldest_queued {
         family.sample(&[("kind", kind.word())], age.as_secs_f64());
     }
@@ -91,8 +95,10 @@ fn queue(page: &mut Page<'_>, sampled: &Sampled) {
 
 fn disk(page: &mut Page<'_>, sampled: &Sampled) {
     let Some(usage) = sampled.disk.as_ref().and_then(|collected| collected.value) else { return };
-    let mount = sampled.mountpoint.as_deref().map_or_else(|| "unknown".into(), std::path::Path::to_string_lossy);
-    page.gauge("larder_disk_total_bytes", "Size of the cache's filesystem.").sample(&[("mountpoint", &mount)], usage.total);
+    let mount =
+        sampled.mountpoint.as_deref().map_or_else(|| "unknown".into(), std::path::Path::to_string_lossy);
+    page.gauge("larder_disk_total_bytes", "Size of the cache's filesystem.")
+        .sample(&[("mountpoint", &mount)], usage.total);
     page.gauge("larder_disk_free_bytes", "Free bytes of the cache's filesystem for larder's user.")
         .sample(&[("mountpoint", &mount)], usage.free);
     page.gauge("larder_cache_capacity_bytes", "Bytes that the cache may take: the size of its filesystem.")
@@ -133,11 +139,13 @@ fn models(page: &mut Page<'_>, shelf: &Shelf, max_models: usize) {
         let last = repos.entry(&view.repo).or_insert(None);
         *last = view.last_used_at.max(*last);
     }
-    let mut family = page.gauge("larder_model_bytes", "Bytes of a repo in the cache, shared files counted once.");
+    let mut family =
+        page.gauge("larder_model_bytes", "Bytes of a repo in the cache, shared files counted once.");
     for repo in repos.keys() {
         family.sample(&[("repo", repo.as_str())], shelf.repo_bytes(repo));
     }
-    let mut family = page.gauge("larder_model_last_used_timestamp_seconds", "When a repo was last asked for or used.");
+    let mut family =
+        page.gauge("larder_model_last_used_timestamp_seconds", "When a repo was last asked for or used.");
     for (repo, last) in &repos {
         if let Some(last) = last {
             family.sample(&[("repo", repo.as_str())], last.as_second());

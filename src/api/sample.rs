@@ -64,7 +64,8 @@ impl Sampler {
 
 async fn sample(queue: &dyn JobStore, cache_root: &std::path::Path) -> Sampled {
     let begun = Instant::now();
-    let stats = queue.stats().await.map_err(|error| tracing::warn!(%error, "the queue cannot be counted")).ok();
+    let stats =
+        queue.stats().await.map_err(|error| tracing::warn!(%error, "the queue cannot be counted")).ok();
     let queue = Collected { value: stats.map(with_zeros), took: begun.elapsed() };
     let path = cache_root.to_owned();
     let begun = Instant::now();

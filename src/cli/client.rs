@@ -150,7 +150,12 @@ impl Client {
         Ok(models.models)
     }
 
-    async fn call<T: DeserializeOwned>(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> Result<T> {
+    async fn call<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Vec<u8>>,
+    ) -> Result<T> {
         let (status, bytes) = self.send(method, path, body).await?;
         if status.is_success() {
             return serde_json::from_slice(&bytes).map_err(|error| self.not_larder(&error.to_string()));

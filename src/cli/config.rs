@@ -23,7 +23,9 @@ pub(super) fn run(verb: &ConfigVerb, sources: &Sources, output: &Output) -> Resu
             let settings = Settings::load(sources, &environment)?;
             let file = settings.file.map(|file| file.display().to_string());
             let from = file.clone().unwrap_or_else(|| "no file, defaults".into());
-            output.print(&json!({"valid": true, "file": file}), || format!("the configuration is valid ({from})"))?;
+            output.print(&json!({"valid": true, "file": file}), || {
+                format!("the configuration is valid ({from})")
+            })?;
         }
     }
     Ok(OK)

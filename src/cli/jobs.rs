@@ -5,11 +5,11 @@ use jiff::Timestamp;
 use larder_jobs::JobView;
 use serde_json::json;
 
+use super::OK;
 use super::args::Jobs;
 use super::client::Client;
 use super::output::{Output, ago, note, table};
 use super::stage::{Signals, Watched, report, watch};
-use super::OK;
 use crate::config::Settings;
 use crate::error::{Error, Result};
 use larder_jobs::Reason;
@@ -36,7 +36,16 @@ pub(super) async fn run(
         }
         Jobs::Cancel { id, requested_by } => {
             let view = client.cancel(id, requested_by.as_deref()).await?;
-            output.print(&view, || format!("{id} {}", if view.state.is_terminal() { view.state.word() } else { "is being stopped, or is wanted by others" }))?;
+            output.print(&view, || {
+                format!(
+                    "{id} {}",
+                    if view.state.is_terminal() {
+                        view.state.word()
+                    } else {
+                        "is being stopped, or is wanted by others"
+                    }
+                )
+            })?;
         }
         Jobs::Retry { id } => {
             let view = client.retry(id).await?;
@@ -120,7 +129,15 @@ fn show(view: &JobView, output: Output) -> String {
         ("state", view.state.to_string()),
         ("model", model(view)),
         ("commit", view.commit.as_ref().map_or_else(|| "unknown".into(), ToString::to_string)),
-        ("bytes", format!("{} of {}, {} fetched", output.size(view.bytes_done), bytes(view.bytes_total), output.size(view.bytes_fetched))),
+        (
+            "bytes",
+            format!(
+                "{} of {}, {} fetched",
+                output.size(view.bytes_done),
+                bytes(view.bytes_total),
+                output.size(view.bytes_fetched)
+            ),
+        ),
         ("attempts", view.attempts.to_string()),
         ("priority", view.priority.to_string()),
         ("hosts", view.hosts.join(", ")),

@@ -35,7 +35,8 @@ pub(super) async fn run(settings: Settings, model: Option<ModelRef>, output: &Ou
 fn matches(view: &ModelView, model: &ModelRef) -> bool {
     view.repo == *model.repo()
         && model.revision().is_none_or(|wanted| {
-            view.commit.as_str() == wanted.as_str() || view.revisions.iter().any(|revision| revision == wanted)
+            view.commit.as_str() == wanted.as_str()
+                || view.revisions.iter().any(|revision| revision == wanted)
         })
 }
 
@@ -54,5 +55,9 @@ fn human(models: &[ModelView], output: Output) -> String {
             view.origin.word().to_owned(),
         ]
     });
-    table(&["MODEL", "REVISION", "COMMIT", "SIZE", "FILES", "LAST USED", "KEEP", "ORIGIN"], rows.collect(), &[3, 4])
+    table(
+        &["MODEL", "REVISION", "COMMIT", "SIZE", "FILES", "LAST USED", "KEEP", "ORIGIN"],
+        rows.collect(),
+        &[3, 4],
+    )
 }

@@ -69,7 +69,10 @@ pub(super) fn note(text: &str) {
 /// A table without lines; the columns in `right` are numbers.
 pub(super) fn table(header: &[&str], rows: Vec<Vec<String>>, right: &[usize]) -> String {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled).set_header(header);
+    table
+        .load_preset(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Disabled)
+        .set_header(header);
     table.add_rows(rows);
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
@@ -102,13 +105,20 @@ mod tests {
     fn times_are_told_in_one_unit() {
         let now = jiff::Timestamp::from_second(1_000_000).expect("time");
         let at = |seconds| ago(Some(jiff::Timestamp::from_second(1_000_000 - seconds).expect("time")), now);
-        assert_eq!([at(5), at(120), at(7_200), at(864_000)], ["just now", "2 min ago", "2 h ago", "10 days ago"]);
+        assert_eq!(
+            [at(5), at(120), at(7_200), at(864_000)],
+            ["just now", "2 min ago", "2 h ago", "10 days ago"]
+        );
         assert_eq!(ago(None, now), "unknown");
     }
 
     #[test]
     fn tables_have_no_trailing_blanks() {
-        let text = table(&["MODEL", "SIZE"], vec![vec!["a/b".into(), "1".into()], vec!["a/bcd".into(), "22".into()]], &[1]);
+        let text = table(
+            &["MODEL", "SIZE"],
+            vec![vec!["a/b".into(), "1".into()], vec!["a/bcd".into(), "22".into()]],
+            &[1],
+        );
         assert_eq!(text, "MODEL  SIZE\na/b       1\na/bcd    22");
     }
 }

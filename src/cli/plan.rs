@@ -49,7 +49,13 @@ fn view(planned: Planned) -> View {
         None => (None, Vec::new()),
     };
     let skipped = skipped.into_iter().map(|(path, reason)| SkippedFile { path, reason });
-    View { repo: planned.repo, commit: planned.commit, weights, plan: planned.plan, skipped: skipped.collect() }
+    View {
+        repo: planned.repo,
+        commit: planned.commit,
+        weights,
+        plan: planned.plan,
+        skipped: skipped.collect(),
+    }
 }
 
 fn human(view: &View, output: Output) -> String {
@@ -61,7 +67,8 @@ fn human(view: &View, output: Output) -> String {
         };
         vec![file.path.clone(), output.size(file.bytes), todo]
     });
-    let skipped = view.skipped.iter().map(|file| vec![file.path.to_string(), String::new(), why(file.reason).into()]);
+    let skipped =
+        view.skipped.iter().map(|file| vec![file.path.to_string(), String::new(), why(file.reason).into()]);
     let files = table(&["FILE", "SIZE", "PLAN"], rows.chain(skipped).collect(), &[1]);
     let plan = &view.plan;
     let mut lines = vec![format!("{}@{}", view.repo, view.commit), String::new(), files, String::new()];

@@ -75,7 +75,8 @@ impl Progress {
     fn text(&self, view: &JobView) -> String {
         if view.state == State::Waiting {
             let why = view.reason.map(|reason| format!("{reason}: ")).unwrap_or_default();
-            let what = view.message.as_deref().map_or("", |text| text.split("; hint: ").next().unwrap_or(text));
+            let what =
+                view.message.as_deref().map_or("", |text| text.split("; hint: ").next().unwrap_or(text));
             return format!("{why}{what}");
         }
         let Some(total) = view.bytes_total else { return String::new() };
@@ -119,7 +120,9 @@ fn draw_files(all: &MultiProgress, bars: &mut BTreeMap<String, ProgressBar>, vie
 
 fn style(template: &str) -> ProgressStyle {
     // The templates are constants; a broken one would fall back to the default look.
-    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("━╸━")
+    ProgressStyle::with_template(template)
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .progress_chars("━╸━")
 }
 
 /// Bytes per second over the last seconds; nothing while too little is known.
@@ -131,7 +134,9 @@ struct Rate {
 impl Rate {
     fn add(&mut self, now: Instant, bytes: u64) {
         self.samples.push_back((now, bytes));
-        while self.samples.len() > 2 && self.samples.front().is_some_and(|(at, _)| now.duration_since(*at) > WINDOW) {
+        while self.samples.len() > 2
+            && self.samples.front().is_some_and(|(at, _)| now.duration_since(*at) > WINDOW)
+        {
             self.samples.pop_front();
         }
     }

@@ -50,7 +50,12 @@ pub(super) enum Ask {
     Terminate,
 }
 
-pub(super) async fn run(settings: Settings, stage: Stage, output: &Output, bars: MultiProgress) -> Result<u8> {
+pub(super) async fn run(
+    settings: Settings,
+    stage: Stage,
+    output: &Output,
+    bars: MultiProgress,
+) -> Result<u8> {
     let detach = stage.detach;
     let job = stage.job()?;
     let mut signals = Signals::new()?;
@@ -167,7 +172,9 @@ pub(super) async fn watch(
     let watched = loop {
         let view = match client.job(id).await {
             Ok(view) => view,
-            Err(error) if error.reason() == Reason::QueueUnavailable && client.is_owner() => break Watched::OwnerLeft,
+            Err(error) if error.reason() == Reason::QueueUnavailable && client.is_owner() => {
+                break Watched::OwnerLeft;
+            }
             Err(error) => {
                 progress.clear();
                 return Err(error);
@@ -220,7 +227,8 @@ fn success(view: &JobView, output: Output) -> String {
     if view.bytes_fetched == 0 {
         return format!("{model} ({commit}) was there: {total} in {files} files");
     }
-    let took = view.finished_at.zip(view.started_at).map(|(end, start)| end.duration_since(start).as_secs_f64());
+    let took =
+        view.finished_at.zip(view.started_at).map(|(end, start)| end.duration_since(start).as_secs_f64());
     let speed = took.filter(|seconds| *seconds > 0.0).map(|seconds| {
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
         let rate = (view.bytes_fetched as f64 / seconds) as u64;
@@ -238,7 +246,11 @@ fn unfinished(view: &JobView, output: &Output) -> Result<u8> {
     if output.is_json() {
         output.print(view, String::new)?;
     }
-    let reason = view.reason.unwrap_or(if view.state == State::Cancelled { Reason::Cancelled } else { Reason::Interrupted });
+    let reason = view.reason.unwrap_or(if view.state == State::Cancelled {
+        Reason::Cancelled
+    } else {
+        Reason::Interrupted
+    });
     let message = view.message.clone().unwrap_or_else(|| match reason {
         Reason::Cancelled => "stopped; hint: run the same command to go on, fetched bytes are kept".into(),
         _ => "not finished yet; hint: run the same command to go on, fetched bytes are kept".into(),
@@ -262,7 +274,8 @@ pub(super) struct Signals {
 
 impl Signals {
     pub(super) fn new() -> Result<Self> {
-        let catch = |kind| signal(kind).map_err(|error| Error::internal(format!("cannot catch signals: {error}")));
+        let catch =
+            |kind| signal(kind).map_err(|error| Error::internal(format!("cannot catch signals: {error}")));
         Ok(Self { interrupt: catch(SignalKind::interrupt())?, terminate: catch(SignalKind::terminate())? })
     }
 

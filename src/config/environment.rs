@@ -30,7 +30,12 @@ impl Environment {
 
     /// These variables only.
     pub fn of(variables: &[(&str, &str)]) -> Self {
-        Self { variables: variables.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect() }
+        Self {
+            variables: variables
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+                .collect(),
+        }
     }
 
     pub(super) fn var(&self, name: &str) -> Option<&str> {
@@ -38,12 +43,15 @@ impl Environment {
     }
 
     pub(super) fn prefixed(&self, prefix: &'static str) -> impl Iterator<Item = (&str, &str)> {
-        self.variables.iter().filter_map(move |(key, value)| Some((key.strip_prefix(prefix)?, value.as_str())))
+        self.variables
+            .iter()
+            .filter_map(move |(key, value)| Some((key.strip_prefix(prefix)?, value.as_str())))
     }
 
     /// `huggingface_hub` takes these words for true.
     fn is_true(&self, name: &str) -> bool {
-        self.var(name).is_some_and(|value| matches!(value.to_ascii_uppercase().as_str(), "1" | "ON" | "YES" | "TRUE"))
+        self.var(name)
+            .is_some_and(|value| matches!(value.to_ascii_uppercase().as_str(), "1" | "ON" | "YES" | "TRUE"))
     }
 
     fn path(&self, name: &str) -> Option<PathBuf> {
@@ -130,7 +138,8 @@ impl Settings {
             hub::check_endpoint(&config.hub.endpoint)?;
         }
         config.hub.endpoint = config.hub.endpoint.trim_end_matches('/').to_owned();
-        config.hub.offline |= environment.is_true("HF_HUB_OFFLINE") || environment.is_true("TRANSFORMERS_OFFLINE");
+        config.hub.offline |=
+            environment.is_true("HF_HUB_OFFLINE") || environment.is_true("TRANSFORMERS_OFFLINE");
         if config.host.name.is_empty() {
             config.host.name = crate::host::name();
         }
@@ -161,7 +170,8 @@ mod tests {
 
     #[test]
     fn the_cache_is_where_the_hubs_own_client_has_it() {
-        let root = |variables: &[(&str, &str)], configured: &str| Environment::of(variables).cache_root(configured);
+        let root =
+            |variables: &[(&str, &str)], configured: &str| Environment::of(variables).cache_root(configured);
         let home = ("HOME", "/home/u");
         assert_eq!(root(&[home], ""), Path::new("/home/u/.cache/huggingface/hub"));
         assert_eq!(root(&[home, ("XDG_CACHE_HOME", "/x")], ""), Path::new("/x/huggingface/hub"));

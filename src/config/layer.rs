@@ -15,15 +15,16 @@ pub(super) struct Layer {
 impl Layer {
     /// Every `LARDER__SECTION__KEY`.
     pub(super) fn environment(environment: &Environment) -> Self {
-        let entries = environment.prefixed("LARDER__").map(|(key, value)| {
-            (key.split("__").map(str::to_ascii_lowercase).collect(), value.to_owned())
-        });
+        let entries = environment
+            .prefixed("LARDER__")
+            .map(|(key, value)| (key.split("__").map(str::to_ascii_lowercase).collect(), value.to_owned()));
         Self { name: "environment", entries: entries.collect() }
     }
 
     /// Every `section.key` from the command line.
     pub(super) fn flags(flags: &[(String, String)]) -> Self {
-        let entries = flags.iter().map(|(key, value)| (key.split('.').map(str::to_owned).collect(), value.clone()));
+        let entries =
+            flags.iter().map(|(key, value)| (key.split('.').map(str::to_owned).collect(), value.clone()));
         Self { name: "command line", entries: entries.collect() }
     }
 }
@@ -83,4 +84,3 @@ fn merge(mut dict: Dict, path: &[String], value: Value) -> Dict {
     }
     dict
 }
-

@@ -191,7 +191,11 @@ mod tests {
     #[test]
     fn flags_win_over_variables_over_the_file() {
         let file = "[queue]\nmax_attempts = 2\nmax_queued = 7\n[host]\nname = 'file'";
-        let variables = [("LARDER__QUEUE__MAX_ATTEMPTS", "3"), ("LARDER__HOST__NAME", "42"), ("LARDER__QUEUE__CONCURRENCY__DOWNLOAD", "9")];
+        let variables = [
+            ("LARDER__QUEUE__MAX_ATTEMPTS", "3"),
+            ("LARDER__HOST__NAME", "42"),
+            ("LARDER__QUEUE__CONCURRENCY__DOWNLOAD", "9"),
+        ];
         let config = load(file, &variables, &[("queue.max_attempts", "4")]).expect("loads");
         assert_eq!((config.queue.max_attempts, config.queue.max_queued), (4, 7));
         assert_eq!((config.host.name.as_str(), config.queue.concurrency.download), ("42", 9));
@@ -209,7 +213,16 @@ mod tests {
 
     #[test]
     fn a_bad_value_names_key_and_source() {
-        for (key, value) in [("queue.max_attempts", "many"), ("cache.keep_free", "120%"), ("hub.range", "-1"), ("queue.lease", "soon"), ("log.level", "=="), ("queue.max_attempts", "0"), ("api.listen", "0.0.0.0:7717"), ("hub.endpoint", "ftp://x")] {
+        for (key, value) in [
+            ("queue.max_attempts", "many"),
+            ("cache.keep_free", "120%"),
+            ("hub.range", "-1"),
+            ("queue.lease", "soon"),
+            ("log.level", "=="),
+            ("queue.max_attempts", "0"),
+            ("api.listen", "0.0.0.0:7717"),
+            ("hub.endpoint", "ftp://x"),
+        ] {
             let error = load("", &[], &[(key, value)]).expect_err(key);
             assert!(error.to_string().contains(key), "{error}");
             assert_eq!(error.reason(), Reason::InvalidRequest);

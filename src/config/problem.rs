@@ -9,28 +9,39 @@ use crate::error::Error;
 const ALIKE: f64 = 0.75;
 
 pub(super) fn explain(error: &figment::Error) -> Error {
-    let source = error.metadata.as_ref().map_or_else(|| "the configuration".to_owned(), |metadata| {
-        let place = metadata.source.as_ref().map(|source| format!(" {source}")).unwrap_or_default();
-        let keys: Vec<_> = error.path.iter().map(String::as_str).collect();
-        match &*metadata.name {
-            "environment" => format!("the variable {}", metadata.interpolate(&figment::Profile::Default, &keys)),
-            "command line" => "a flag".to_owned(),
-            _ if place.is_empty() => "the configuration".to_owned(),
-            _ => format!("the file{place}"),
-        }
-    });
+    let source = error.metadata.as_ref().map_or_else(
+        || "the configuration".to_owned(),
+        |metadata| {
+            let place = metadata.source.as_ref().map(|source| format!(" {source}")).unwrap_or_default();
+            let keys: Vec<_> = error.path.iter().map(String::as_str).collect();
+            match &*metadata.name {
+                "environment" => {
+                    format!("the variable {}", metadata.interpolate(&figment::Profile::Default, &keys))
+                }
+                "command line" => "a flag".to_owned(),
+                _ if place.is_empty() => "the configuration".to_owned(),
+                _ => format!("the file{place}"),
+            }
+        },
+    );
     let key = error.path.join(".");
     let (what, hint) = match &error.kind {
         Kind::UnknownField(name, known) => {
-            let sections = &error.path[..error.path.len().saturating_sub(usize::from(error.path.last() == Some(name)))];
-            let full = |name: &str| sections.iter().map(String::as_str).chain([name]).collect::<Vec<_>>().join(".");
+            let sections =
+                &error.path[..error.path.len().saturating_sub(usize::from(error.path.last() == Some(name)))];
+            let full =
+                |name: &str| sections.iter().map(String::as_str).chain([name]).collect::<Vec<_>>().join(".");
             let hint = match nearest(name, known) {
-                Some(near) => format!("did you mean `{}`? All keys are in `larder config show --default`", full(near)),
+                Some(near) => {
+                    format!("did you mean `{}`? All keys are in `larder config show --default`", full(near))
+                }
                 None => format!("known here: {}", known.join(", ")),
             };
             (format!("unknown key `{}` in {source}", full(name)), hint)
         }
-        Kind::Message(text) if key.is_empty() => (format!("{source} cannot be read: {}", first_lines(text)), SEE.to_owned()),
+        Kind::Message(text) if key.is_empty() => {
+            (format!("{source} cannot be read: {}", first_lines(text)), SEE.to_owned())
+        }
         kind => (format!("the value of `{key}` in {source} is not valid: {kind}"), SEE.to_owned()),
     };
     Error::new(Reason::InvalidRequest, what, hint)

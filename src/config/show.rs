@@ -36,13 +36,16 @@ pub fn show(sources: &Sources, environment: &Environment) -> Result<Vec<Shown>> 
     flatten("", &dict, &mut keys);
     let mut shown = Vec::with_capacity(keys.len());
     for (key, value) in keys {
-        let source = figment.find_metadata(&key).map_or_else(|| "default".to_owned(), |metadata| {
-            let place = metadata.source.as_ref().map(ToString::to_string);
-            match &*metadata.name {
-                "environment" | "command line" => metadata.name.clone().into_owned(),
-                _ => place.unwrap_or_else(|| "default".to_owned()),
-            }
-        });
+        let source = figment.find_metadata(&key).map_or_else(
+            || "default".to_owned(),
+            |metadata| {
+                let place = metadata.source.as_ref().map(ToString::to_string);
+                match &*metadata.name {
+                    "environment" | "command line" => metadata.name.clone().into_owned(),
+                    _ => place.unwrap_or_else(|| "default".to_owned()),
+                }
+            },
+        );
         let value = serde_json::to_value(&value).map_err(|error| Error::internal(error.to_string()))?;
         shown.push(filled_in(Shown { key, value, source }, &settings));
     }
@@ -63,7 +66,8 @@ fn filled_in(shown: Shown, settings: &Settings) -> Shown {
     if value == shown.value {
         return shown;
     }
-    let source = if shown.value == "" || shown.value == false { "this host".to_owned() } else { shown.source };
+    let source =
+        if shown.value == "" || shown.value == false { "this host".to_owned() } else { shown.source };
     Shown { value, source, ..shown }
 }
 

@@ -20,7 +20,6 @@ mod tree;
 mod trouble;
 
 use std::fmt;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -35,7 +34,7 @@ use larder_jobs::{Reason, Size, Span};
 
 pub use client::Resolved;
 pub use token::Token;
-pub use transfer::{Fetch, Fetched, Phase, Totals, Tracker, Trust};
+pub use transfer::{Fetch, Fetched, Kept, Phase, Totals, Tracker, Trust, kept};
 
 /// More connections than this make no transfer faster and no source happier.
 const MAX_CONNECTIONS: usize = 256;
@@ -63,9 +62,27 @@ pub struct Config {
 }
 
 impl Config {
-    /// The token's file, if one is set.
-    pub fn token_file(&self) -> Option<&Path> {
-        (!self.token_file.is_empty()).then(|| Path::new(&self.token_file))
+    /// Refuses nonsense, naming the key.
+    ///
+    /// # Errors
+    /// `invalid_request`.
+    pub fn validate(&self) -> Result<()> {
+        if !self.endpoint.is_empty() {
+            check_endpoint(&self.endpoint)?;
+        }
+        let bad = |key: &str, hint: &str| {
+            Error::new(Reason::InvalidRequest, format!("hub.{key} makes no sense as it is set"), hint)
+        };
+        if self.connections == 0 || self.connections > MAX_CONNECTIONS {
+            return Err(bad("connections", "set a number from 1 to 256"));
+        }
+        if self.range.bytes() == 0 {
+            return Err(bad("range", "set a size like 32MiB"));
+        }
+        if self.connect_timeout.get().is_zero() || self.stall_timeout.get().is_zero() {
+            return Err(bad("connect_timeout or hub.stall_timeout", "set a duration like 30s"));
+        }
+        Ok(())
     }
 }
 
@@ -107,18 +124,7 @@ impl Hub {
     /// certificates.
     pub fn new(config: &Config, token: Option<Token>) -> Result<Self> {
         let endpoint = endpoint(&config.endpoint)?;
-        let bad = |key: &str, hint: &str| {
-            Error::new(Reason::InvalidRequest, format!("hub.{key} makes no sense as it is set"), hint)
-        };
-        if config.connections == 0 || config.connections > MAX_CONNECTIONS {
-            return Err(bad("connections", "set a number from 1 to 256"));
-        }
-        if config.range.bytes() == 0 {
-            return Err(bad("range", "set a size like 32MiB"));
-        }
-        if config.connect_timeout.get().is_zero() || config.stall_timeout.get().is_zero() {
-            return Err(bad("connect_timeout or hub.stall_timeout", "set a duration like 30s"));
-        }
+        config.validate()?;
         let base = || {
             reqwest::Client::builder()
                 .user_agent(concat!("larder/", env!("CARGO_PKG_VERSION")))
@@ -146,6 +152,11 @@ impl Hub {
     /// Whether any answer came in the life of this client, be it an error.
     pub fn reached(&self) -> bool {
         self.inner.reached.load(Ordering::Relaxed)
+    }
+
+    /// Whether nobody may be asked.
+    pub fn is_offline(&self) -> bool {
+        self.inner.config.offline
     }
 
     /// The endpoint, which holds no credentials.
@@ -202,6 +213,14 @@ async fn unless_stopped<T>(stop: &CancellationToken, work: impl Future<Output = 
         () = stop.cancelled() => Err(interrupted()),
         done = work => done,
     }
+}
+
+/// Refuses an address that cannot be a hub's, such as one with credentials in it.
+///
+/// # Errors
+/// `invalid_request`, without the address, which may hold a secret.
+pub fn check_endpoint(text: &str) -> Result<()> {
+    endpoint(text).map(|_| ())
 }
 
 fn endpoint(text: &str) -> Result<Url> {

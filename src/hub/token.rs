@@ -50,7 +50,7 @@ impl Token {
     }
 
     /// The token itself, for the one header that holds it.
-    pub(super) fn secret(&self) -> &str {
+    pub(crate) fn secret(&self) -> &str {
         &self.0
     }
 }

@@ -31,7 +31,9 @@ use larder_jobs::{CommitId, Digest, FilePath, Reason, RepoId, Revision};
 
 pub use lock::BlobLock;
 pub use receipt::{Receipt, ReceiptFile, Selection, Unreadable, mtime_ns};
-pub use scan::{BlobEntry, Foreign, Inventory, PartialEntry, RepoEntry, RevisionEntry, SnapshotFile, scan};
+pub use scan::{
+    BlobEntry, Foreign, Inventory, PartialEntry, RepoEntry, RevisionEntry, SnapshotFile, scan, scan_repo,
+};
 pub use verify::{Hasher, digest_of};
 
 /// A hub cache.

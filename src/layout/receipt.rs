@@ -55,6 +55,9 @@ pub struct Selection {
     /// The format that was asked for.
     #[serde(default)]
     pub format: Option<String>,
+    /// Whether pickled weights and code were accepted.
+    #[serde(default)]
+    pub allow_unsafe: bool,
 }
 
 /// One staged file.
@@ -244,7 +247,7 @@ mod tests {
         let golden = serde_json::json!({
             "v": 1, "repo": "a/b", "revisions": ["main"], "commit": "c".repeat(40),
             "source": "https://hub.test", "staged_at": "2026-01-02T03:04:05Z", "pinned": true,
-            "selection": {"include": ["*.safetensors"], "exclude": [], "format": "safetensors"},
+            "selection": {"include": ["*.safetensors"], "exclude": [], "format": "safetensors", "allow_unsafe": false},
             "files": [{
                 "path": "x/model.safetensors", "size": 3, "digest": format!("sha256:{}", "d".repeat(64)),
                 "mtime_ns": 1_700_000_000_123_456_789_i64, "inode": 42,

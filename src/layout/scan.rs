@@ -159,6 +159,16 @@ pub fn scan(root: &Path) -> Result<Inventory> {
     Ok(inventory)
 }
 
+/// Takes stock of one model; the inventory is empty if its folder is not there.
+pub fn scan_repo(cache: &Cache, repo: &RepoId) -> Inventory {
+    let mut inventory = Inventory::default();
+    let dir = cache.repo(repo);
+    if fs::symlink_metadata(dir.path()).is_ok_and(|found| found.is_dir()) {
+        repo::scan(cache, &dir, &mut inventory);
+    }
+    inventory
+}
+
 fn root_entry(cache: &Cache, entry: &DirEntry, inventory: &mut Inventory) {
     let name = entry.file_name();
     let Some(name) = name.to_str() else {

@@ -133,8 +133,17 @@ mod tests {
         let now = serde_json::to_value(&entry).expect("writes");
         let keys: Vec<_> = now.as_object().expect("object").keys().cloned().collect();
         let known = [
-            "added_at", "bytes", "commit", "files", "format", "last_used_at", "origin", "pinned", "quantization",
-            "repo", "revisions",
+            "added_at",
+            "bytes",
+            "commit",
+            "files",
+            "format",
+            "last_used_at",
+            "origin",
+            "pinned",
+            "quantization",
+            "repo",
+            "revisions",
         ];
         let mut sorted = keys.clone();
         sorted.sort();

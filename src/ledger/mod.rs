@@ -87,8 +87,12 @@ impl Ledger {
         let drift = ledger.reconcile(now)?;
         ledger.store.durable_blocking()?;
         tracing::info!(
-            models = ledger.shelf().len(), adopted = drift.adopted.len(), vanished = drift.vanished.len(),
-            pins_restored = drift.pins_restored, "the records agree with the cache {}", ledger.cache.root().display()
+            models = ledger.shelf().len(),
+            adopted = drift.adopted.len(),
+            vanished = drift.vanished.len(),
+            pins_restored = drift.pins_restored,
+            "the records agree with the cache {}",
+            ledger.cache.root().display()
         );
         Ok(ledger)
     }

@@ -111,7 +111,11 @@ mod tests {
         RevisionEntry {
             commit: commit(digit),
             refs: vec!["main".into()],
-            files: vec![SnapshotFile { path: "model.safetensors".into(), blob: Some("x".into()), bytes: Some(7) }],
+            files: vec![SnapshotFile {
+                path: "model.safetensors".into(),
+                blob: Some("x".into()),
+                bytes: Some(7),
+            }],
             complete,
             last_modified: None,
             receipt,
@@ -146,7 +150,8 @@ mod tests {
         let now = at("2026-02-01T00:00:00Z");
         let inventory = inventory(vec![found("1", None, true), found("2", Some(receipt("2", true)), true)]);
         let (entries, drift) = reconcile(&inventory, BTreeMap::new(), now);
-        let origins: Vec<_> = entries.values().map(|e| (e.origin, e.pinned, e.last_used_at.is_some())).collect();
+        let origins: Vec<_> =
+            entries.values().map(|e| (e.origin, e.pinned, e.last_used_at.is_some())).collect();
         assert_eq!(origins, [(Origin::Adopted, false, false), (Origin::Staged, true, true)]);
         assert_eq!((drift.adopted.len(), drift.pins_restored), (1, 1));
         let again = reconcile(&inventory, entries.clone(), now);
@@ -156,7 +161,8 @@ mod tests {
     #[test]
     fn records_without_bytes_go_and_half_a_model_is_no_model() {
         let now = at("2026-02-01T00:00:00Z");
-        let (entries, _) = reconcile(&inventory(vec![found("1", None, true), found("2", None, true)]), BTreeMap::new(), now);
+        let (entries, _) =
+            reconcile(&inventory(vec![found("1", None, true), found("2", None, true)]), BTreeMap::new(), now);
         let (left, drift) = reconcile(&inventory(vec![found("1", None, false)]), entries, now);
         assert!(left.is_empty());
         assert_eq!(drift.vanished.len(), 2);
@@ -165,7 +171,8 @@ mod tests {
     #[test]
     fn history_comes_from_the_record_and_a_pin_outlives_its_receipt() {
         let now = at("2026-02-01T00:00:00Z");
-        let (mut entries, _) = reconcile(&inventory(vec![found("1", Some(receipt("1", true)), true)]), BTreeMap::new(), now);
+        let (mut entries, _) =
+            reconcile(&inventory(vec![found("1", Some(receipt("1", true)), true)]), BTreeMap::new(), now);
         let key = Key::new(&"a/b".parse().expect("repo"), &commit("1"));
         entries.get_mut(&key).expect("there").last_used_at = Some(now);
         let (after, _) = reconcile(&inventory(vec![found("1", None, true)]), entries, now);

@@ -138,10 +138,17 @@ impl Shelf {
         }
     }
 
-    pub(super) fn with_repo(&self, repo: &RepoId, inventory: &Inventory, entries: BTreeMap<Key, Entry>) -> Self {
+    pub(super) fn with_repo(
+        &self,
+        repo: &RepoId,
+        inventory: &Inventory,
+        entries: BTreeMap<Key, Entry>,
+    ) -> Self {
         let mut shelf = self.clone();
         shelf.repos.remove(repo);
-        shelf.repos.extend(inventory.repos.iter().map(|found| (found.repo.clone(), Totals::of(found, &entries))));
+        shelf
+            .repos
+            .extend(inventory.repos.iter().map(|found| (found.repo.clone(), Totals::of(found, &entries))));
         shelf.entries.retain(|_, entry| entry.repo != *repo);
         shelf.entries.extend(entries);
         shelf

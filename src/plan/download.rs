@@ -177,7 +177,11 @@ mod tests {
 
     fn fact(n: u8, size: u64, on_disk: u64) -> FileFact {
         let digest = Digest::sha256(&format!("{n:02x}").repeat(32)).expect("digest");
-        FileFact { file: RepoFile { path: format!("f{n}").parse().expect("path"), size, digest }, on_disk, allocated: 0 }
+        FileFact {
+            file: RepoFile { path: format!("f{n}").parse().expect("path"), size, digest },
+            on_disk,
+            allocated: 0,
+        }
     }
 
     fn facts(files: Vec<FileFact>, disk_free: u64) -> Facts {
@@ -208,7 +212,8 @@ mod tests {
     #[test]
     fn room_that_is_set_aside_is_not_asked_for_again() {
         let begun = FileFact { allocated: 500, ..fact(1, 500, 20) };
-        let plan = plan_download(&facts(vec![begun], 10), KeepFree::Bytes(0)).expect("its room is taken already");
+        let plan =
+            plan_download(&facts(vec![begun], 10), KeepFree::Bytes(0)).expect("its room is taken already");
         assert_eq!(plan.bytes_to_fetch, 480);
     }
 

@@ -4,7 +4,8 @@ use std::fs::{self, File};
 use std::io::Write as _;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +17,9 @@ use larder_jobs::Reason;
 const KEEP_CORRUPT: usize = 2;
 /// sled's page cache; its default of 1 GiB is no size for a worker that should idle small.
 const CACHE_BYTES: u64 = 16 << 20;
+/// How long an earlier handle in this process may take to let go of the folder.
+const LOCK_WAIT: Duration = Duration::from_secs(5);
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 const META_KEY: &[u8] = b"meta/store";
 const MARKER: &str = "store.json";
 
@@ -87,8 +91,31 @@ pub(super) fn open(dir: &Path) -> Result<(sled::Db, Opened)> {
     Ok((tree, opened))
 }
 
-/// Opens sled with a guard, since `open` panics on some damaged files.
+/// Opens sled, waiting for an earlier handle of this folder that is still being dropped: the caller owns the
+/// folder, so nobody else can hold sled's own lock for long.
 fn try_open(db: &Path) -> std::result::Result<sled::Db, sled::Error> {
+    let begun = Instant::now();
+    loop {
+        match guarded_open(db) {
+            Err(sled::Error::Io(error)) if is_lock(&error) && begun.elapsed() < LOCK_WAIT => {
+                std::thread::sleep(LOCK_PAUSE);
+            }
+            result => return result,
+        }
+    }
+}
+
+/// sled says `could not acquire lock … WouldBlock` as an error of kind `Other`.
+fn is_lock(error: &std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::WouldBlock || error.to_string().contains("could not acquire lock")
+}
+
+/// The panic hook is the process's: two opens at once must not leave the silent one behind.
+static HOOK: Mutex<()> = Mutex::new(());
+
+/// With a guard, since `open` panics on some damaged files.
+fn guarded_open(db: &Path) -> std::result::Result<sled::Db, sled::Error> {
+    let _alone = HOOK.lock().unwrap_or_else(PoisonError::into_inner);
     let config = sled::Config::new()
         .path(db)
         .mode(sled::Mode::LowSpace)

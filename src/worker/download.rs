@@ -79,9 +79,10 @@ async fn resolve(context: &Context, want: &Download, stop: &CancellationToken) -
     }
     if context.hub.is_offline() {
         let dir = context.cache.repo(&want.repo);
-        let local = want.revision.as_commit().or_else(|| {
-            std::fs::read_to_string(dir.reference(&want.revision)).ok()?.trim().parse().ok()
-        });
+        let local = want
+            .revision
+            .as_commit()
+            .or_else(|| std::fs::read_to_string(dir.reference(&want.revision)).ok()?.trim().parse().ok());
         return local.map(|commit| (want.repo.clone(), commit)).ok_or_else(|| offline(want));
     }
     let resolved = context.hub.resolve(&want.repo, &want.revision, stop).await?;
@@ -130,7 +131,11 @@ fn selection(want: &Download) -> Selection {
 
 fn all_present(files: &[(larder_jobs::FilePath, u64)]) -> DownloadPlan {
     let bytes_total = files.iter().map(|(_, size)| size).sum();
-    let files = files.iter().map(|(path, size)| plan::PlannedFile { path: path.to_string(), bytes: *size, to_fetch: 0 });
+    let files = files.iter().map(|(path, size)| plan::PlannedFile {
+        path: path.to_string(),
+        bytes: *size,
+        to_fetch: 0,
+    });
     DownloadPlan {
         files: files.collect(),
         bytes_total,
@@ -175,7 +180,8 @@ pub(super) async fn download(
     };
     let (mut receipt, progress) = match &planned.chosen {
         None => {
-            let receipt = planned.receipt.clone().ok_or_else(|| Error::internal("a satisfied want has no receipt"))?;
+            let receipt =
+                planned.receipt.clone().ok_or_else(|| Error::internal("a satisfied want has no receipt"))?;
             (receipt, all_done(&totals, earlier))
         }
         Some(chosen) => {
@@ -265,7 +271,8 @@ fn new_receipt(context: &Context, want: &Download, planned: &Planned, fetched: F
     if let Some(old) = &planned.receipt {
         receipt.pinned = old.pinned;
         receipt.revisions.clone_from(&old.revisions);
-        let known: std::collections::BTreeSet<_> = receipt.files.iter().map(|file| file.path.clone()).collect();
+        let known: std::collections::BTreeSet<_> =
+            receipt.files.iter().map(|file| file.path.clone()).collect();
         receipt.files.extend(old.files.iter().filter(|file| !known.contains(&file.path)).cloned());
         receipt.files.sort_by(|a, b| a.path.cmp(&b.path));
     }
@@ -283,7 +290,8 @@ async fn publish(
         if !unchanged {
             dir.write_receipt(&receipt)?;
         }
-        let files: Vec<_> = receipt.files.iter().map(|file| (file.path.clone(), file.digest.clone())).collect();
+        let files: Vec<_> =
+            receipt.files.iter().map(|file| (file.path.clone(), file.digest.clone())).collect();
         dir.publish_snapshot(&receipt.commit, &files)?;
         if want.revision.as_commit().is_none() {
             dir.publish_ref(&want.revision, &receipt.commit)?;
@@ -309,7 +317,8 @@ pub(super) async fn late_pin(context: &Context, record: &Record) -> Result<()> {
     };
     let (dir, ledger) = (context.cache.repo(&want.repo), context.ledger.clone());
     blocking(move || {
-        let Some(mut receipt) = receipt_of(&dir, &commit).filter(|receipt| want.pin && !receipt.pinned) else {
+        let Some(mut receipt) = receipt_of(&dir, &commit).filter(|receipt| want.pin && !receipt.pinned)
+        else {
             return Ok(());
         };
         receipt.pinned = true;

@@ -28,7 +28,7 @@ pub async fn run(kind: Kind, slots: usize, lease: Duration, store: Arc<dyn JobSt
 
 async fn handle(assignment: Assignment, context: Data<Context>) -> Result<(), Infallible> {
     let context = (*context).clone();
-    let Assignment { job, record, lease, slot } = assignment;
+    let Assignment { job, record, lease } = assignment;
     let span = tracing::info_span!("job", id = %record.id, kind = %record.kind, attempt = record.attempts);
     let earlier = record.progress.bytes_fetched;
     let body = perform(job, earlier, Arc::clone(&lease), context.clone()).instrument(span.clone());
@@ -38,7 +38,6 @@ async fn handle(assignment: Assignment, context: Data<Context>) -> Result<(), In
         Err(_) => Verdict::Interrupted,
     };
     settle(&lease, verdict, &context).instrument(span).await;
-    drop(slot);
     Ok(())
 }
 
@@ -83,10 +82,14 @@ async fn perform(job: Job, earlier: u64, lease: Arc<Lease>, context: Context) ->
 
 fn stopped(lease: &Lease) -> Error {
     match lease.stop_cause() {
-        Some(Stop::Lost) => Error::new(Reason::LeaseLost, "another worker took the job over", "nothing to do"),
-        Some(Stop::Cancelled) | None => {
-            Error::new(Reason::Cancelled, "the job was cancelled", "stage the model again to go on; its bytes are kept")
+        Some(Stop::Lost) => {
+            Error::new(Reason::LeaseLost, "another worker took the job over", "nothing to do")
         }
+        Some(Stop::Cancelled) | None => Error::new(
+            Reason::Cancelled,
+            "the job was cancelled",
+            "stage the model again to go on; its bytes are kept",
+        ),
     }
 }
 
@@ -119,7 +122,9 @@ fn verdict(result: Result<Done>, context: &Context) -> Verdict {
             Verdict::Cancel(error)
         }
         // Its class says permanent, since a plan that does not fit never will. With a wait the plan did fit.
-        Verdict::Cancel(error) if error.reason() == Reason::InsufficientDisk && error.retry_after().is_some() => {
+        Verdict::Cancel(error)
+            if error.reason() == Reason::InsufficientDisk && error.retry_after().is_some() =>
+        {
             let wait = error.retry_after().unwrap_or_default();
             Verdict::Snooze { error, wait }
         }
@@ -130,8 +135,12 @@ fn verdict(result: Result<Done>, context: &Context) -> Verdict {
 async fn settle(lease: &Lease, verdict: Verdict, context: &Context) {
     match &verdict {
         Verdict::Done(done) => tracing::info!(path = done.path.as_deref(), "done"),
-        Verdict::Cancel(error) => tracing::warn!(reason = %error.reason(), hint = error.hint(), "failed: {error}"),
-        Verdict::RetryAfter(error) => tracing::warn!(reason = %error.reason(), "will be tried again: {error}"),
+        Verdict::Cancel(error) => {
+            tracing::warn!(reason = %error.reason(), hint = error.hint(), "failed: {error}")
+        }
+        Verdict::RetryAfter(error) => {
+            tracing::warn!(reason = %error.reason(), "will be tried again: {error}")
+        }
         Verdict::Snooze { error, .. } => tracing::warn!(reason = %error.reason(), "waits: {error}"),
         Verdict::Interrupted => tracing::info!("goes back, its bytes are kept"),
     }

@@ -1,2 +1,3 @@
-//! x
-fn main() {}
+//! One binary for everything that is tested from outside: the command line, HTTP, files, other clients.
+
+mod architecture;

@@ -34,6 +34,7 @@ use blob::{Blob, Published};
 use file::FileJob;
 use larder_jobs::{CommitId, Digest, Reason, RepoFile, RepoId};
 
+pub use partial::{Kept, kept};
 pub use tracker::{Phase, Totals, Tracker};
 
 /// Smallest piece that a small job is cut into, so that all connections have something to do.

@@ -15,7 +15,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::ops::Range;
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -26,12 +26,36 @@ use rustix::io::Errno;
 use super::ranges::Ranges;
 use crate::error::{Error, Result};
 use crate::layout::RepoDir;
-use larder_jobs::Digest;
+use larder_jobs::{Digest, RepoFile};
 
 /// Below this a file is fetched anew rather than journalled: it is one write anyway.
 const JOURNAL_FROM: u64 = 256 << 10;
 /// A journal is compacted when it is opened; 64 MiB are 1.5 million lines, far more than one run writes.
 const MAX_MAP: u64 = 64 << 20;
+
+/// What an earlier attempt has left of a file.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// Bytes that came.
+    pub bytes: u64,
+    /// Bytes that the disk has set aside, whether they came or not.
+    pub allocated: u64,
+}
+
+/// What an earlier attempt has left of `file`; nothing if it would not be used. Blocks.
+pub fn kept(dir: &RepoDir, file: &RepoFile) -> Kept {
+    let Ok(found) = fs::metadata(dir.partial(&file.digest)) else { return Kept::default() };
+    if found.len() != file.size || file.size < JOURNAL_FROM {
+        return Kept::default();
+    }
+    let there = read_map(&dir.partial_map(&file.digest), &header(&file.digest, file.size), file.size);
+    let allocated = found.blocks().saturating_mul(512).min(file.size);
+    Kept { bytes: there.map_or(0, |there| there.bytes()), allocated }
+}
+
+fn header(digest: &Digest, size: u64) -> String {
+    format!("larder-partial 1 {size} {}", digest.hex())
+}
 
 /// The open partial of one blob. Everything here blocks.
 #[derive(Debug)]
@@ -59,7 +83,7 @@ impl Partial {
             .open(&path)
             .map_err(|error| Error::io("open", &path, &error))?;
         let length = file.metadata().map_err(|error| Error::io("look at", &path, &error))?.len();
-        let header = format!("larder-partial 1 {size} {}", digest.hex());
+        let header = header(digest, size);
         let mut there = Ranges::default();
         if length == size && size >= JOURNAL_FROM {
             there = read_map(&map, &header, size)?;
