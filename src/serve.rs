@@ -73,6 +73,8 @@ impl House {
             host: settings.config.host.name.as_str().into(),
             max_models: settings.config.metrics.max_models,
         };
+        // So that the first scrape and the first probe already know.
+        api.sampler.refresh(&*queue, &settings.cache_root).await;
         Ok(Self { settings, scope, queue, ledger, hub, api, _lock: lock })
     }
 

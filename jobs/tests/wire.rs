@@ -59,7 +59,10 @@ fn what_is_wrong_is_named() {
 fn equal_wants_are_equal_whoever_asks() {
     let want = |json: Value| Job::from_json(json).expect("valid").work.want();
     let plain = want(json!({"kind": "download", "repo": "a/b"}));
-    assert_eq!(plain, want(json!({"kind": "download", "repo": "a/b", "revision": "main", "pin": true, "priority": 5})));
+    assert_eq!(
+        plain,
+        want(json!({"kind": "download", "repo": "a/b", "revision": "main", "pin": true, "priority": 5}))
+    );
     assert_ne!(plain, want(json!({"kind": "download", "repo": "a/b", "revision": "v1"})));
     let one = want(json!({"kind": "download", "repo": "a/b", "include": ["x", "y"]}));
     assert_eq!(one, want(json!({"kind": "download", "repo": "a/b", "include": ["y", "x", "y"]})));

@@ -1,6 +1,6 @@
 //! What a scrape shows of queue and disk, sampled on a timer, so that no scrape ever waits for either.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -47,12 +47,17 @@ impl Sampler {
         Arc::clone(&self.latest.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Samples once.
+    pub async fn refresh(&self, queue: &dyn JobStore, cache_root: &Path) {
+        let sampled = sample(queue, cache_root).await;
+        *self.latest.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(sampled);
+    }
+
     /// Samples until `stop`.
     pub async fn run(self, queue: Arc<dyn JobStore>, cache_root: PathBuf, stop: CancellationToken) {
         let mut changed = queue.changed();
         while !stop.is_cancelled() {
-            let sampled = sample(&*queue, &cache_root).await;
-            *self.latest.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(sampled);
+            self.refresh(&*queue, &cache_root).await;
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(INTERVAL) => {}
@@ -62,7 +67,7 @@ impl Sampler {
     }
 }
 
-async fn sample(queue: &dyn JobStore, cache_root: &std::path::Path) -> Sampled {
+async fn sample(queue: &dyn JobStore, cache_root: &Path) -> Sampled {
     let begun = Instant::now();
     let stats =
         queue.stats().await.map_err(|error| tracing::warn!(%error, "the queue cannot be counted")).ok();

@@ -1,11 +1,17 @@
 //! What can be typed.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{Args as Group, Parser, Subcommand, ValueEnum};
 use larder_jobs::{Format, Glob, Invalid, Job, JobId, ModelRef, State, Work};
 
 use crate::error::{Error, Result};
+
+/// Parses a name or a quantity of the contract, with its hint in the error.
+fn hinted<T: FromStr<Err = Invalid>>(text: &str) -> std::result::Result<T, String> {
+    text.parse().map_err(|invalid: Invalid| format!("{invalid}\n hint: {}", invalid.hint()))
+}
 
 /// Keeps a GPU host stocked with models: verified, resumable, in the standard Hugging Face cache.
 #[derive(Debug, Parser)]
@@ -72,7 +78,7 @@ pub(super) enum Verb {
     /// List the models in the cache
     Ls {
         /// Only this model
-        #[arg(value_name = "MODEL")]
+        #[arg(value_name = "MODEL", value_parser = hinted::<ModelRef>)]
         model: Option<ModelRef>,
     },
     /// Look at jobs and change them
@@ -122,13 +128,13 @@ pub(super) struct Stage {
 #[derive(Debug, Clone, Group)]
 pub(super) struct Want {
     /// The model, owner/name or owner/name@revision
-    #[arg(value_name = "MODEL")]
+    #[arg(value_name = "MODEL", value_parser = hinted::<ModelRef>)]
     model: ModelRef,
     /// Only files that match (as the hub's allow_patterns); may be repeated
-    #[arg(long, value_name = "PATTERN")]
+    #[arg(long, value_name = "PATTERN", value_parser = hinted::<Glob>)]
     include: Vec<Glob>,
     /// No files that match; may be repeated
-    #[arg(long, value_name = "PATTERN")]
+    #[arg(long, value_name = "PATTERN", value_parser = hinted::<Glob>)]
     exclude: Vec<Glob>,
     /// Weight format
     #[arg(long, value_enum, default_value_t = FormatArg::Auto)]
@@ -187,27 +193,41 @@ pub(super) enum Jobs {
     /// List jobs, the newest first
     List {
         /// Only in this state
-        #[arg(long)]
+        #[arg(long, value_parser = hinted::<State>)]
         state: Option<State>,
         /// At most so many
         #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=1000))]
         limit: u16,
     },
     /// Show one job
-    Show { id: JobId },
+    Show {
+        /// The job
+        #[arg(value_parser = hinted::<JobId>)]
+        id: JobId,
+    },
     /// Cancel a job; fetched bytes are kept
     Cancel {
+        /// The job
+        #[arg(value_parser = hinted::<JobId>)]
         id: JobId,
         /// Take back only this requester's wish
         #[arg(long, value_name = "NAME")]
         requested_by: Option<String>,
     },
     /// Run a failed or cancelled job again
-    Retry { id: JobId },
+    Retry {
+        /// The job
+        #[arg(value_parser = hinted::<JobId>)]
+        id: JobId,
+    },
     /// Run every failed job again
     Redrive,
     /// Follow a job until it ends
-    Watch { id: JobId },
+    Watch {
+        /// The job
+        #[arg(value_parser = hinted::<JobId>)]
+        id: JobId,
+    },
 }
 
 #[derive(Debug, Subcommand)]

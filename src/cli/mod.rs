@@ -13,6 +13,7 @@ mod progress;
 mod serve;
 mod stage;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -28,9 +29,15 @@ use output::Output;
 /// Exit code of a command that did what it was asked for.
 const OK: u8 = 0;
 
-/// Parses the command line, runs the verb, prints what failed.
+/// Parses the process's command line, runs the verb, prints what failed.
 pub fn main() -> ExitCode {
-    let args = match Args::try_parse() {
+    main_from(std::env::args_os())
+}
+
+/// The same for a command line of the caller's, beginning with the program's name. Once in a process, since it
+/// starts the log.
+pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let args = match Args::try_parse_from(args) {
         Ok(args) => args,
         Err(error) => return usage(&error),
     };

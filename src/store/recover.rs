@@ -37,7 +37,7 @@ pub enum Opened {
 /// What was wrong with a store that had to be replaced.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recovery {
-    /// `damaged` (sled could not open it) or `emptied` (it opened without records that the marker promises).
+    /// `damaged` (its files do not hold what the marker promises) or `emptied` (they are not there).
     pub reason: &'static str,
     /// Where the old files are, if there were any.
     pub kept: Option<PathBuf>,
@@ -71,7 +71,9 @@ pub(super) fn open(dir: &Path) -> Result<(sled::Db, Opened)> {
             None => {
                 drop(tree);
                 let kept = if existed { Some(quarantine(dir, &db)?) } else { None };
-                (reopen(&db)?, Opened::Recovered(Recovery { reason: "emptied", kept }))
+                // A file without its records is a damaged one: sled opens some truncated files empty.
+                let reason = if kept.is_some() { "damaged" } else { "emptied" };
+                (reopen(&db)?, Opened::Recovered(Recovery { reason, kept }))
             }
         },
         Err(error) if is_environment(&error) => return Err(super::failed("open", &error)),

@@ -1,3 +1,4 @@
 //! One binary for everything that is tested from outside: the command line, HTTP, files, other clients.
 
 mod architecture;
+mod store;

@@ -17,6 +17,7 @@ pub struct Larder {
     binary: PathBuf,
     root: TempDir,
     cache: PathBuf,
+    state: PathBuf,
     variables: Vec<(OsString, OsString)>,
     timeout: Duration,
 }
@@ -29,7 +30,15 @@ impl Larder {
             std::fs::create_dir(root.path().join(folder)).expect("a fresh folder");
         }
         let cache = root.path().join("hub");
-        Self { binary: binary.into(), root, cache, variables: Vec::new(), timeout: Duration::from_secs(120) }
+        let state = root.path().join("state");
+        Self {
+            binary: binary.into(),
+            root,
+            cache,
+            state,
+            variables: Vec::new(),
+            timeout: Duration::from_secs(120),
+        }
     }
 
     /// Fetches from this hub.
@@ -54,6 +63,12 @@ impl Larder {
         self
     }
 
+    /// Keeps its records elsewhere (on a disk whose power can be cut).
+    pub fn with_state(mut self, state: &Path) -> Self {
+        self.state = state.into();
+        self
+    }
+
     /// After how long [`Larder::run`] kills; two minutes unless said otherwise.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
@@ -72,7 +87,7 @@ impl Larder {
 
     /// The state folder.
     pub fn state(&self) -> PathBuf {
-        self.root.path().join("state")
+        self.state.clone()
     }
 
     /// The home folder.
@@ -90,6 +105,8 @@ impl Larder {
             .env("HF_HUB_CACHE", &self.cache)
             .env("LARDER__STATE__PATH", self.state());
         command.env("LARDER__API__LISTEN", "127.0.0.1:0").env("NO_COLOR", "1").env("NO_PROXY", "*");
+        // A disk that is nearly full is no reason for a test to fail.
+        command.env("LARDER__CACHE__KEEP_FREE", "0");
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         command
     }
@@ -132,6 +149,7 @@ mod tests {
             "HF_TOKEN",
             "HOME",
             "LARDER__API__LISTEN",
+            "LARDER__CACHE__KEEP_FREE",
             "LARDER__STATE__PATH",
             "NO_COLOR",
             "NO_PROXY",
