@@ -21,7 +21,7 @@ const MODEL: &str = "demo/tiny-gpt2";
 /// Parameters of the generated model; 48 MB in 32-bit floats.
 const PARAMETERS: u64 = 12_000_000;
 /// Each connection gets that much, so that there is something to watch.
-const BYTES_PER_SECOND: u64 = 4_000_000;
+const BYTES_PER_SECOND: u64 = 1_000_000;
 
 type Answer<T> = Result<T, Box<dyn Error>>;
 

@@ -104,7 +104,8 @@ mod tests {
     #[test]
     fn times_are_told_in_one_unit() {
         let now = jiff::Timestamp::from_second(1_000_000).expect("time");
-        let at = |seconds| ago(Some(jiff::Timestamp::from_second(1_000_000 - seconds).expect("time")), now);
+        let at =
+            |seconds: i64| ago(Some(jiff::Timestamp::from_second(1_000_000 - seconds).expect("time")), now);
         assert_eq!(
             [at(5), at(120), at(7_200), at(864_000)],
             ["just now", "2 min ago", "2 h ago", "10 days ago"]

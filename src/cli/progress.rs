@@ -109,7 +109,7 @@ fn draw_files(all: &MultiProgress, bars: &mut BTreeMap<String, ProgressBar>, vie
         }
         let bar = bars.entry(file.path.clone()).or_insert_with(|| {
             let bar = all.add(ProgressBar::new(file.bytes_total));
-            bar.set_style(style("           {wide_bar:.238/238} {msg}"));
+            bar.set_style(style("           {wide_bar:.245/238} {msg}"));
             bar
         });
         bar.set_length(file.bytes_total);

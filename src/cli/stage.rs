@@ -74,8 +74,8 @@ pub(super) async fn run(
             },
         };
         match watched {
-            Watched::Ended(view) => return Ok(report(&view, output)?),
-            Watched::Asked(view, _) | Watched::Blocked(view) => return Ok(unfinished(&view, output)?),
+            Watched::Ended(view) => return report(&view, output),
+            Watched::Asked(view, _) | Watched::Blocked(view) => return unfinished(&view, output),
             Watched::OwnerLeft => wait_for_owner(&settings).await?,
         }
     }

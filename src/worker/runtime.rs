@@ -133,17 +133,7 @@ fn verdict(result: Result<Done>, context: &Context) -> Verdict {
 }
 
 async fn settle(lease: &Lease, verdict: Verdict, context: &Context) {
-    match &verdict {
-        Verdict::Done(done) => tracing::info!(path = done.path.as_deref(), "done"),
-        Verdict::Cancel(error) => {
-            tracing::warn!(reason = %error.reason(), hint = error.hint(), "failed: {error}")
-        }
-        Verdict::RetryAfter(error) => {
-            tracing::warn!(reason = %error.reason(), "will be tried again: {error}")
-        }
-        Verdict::Snooze { error, .. } => tracing::warn!(reason = %error.reason(), "waits: {error}"),
-        Verdict::Interrupted => tracing::info!("goes back, its bytes are kept"),
-    }
+    announce(&verdict);
     let settled = match lease.settle(verdict).await {
         Ok(Settled::Done(record)) => record,
         Ok(Settled::Fenced) => return tracing::warn!("the job was another worker's by now"),
@@ -152,6 +142,21 @@ async fn settle(lease: &Lease, verdict: Verdict, context: &Context) {
     // A pin that was asked for while the job ran came too late for the receipt.
     if let Err(error) = download::late_pin(context, &settled).await {
         tracing::warn!(%error, "a late pin cannot be recorded");
+    }
+}
+
+/// The one line about how an attempt ended.
+fn announce(verdict: &Verdict) {
+    match verdict {
+        Verdict::Done(done) => tracing::info!(path = done.path.as_deref(), "done"),
+        Verdict::Cancel(error) => {
+            tracing::warn!(reason = %error.reason(), hint = error.hint(), "failed: {error}");
+        }
+        Verdict::RetryAfter(error) => {
+            tracing::warn!(reason = %error.reason(), "will be tried again: {error}");
+        }
+        Verdict::Snooze { error, .. } => tracing::warn!(reason = %error.reason(), "waits: {error}"),
+        Verdict::Interrupted => tracing::info!("goes back, its bytes are kept"),
     }
 }
 
