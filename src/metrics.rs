@@ -93,7 +93,7 @@ fn describe() {
     for reason in ["integrity_mismatch", "restarted"] {
         counter!("larder_download_wasted_bytes_total", "reason" => reason).absolute(0);
     }
-    for drift in ["adopted", "vanished", "completed", "damaged"] {
+    for drift in ["adopted", "vanished", "damaged"] {
         counter!("larder_cache_drift_total", "kind" => drift).absolute(0);
     }
     for reason in ["damaged", "emptied"] {
@@ -142,7 +142,7 @@ pub fn http_response(source: &str, code: u16) {
         .increment(1);
 }
 
-/// Reconciling found `count` differences of one kind: `adopted`, `vanished`, `completed` or `damaged`.
+/// Reconciling found `count` differences of one kind: `adopted`, `vanished` or `damaged`.
 pub fn drift(kind: &'static str, count: u64) {
     counter!("larder_cache_drift_total", "kind" => kind).increment(count);
 }

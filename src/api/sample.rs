@@ -11,7 +11,7 @@ use crate::disk;
 use crate::queue::{JobStore, Stats};
 
 /// How old a sample may be.
-const INTERVAL: Duration = Duration::from_secs(5);
+const INTERVAL: Duration = Duration::from_secs(2);
 /// Samples that follow changes of the queue keep at least this distance.
 const CALM: Duration = Duration::from_millis(200);
 

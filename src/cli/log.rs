@@ -27,7 +27,7 @@ pub(super) fn start(config: &Log, serve: bool, verbose: bool) -> Result<MultiPro
         let colour = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         builder.with_ansi(colour).with_target(false).init();
     } else {
-        builder.json().flatten_event(true).init();
+        builder.json().flatten_event(true).with_span_list(false).init();
     }
     Ok(bars)
 }

@@ -23,7 +23,8 @@ use crate::error::{Error, Result};
 use crate::queue::Scope;
 use crate::serve::House;
 
-/// How often the job is looked at.
+/// How often the job is looked at: at first often, since many a model is there already.
+const LOOK_FIRST: Duration = Duration::from_millis(5);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How long a waiting command believes in a hub that a daemon cannot reach.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -169,6 +170,7 @@ pub(super) async fn watch(
 ) -> Result<Watched> {
     let begun = Instant::now();
     let mut progress = Progress::new(bars, output);
+    let mut pause = LOOK_FIRST;
     let watched = loop {
         let view = match client.job(id).await {
             Ok(view) => view,
@@ -189,7 +191,7 @@ pub(super) async fn watch(
         }
         tokio::select! {
             ask = signals.next() => break Watched::Asked(view, ask),
-            () = tokio::time::sleep(LOOK_EVERY) => {}
+            () = tokio::time::sleep(pause) => pause = (pause * 2).min(LOOK_EVERY),
         }
     };
     progress.clear();

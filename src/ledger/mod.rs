@@ -29,6 +29,8 @@ pub use shelf::{Shelf, Used};
 const ENTRIES: Table<Entry> = Table::new("entries");
 const HOST: Table<HostRecord> = Table::new("host");
 const HOST_KEY: &[u8] = b"this";
+/// Leftovers of killed processes in a repo's scratch folder are swept at this age.
+const SCRATCH_AGE: Duration = Duration::from_secs(3_600);
 /// `last_used_at` is written at most this often for each entry.
 const TOUCH_EVERY: Duration = Duration::from_secs(30);
 
@@ -121,6 +123,12 @@ impl Ledger {
         let inventory = layout::scan(self.cache.root())?;
         for problem in &inventory.problems {
             tracing::warn!(%problem, "a part of the cache cannot be read");
+        }
+        for repo in &inventory.repos {
+            // What is left there is younger than that only if somebody works on it right now.
+            if let Err(problem) = self.cache.repo(&repo.repo).sweep_scratch(SCRATCH_AGE) {
+                tracing::warn!(%problem, "leftovers of a killed process stay behind");
+            }
         }
         let known = self.stored()?;
         let (entries, drift) = reconcile(&inventory, known.clone(), now);

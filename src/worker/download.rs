@@ -15,7 +15,7 @@ use crate::disk;
 use crate::error::{Error, Result};
 use crate::hub::{self, Fetch, Fetched, Kept, Phase, Totals, Tracker};
 use crate::layout::{Receipt, RepoDir, Selection};
-use crate::ledger::Ledger;
+use crate::ledger::{Key, Ledger};
 use crate::plan::{self, DownloadPlan, Facts, FileFact};
 use crate::queue::{Done, Record};
 
@@ -204,10 +204,11 @@ pub(super) async fn download(
     if !receipt.revisions.contains(&want.revision) {
         receipt.revisions.push(want.revision.clone());
     }
-    let unchanged = planned.receipt.as_ref() == Some(&receipt);
     let ledger = context.ledger.clone().ok_or_else(|| Error::internal("a download without a ledger"))?;
     let path = dir.snapshot(&planned.commit).display().to_string();
-    publish(dir, want.clone(), receipt, unchanged, Arc::clone(&ledger)).await.map_err(midway)?;
+    let proved = planned.is_satisfied() && planned.receipt.as_ref() == Some(&receipt);
+    let publication = Publication { dir, revision: want.revision.clone(), receipt, proved };
+    publish(publication, Arc::clone(&ledger)).await.map_err(midway)?;
     ledger.durable().await?;
     Ok(Done { path: Some(path), progress })
 }
@@ -279,24 +280,33 @@ fn new_receipt(context: &Context, want: &Download, planned: &Planned, fetched: F
     receipt
 }
 
-async fn publish(
+/// What a finished transfer, or a proof that there is nothing to do, changes for readers.
+struct Publication {
     dir: RepoDir,
-    want: Download,
+    revision: larder_jobs::Revision,
     receipt: Receipt,
-    unchanged: bool,
-    ledger: Arc<Ledger>,
-) -> Result<()> {
+    /// The receipt on the disk says the same, and it has just proved that every file is visible.
+    proved: bool,
+}
+
+async fn publish(publication: Publication, ledger: Arc<Ledger>) -> Result<()> {
     blocking(move || {
-        if !unchanged {
+        let Publication { dir, revision, receipt, proved } = publication;
+        if !proved {
             dir.write_receipt(&receipt)?;
+            let files: Vec<_> =
+                receipt.files.iter().map(|file| (file.path.clone(), file.digest.clone())).collect();
+            dir.publish_snapshot(&receipt.commit, &files)?;
         }
-        let files: Vec<_> =
-            receipt.files.iter().map(|file| (file.path.clone(), file.digest.clone())).collect();
-        dir.publish_snapshot(&receipt.commit, &files)?;
-        if want.revision.as_commit().is_none() {
-            dir.publish_ref(&want.revision, &receipt.commit)?;
+        if revision.as_commit().is_none() {
+            dir.publish_ref(&revision, &receipt.commit)?;
         }
-        ledger.staged(&receipt.repo, &receipt.commit, Timestamp::now())
+        let now = Timestamp::now();
+        let known = ledger.shelf().get(&Key::new(&receipt.repo, &receipt.commit)).is_some();
+        if proved && known {
+            return ledger.touch(&receipt.repo, &receipt.commit, now);
+        }
+        ledger.staged(&receipt.repo, &receipt.commit, now)
     })
     .await
 }
