@@ -58,10 +58,15 @@ impl Sampler {
         let mut changed = queue.changed();
         while !stop.is_cancelled() {
             self.refresh(&*queue, &cache_root).await;
+            let due = async {
+                tokio::select! {
+                    () = tokio::time::sleep(INTERVAL) => {}
+                    _ = changed.changed() => tokio::time::sleep(CALM).await,
+                }
+            };
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = tokio::time::sleep(INTERVAL) => {}
-                _ = changed.changed() => tokio::time::sleep(CALM).await,
+                () = due => {}
             }
         }
     }

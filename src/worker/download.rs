@@ -14,7 +14,7 @@ use super::Context;
 use crate::disk;
 use crate::error::{Error, Result};
 use crate::hub::{self, Fetch, Fetched, Kept, Phase, Totals, Tracker};
-use crate::layout::{Receipt, RepoDir, Selection};
+use crate::layout::{Receipt, ReceiptFile, RepoDir, Selection};
 use crate::ledger::{Key, Ledger};
 use crate::plan::{self, DownloadPlan, Facts, FileFact};
 use crate::queue::{Done, Record};
@@ -52,30 +52,26 @@ impl Planned {
 /// model is not there and the hub must not be asked.
 pub async fn plan(context: &Context, want: &Download, stop: &CancellationToken) -> Result<Planned> {
     let (repo, commit) = resolve(context, want, stop).await?;
-    // The folder is that of the name that was asked for, as the hub's own clients have it.
-    let dir = context.cache.repo(&want.repo);
-    let old = receipt_of(&dir, &commit);
-    if let Some(receipt) = old.as_ref().filter(|receipt| satisfies(receipt, want, &dir)) {
-        let files: Vec<_> = receipt.files.iter().map(|file| (file.path.clone(), file.size)).collect();
-        let plan = all_present(&files);
-        return Ok(Planned { repo, commit, chosen: None, plan, receipt: old });
+    let proof = proof(context, want, &commit).await?;
+    if let Some(receipt) = proof.receipt.as_ref().filter(|_| proof.satisfied) {
+        let plan = all_present(receipt);
+        return Ok(Planned { repo, commit, chosen: None, plan, receipt: proof.receipt });
     }
     if context.hub.is_offline() {
         return Err(offline(want));
     }
     let listing = context.hub.tree(&repo, &commit, stop).await?;
     let chosen = plan::select(&listing, want)?;
-    let facts = facts(context, dir, &chosen.files).await?;
+    let facts = facts(context, want, &chosen.files).await?;
     let plan = plan::plan_download(&facts, context.keep_free)?;
-    Ok(Planned { repo, commit, chosen: Some(chosen), plan, receipt: old })
+    Ok(Planned { repo, commit, chosen: Some(chosen), plan, receipt: proof.receipt })
 }
 
 async fn resolve(context: &Context, want: &Download, stop: &CancellationToken) -> Result<(RepoId, CommitId)> {
-    if let Some(commit) = want.revision.as_commit() {
-        let dir = context.cache.repo(&want.repo);
-        if receipt_of(&dir, &commit).is_some_and(|receipt| satisfies(&receipt, want, &dir)) {
-            return Ok((want.repo.clone(), commit));
-        }
+    if let Some(commit) = want.revision.as_commit()
+        && proof(context, want, &commit).await?.satisfied
+    {
+        return Ok((want.repo.clone(), commit));
     }
     if context.hub.is_offline() {
         let dir = context.cache.repo(&want.repo);
@@ -95,6 +91,24 @@ fn offline(want: &Download) -> Error {
         format!("{} is not complete in the cache, and offline mode is on", want.model()),
         "unset HF_HUB_OFFLINE (or hub.offline) and stage it once",
     )
+}
+
+/// What the disk proves about a commit, without asking anybody.
+struct Proof {
+    receipt: Option<Receipt>,
+    /// Every file that is wanted is there as it was verified, and visible to readers.
+    satisfied: bool,
+}
+
+async fn proof(context: &Context, want: &Download, commit: &CommitId) -> Result<Proof> {
+    // The folder is that of the name that was asked for, as the hub's own clients have it.
+    let (dir, want, commit) = (context.cache.repo(&want.repo), want.clone(), commit.clone());
+    blocking(move || {
+        let receipt = receipt_of(&dir, &commit);
+        let satisfied = receipt.as_ref().is_some_and(|receipt| satisfies(receipt, &want, &dir));
+        Ok(Proof { receipt, satisfied })
+    })
+    .await
 }
 
 /// An unreadable receipt is as good as none: the files are listed and hashed again.
@@ -129,15 +143,12 @@ fn selection(want: &Download) -> Selection {
     }
 }
 
-fn all_present(files: &[(larder_jobs::FilePath, u64)]) -> DownloadPlan {
-    let bytes_total = files.iter().map(|(_, size)| size).sum();
-    let files = files.iter().map(|(path, size)| plan::PlannedFile {
-        path: path.to_string(),
-        bytes: *size,
-        to_fetch: 0,
-    });
+fn all_present(receipt: &Receipt) -> DownloadPlan {
+    let bytes_total = receipt.files.iter().map(|file| file.size).sum();
+    let file =
+        |file: &ReceiptFile| plan::PlannedFile { path: file.path.to_string(), bytes: file.size, to_fetch: 0 };
     DownloadPlan {
-        files: files.collect(),
+        files: receipt.files.iter().map(file).collect(),
         bytes_total,
         bytes_present: bytes_total,
         bytes_to_fetch: 0,
@@ -147,7 +158,8 @@ fn all_present(files: &[(larder_jobs::FilePath, u64)]) -> DownloadPlan {
 }
 
 /// What the disk has of the files.
-async fn facts(context: &Context, dir: RepoDir, files: &[RepoFile]) -> Result<Facts> {
+async fn facts(context: &Context, want: &Download, files: &[RepoFile]) -> Result<Facts> {
+    let dir = context.cache.repo(&want.repo);
     let (root, files) = (context.cache.root().to_owned(), files.to_vec());
     blocking(move || {
         let usage = disk::usage(&root)?;
