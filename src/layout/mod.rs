@@ -16,6 +16,7 @@
 //! and `tmp/`. A folder of ours in the root would make it warn, and so would a repo folder without
 //! `snapshots/`, hence [`RepoDir::prepare`]. No async here, no network.
 
+mod atomic;
 mod lock;
 mod publish;
 mod receipt;

@@ -8,13 +8,12 @@ use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Component, Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
-use super::receipt::write_atomic;
+use super::atomic::{unique, write_atomic};
 use super::{RepoDir, folder_or_other, real_folder, sync_folder};
 use crate::error::{Error, Result};
 use larder_jobs::{CommitId, Digest, FilePath, Reason, Revision};
@@ -24,14 +23,6 @@ use larder_jobs::{CommitId, Digest, FilePath, Reason, Revision};
 enum Existing {
     Keep,
     Replace,
-}
-
-/// A name in `scratch` that nobody else uses.
-pub(super) fn unique(scratch: &Path, what: &str) -> PathBuf {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    let next = NEXT.fetch_add(1, Ordering::Relaxed);
-    let now = jiff::Timestamp::now().as_nanosecond();
-    scratch.join(format!("{what}-{}-{now}-{next}", std::process::id()))
 }
 
 impl RepoDir {

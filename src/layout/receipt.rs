@@ -4,15 +4,16 @@
 //! about pins and about which bytes were verified when; the ledger can be rebuilt from it. Fields are only
 //! ever added, so a reader ignores what it does not know; `tests` holds the golden shape.
 
-use std::fs::{self, File, Metadata};
-use std::io::{self, Write as _};
+use std::fs::{self, Metadata};
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{RepoDir, sync_folder};
+use super::RepoDir;
+use super::atomic::write_atomic;
 use crate::error::{Error, Result};
 use larder_jobs::{CommitId, Digest, FilePath, Reason, RepoId, Revision};
 
@@ -202,21 +203,6 @@ pub(super) fn read(path: &Path) -> Result<Option<Receipt>, Unreadable> {
         return Err(Unreadable::Newer { path: path.to_owned(), found: version.v });
     }
     serde_json::from_slice(&bytes).map(Some).map_err(|error| damaged(error.to_string()))
-}
-
-/// Replaces `path` by `bytes` in one step, by way of a file in `scratch`, and flushes both.
-pub(super) fn write_atomic(scratch: &Path, path: &Path, bytes: &[u8]) -> Result<()> {
-    let temporary = super::publish::unique(scratch, "file");
-    let written = File::create_new(&temporary).and_then(|mut file| {
-        file.write_all(bytes)?;
-        file.sync_all()
-    });
-    if let Err(error) = written.and_then(|()| fs::rename(&temporary, path)) {
-        // Nobody reads it there; the failure that counts is the one that is returned.
-        let _ = fs::remove_file(&temporary);
-        return Err(Error::io("write", path, &error));
-    }
-    path.parent().map_or(Ok(()), sync_folder)
 }
 
 #[cfg(test)]
