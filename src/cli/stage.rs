@@ -17,7 +17,7 @@ use super::args::Stage;
 use super::client::Client;
 use super::output::{Output, note};
 use super::progress::Progress;
-use super::{OK, jobs};
+use super::{OK, TRY_LATER, jobs};
 use crate::config::Settings;
 use crate::error::{Error, Result};
 use crate::queue::Scope;
@@ -76,7 +76,8 @@ pub(super) async fn run(
         };
         match watched {
             Watched::Ended(view) => return report(&view, output),
-            Watched::Asked(view, _) | Watched::Blocked(view) => return unfinished(&view, output),
+            Watched::Asked(view, _) => return unfinished(&view, output),
+            Watched::Blocked(view) => return blocked(&view, output),
             Watched::OwnerLeft => wait_for_owner(&settings).await?,
         }
     }
@@ -257,6 +258,11 @@ fn success(view: &JobView, output: Output) -> String {
         output.size(view.bytes_fetched),
         speed.unwrap_or_default()
     )
+}
+
+/// Prints a job that waits. Whatever it waits for may come, also what would be refused in a plan.
+pub(super) fn blocked(view: &JobView, output: &Output) -> Result<u8> {
+    unfinished(view, output).map(|_| TRY_LATER)
 }
 
 /// Prints a job that did not reach its end, and returns the exit code of its reason.

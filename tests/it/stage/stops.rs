@@ -56,7 +56,13 @@ fn ctrl_c_cancels_the_job_and_keeps_its_bytes() {
 
     let job = stage(&larder, &[model.id()]);
     assert_ne!(job["id"], cancelled["id"], "the wish was taken back; this is a new one");
-    assert!(job["bytes_fetched"].as_u64() < Some(model.bytes() - 2_000_000), "it went on: {job}");
+    let (before, after) = (cancelled["bytes_fetched"].as_u64(), job["bytes_fetched"].as_u64());
+    assert!(after < Some(model.bytes() - 2_000_000), "it went on: {job}");
+    assert_eq!(
+        before.zip(after).map(|(before, after)| before + after),
+        Some(model.bytes()),
+        "all are counted"
+    );
     assert_resumed(&hub, &model);
     snapshot(&larder, &model, "main").assert_is(&model);
     assert_clean(larder.cache());
@@ -76,6 +82,7 @@ fn sigterm_puts_the_job_back_and_a_daemon_finishes_it() {
     let id = queued["id"].as_str().expect("an id");
     let done = daemon.wait_job(id, PATIENCE);
     assert_eq!((&done["state"], &done["attempts"]), (&"ready".into(), &1.into()), "{done}");
+    assert_eq!(done["bytes_fetched"], model.bytes(), "those of both attempts: {done}");
     assert_resumed(&hub, &model);
     snapshot(&larder, &model, "main").assert_is(&model);
     drop(daemon);
