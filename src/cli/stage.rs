@@ -17,7 +17,7 @@ use super::args::Stage;
 use super::client::Client;
 use super::output::{Output, note};
 use super::progress::Progress;
-use super::{OK, jobs};
+use super::{OK, TRY_LATER, jobs};
 use crate::config::Settings;
 use crate::error::{Error, Result};
 use crate::queue::Scope;
@@ -60,13 +60,13 @@ pub(super) async fn run(
     let detach = stage.detach;
     let job = stage.job()?;
     let mut signals = Signals::new()?;
-    let mut last = None;
+    let (mut last, mut joined) = (None, None);
     for _ in 0..TAKEOVERS {
         let watched = match Client::reach(&settings).await? {
             Some(client) if detach => return detached(&client, &job, output).await,
-            Some(client) => there(&client, &job, *output, &bars, &mut signals).await?,
+            Some(client) => there(&client, &job, &mut joined, *output, &bars, &mut signals).await?,
             None if detach => return Err(nobody(&settings)),
-            None => match here(settings.clone(), &job, *output, &bars, &mut signals).await {
+            None => match here(settings.clone(), &job, joined, *output, &bars, &mut signals).await {
                 Err(error) if error.reason() == Reason::QueueUnavailable => {
                     last = Some(error);
                     Watched::OwnerLeft
@@ -76,7 +76,8 @@ pub(super) async fn run(
         };
         match watched {
             Watched::Ended(view) => return report(&view, output),
-            Watched::Asked(view, _) | Watched::Blocked(view) => return unfinished(&view, output),
+            Watched::Asked(view, _) => return unfinished(&view, output),
+            Watched::Blocked(view) => return blocked(&view, output),
             Watched::OwnerLeft => wait_for_owner(&settings).await?,
         }
     }
@@ -110,15 +111,27 @@ async fn detached(client: &Client, job: &Job, output: &Output) -> Result<u8> {
     Ok(OK)
 }
 
-/// Asks another larder and waits.
+/// The job that an owner did and that left before this command saw the end of it; a cancelled one is still
+/// wanted here.
+async fn ended(client: &Client, joined: Option<JobId>) -> Option<JobView> {
+    let view = client.job(joined?).await.ok()?;
+    matches!(view.state, State::Ready | State::Failed).then_some(view)
+}
+
+/// Asks another larder and waits; `joined` is the job that an earlier owner had.
 async fn there(
     client: &Client,
     job: &Job,
+    joined: &mut Option<JobId>,
     output: Output,
     bars: &MultiProgress,
     signals: &mut Signals,
 ) -> Result<Watched> {
+    if let Some(view) = ended(client, *joined).await {
+        return Ok(Watched::Ended(view));
+    }
     let id = client.enqueue(job).await?.job.id;
+    *joined = Some(id);
     let watched = watch(client, id, output, bars, signals).await?;
     if let Watched::Asked(..) | Watched::Blocked(_) = watched {
         note(&format!("the job goes on in the running larder; follow it with: larder jobs watch {id}"));
@@ -126,17 +139,21 @@ async fn there(
     Ok(watched)
 }
 
-/// Does the job in this process.
+/// Does the job in this process, unless an owner that left has done it.
 async fn here(
     settings: Settings,
     job: &Job,
+    joined: Option<JobId>,
     output: Output,
     bars: &MultiProgress,
     signals: &mut Signals,
 ) -> Result<Watched> {
     let house = Arc::new(House::open(settings, Scope::Own).await?);
-    let listeners = house.listen().await?;
     let client = Client::here(Arc::clone(&house));
+    if let Some(view) = ended(&client, joined).await {
+        return Ok(Watched::Ended(view));
+    }
+    let listeners = house.listen().await?;
     let id = client.enqueue(job).await?.job.id;
     let drain = CancellationToken::new();
     let running = {
@@ -241,6 +258,11 @@ fn success(view: &JobView, output: Output) -> String {
         output.size(view.bytes_fetched),
         speed.unwrap_or_default()
     )
+}
+
+/// Prints a job that waits. Whatever it waits for may come, also what would be refused in a plan.
+pub(super) fn blocked(view: &JobView, output: &Output) -> Result<u8> {
+    unfinished(view, output).map(|_| TRY_LATER)
 }
 
 /// Prints a job that did not reach its end, and returns the exit code of its reason.

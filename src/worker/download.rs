@@ -206,8 +206,10 @@ pub(super) async fn download(
             };
             let tracker = Arc::new(Tracker::new(earlier));
             let fetched = fetch_all(context, fetch, &tracker, &totals, &report, stop).await;
-            let fetched = fetched.map_err(midway)?;
             let progress = tracker.snapshot(&totals);
+            // Also of an attempt that failed the last word must be true: the next one counts on from it.
+            let fetched =
+                fetched.map_err(midway).inspect_err(|_| report(State::Fetching, progress.clone()))?;
             report(State::Verifying, progress.clone());
             (new_receipt(context, want, &planned, fetched), progress)
         }

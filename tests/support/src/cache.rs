@@ -68,11 +68,19 @@ impl Snapshot {
         self.files.keys().map(String::as_str).collect()
     }
 
-    /// Panics unless the snapshot holds exactly these files of the model with exactly their bytes.
+    /// Panics unless the snapshot holds exactly the files of the model with exactly their bytes.
     #[track_caller]
     pub fn assert_is(&self, model: &crate::hub::Model) {
+        self.assert_is_without(model, &[]);
+    }
+
+    /// Same, less the files whose path begins with one of `left_out`.
+    #[track_caller]
+    pub fn assert_is_without(&self, model: &crate::hub::Model, left_out: &[&str]) {
+        let wanted = |path: &str| !left_out.iter().any(|start| path.starts_with(start));
+        let files = model.files().iter().filter(|(path, _)| wanted(path));
         let want: BTreeMap<&str, (&str, u64)> =
-            model.files().iter().map(|(path, file)| (path.as_str(), (file.etag(), file.size))).collect();
+            files.map(|(path, file)| (path.as_str(), (file.etag(), file.size))).collect();
         let have: BTreeMap<&str, (&str, u64)> = self
             .files
             .iter()
@@ -82,6 +90,11 @@ impl Snapshot {
             .collect();
         assert_eq!(have, want, "files of {} in {}", model.id(), self.path.display());
         assert_eq!(self.commit, model.commit(), "commit of {}", model.id());
+    }
+
+    /// Bytes of all files.
+    pub fn bytes(&self) -> u64 {
+        self.files.values().map(|entry| entry.size).sum()
     }
 }
 

@@ -11,6 +11,14 @@ use crate::daemon::{Daemon, DaemonOptions};
 use crate::hub::Hub;
 use crate::process::{self, Output};
 
+/// The binary of the package whose test says this, in fresh folders, fetching from that hub.
+#[macro_export]
+macro_rules! larder {
+    ($hub:expr) => {
+        $crate::Larder::new(::std::path::Path::new(env!("CARGO_BIN_EXE_larder"))).hub($hub)
+    };
+}
+
 /// A `larder` binary with its own home, cache and state; the folders go when this is dropped.
 #[derive(Debug)]
 pub struct Larder {

@@ -29,8 +29,8 @@ pub fn python(script: &str, args: &[&str], env: &[(&str, &str)]) -> Output {
     let python = interpreter();
     assert!(
         python.is_file(),
-        "no Python at {}. Make one with `python3 -m venv target/pyenv && target/pyenv/bin/pip install \
-         huggingface_hub safetensors tokenizers numpy`, or name one: `{VARIABLE}=/path/to/python cargo test`.",
+        "no Python at {}. `tests/run.sh` makes it and runs all tests; another one is named by \
+         `{VARIABLE}=/path/to/python cargo test` (huggingface_hub, safetensors, tokenizers, numpy).",
         python.display()
     );
     let mut command = Command::new(python);

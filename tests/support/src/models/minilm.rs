@@ -18,6 +18,15 @@ pub fn locate() -> Option<PathBuf> {
     found
 }
 
+/// The model that [`locate`] finds. Panics with what to do when there is none.
+#[track_caller]
+pub fn required() -> Model {
+    let Some(dir) = locate() else {
+        panic!("{VARIABLE} is not set: `tests/run.sh` installs the model and runs all tests");
+    };
+    model(&dir)
+}
+
 /// The model under its name on the hub, read from `dir` when served.
 pub fn model(dir: &Path) -> Model {
     let model = Model::new("sentence-transformers/all-MiniLM-L6-v2")
