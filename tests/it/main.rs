@@ -1,4 +1,9 @@
 //! One binary for everything that is tested from outside: the command line, HTTP, files, other clients.
 
+mod api;
 mod architecture;
+mod bad_input;
+mod cli;
+mod docs;
+mod metrics;
 mod store;
