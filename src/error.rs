@@ -44,6 +44,13 @@ impl Error {
         }
     }
 
+    /// The same failure with one more way out behind the hint, for example another setting.
+    #[must_use]
+    pub fn or(mut self, way_out: &str) -> Self {
+        self.hint = format!("{}; or {way_out}", self.hint);
+        self
+    }
+
     /// A fault of larder's own: something that the code says cannot happen.
     pub fn internal(what: impl Into<String>) -> Self {
         Self::new(Reason::Internal, what, "this is a fault of larder; please report it with the log")

@@ -116,6 +116,14 @@ pub fn job_failed(kind: Kind, reason: Reason) {
     counter!("larder_jobs_failed_total", "kind" => kind.word(), "reason" => reason.word()).increment(1);
 }
 
+/// `source` will be asked: what is counted of it is born at zero.
+pub fn source_known(source: &str) {
+    counter!("larder_download_bytes_total", "source" => source.to_owned()).increment(0);
+    for code in ["200", "206"] {
+        counter!("larder_http_responses_total", "source" => source.to_owned(), "code" => code).increment(0);
+    }
+}
+
 /// `bytes` came from `source` (scheme and host of the configured endpoint, so the label set is bounded).
 pub fn bytes_received(source: &str, bytes: u64) {
     counter!("larder_download_bytes_total", "source" => source.to_owned()).increment(bytes);

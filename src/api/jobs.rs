@@ -87,8 +87,9 @@ pub(super) async fn show(Shared(api): Shared<Api>, Path(id): Path<String>) -> Re
     Ok(Json(record.view(&api.host)))
 }
 
-/// Who takes the wish back; nobody named means everybody's.
+/// Who takes the wish back; nobody named means everybody's, so a typo in the name must not pass.
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct By {
     requested_by: Option<String>,
 }
@@ -122,6 +123,6 @@ fn unknown(id: JobId) -> Failure {
     Failure::new(
         Reason::NotFound,
         format!("there is no job {id}"),
-        "list them with GET /v1/jobs; ended jobs are forgotten after queue.retention",
+        "list them with larder jobs or GET /v1/jobs; ended jobs are forgotten after queue.retention",
     )
 }

@@ -1,6 +1,6 @@
 //! The listeners: TCP on loopback, where the Host header must name it, and the unix socket of the state folder.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -98,7 +98,8 @@ async fn loopback_host(request: Request, next: Next) -> Response {
         .rsplit_once(':')
         .filter(|(_, port)| port.bytes().all(|b| b.is_ascii_digit()))
         .map_or(host, |(n, _)| n);
-    if matches!(name, "localhost" | "127.0.0.1" | "[::1]") {
+    let address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    if name.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback()) {
         return next.run(request).await;
     }
     Failure::new(

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::http::StatusCode;
+use axum::middleware::map_response;
 use axum::routing::{get, post};
 use larder_jobs::Reason;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -123,6 +124,7 @@ pub fn router(api: Api) -> Router {
         .method_not_allowed_fallback(problem::no_method)
         .layer(RequestBodyLimitLayer::new(MAX_BODY))
         .layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, TIMEOUT))
+        .layer(map_response(problem::every_error))
         .layer(CompressionLayer::new())
         .with_state(api)
 }

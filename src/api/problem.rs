@@ -7,6 +7,11 @@ use larder_jobs::{Invalid, Problem, Reason};
 
 use crate::error::Error;
 
+/// The media type of every error answer.
+const PROBLEM: &str = "application/problem+json";
+/// Longest text of a layer that is read.
+const MAX_TEXT: usize = 4 << 10;
+
 /// A failed request.
 #[derive(Debug)]
 pub(super) struct Failure(Problem);
@@ -38,8 +43,7 @@ impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = (status, Json(self.0)).into_response();
-        let kind = HeaderValue::from_static("application/problem+json");
-        response.headers_mut().insert(header::CONTENT_TYPE, kind);
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM));
         response
     }
 }
@@ -55,4 +59,39 @@ pub(super) async fn no_method(uri: Uri) -> Failure {
         "see docs/api.md for the methods",
     )
     .status(StatusCode::METHOD_NOT_ALLOWED)
+}
+
+/// Errors of the layers around the handlers (a body that is too large, an address that cannot be decoded, an
+/// answer that took too long) are plain texts; here they become problems too.
+pub(super) async fn every_error(response: Response) -> Response {
+    let status = response.status();
+    let is_problem = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == PROBLEM);
+    if is_problem || !(status.is_client_error() || status.is_server_error()) {
+        return response;
+    }
+    let text = axum::body::to_bytes(response.into_body(), MAX_TEXT).await.unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let failure = match status {
+        StatusCode::PAYLOAD_TOO_LARGE => Failure::new(
+            Reason::InvalidRequest,
+            format!("the body is larger than {} KiB", super::MAX_BODY >> 10),
+            "send one job at a time; a job has a few hundred bytes",
+        ),
+        StatusCode::SERVICE_UNAVAILABLE => Failure::new(
+            Reason::Internal,
+            format!("larder had no answer within {} s", super::TIMEOUT.as_secs()),
+            "try again; if it stays like this, look at larder's log and at the disk of state.path",
+        ),
+        status if status.is_server_error() => Failure::new(
+            Reason::Internal,
+            format!("the request failed: {text}"),
+            "this is a fault of larder; please report it with the log",
+        ),
+        _ => Failure::new(
+            Reason::InvalidRequest,
+            format!("the request cannot be read: {text}"),
+            "see docs/api.md for paths and parameters",
+        ),
+    };
+    failure.status(status).into_response()
 }

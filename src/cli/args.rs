@@ -1,17 +1,11 @@
 //! What can be typed.
 
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use clap::{Args as Group, Parser, Subcommand, ValueEnum};
 use larder_jobs::{Format, Glob, Invalid, Job, JobId, ModelRef, State, Work};
 
-use crate::error::{Error, Result};
-
-/// Parses a name or a quantity of the contract, with its hint in the error.
-fn hinted<T: FromStr<Err = Invalid>>(text: &str) -> std::result::Result<T, String> {
-    text.parse().map_err(|invalid: Invalid| format!("{invalid}\n hint: {}", invalid.hint()))
-}
+use crate::error::{self, Error};
 
 /// Keeps a GPU host stocked with models: verified, resumable, in the standard Hugging Face cache.
 #[derive(Debug, Parser)]
@@ -48,7 +42,7 @@ pub(super) struct Common {
 
 impl Common {
     /// The flags as configuration keys.
-    pub(super) fn settings(&self) -> Result<Vec<(String, String)>> {
+    pub(super) fn settings(&self) -> error::Result<Vec<(String, String)>> {
         let mut settings = Vec::new();
         for pair in &self.set {
             let (key, value) = pair.split_once('=').ok_or_else(|| {
@@ -78,7 +72,7 @@ pub(super) enum Verb {
     /// List the models in the cache
     Ls {
         /// Only this model
-        #[arg(value_name = "MODEL", value_parser = hinted::<ModelRef>)]
+        #[arg(value_name = "MODEL")]
         model: Option<ModelRef>,
     },
     /// Look at jobs and change them
@@ -112,10 +106,10 @@ pub(super) struct Stage {
     #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
     priority: i16,
     /// Give up if the model is not ready by then (RFC 3339)
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", value_parser = time)]
     deadline: Option<jiff::Timestamp>,
     /// Do not start before then (RFC 3339)
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", value_parser = time)]
     not_before: Option<jiff::Timestamp>,
     /// Who asks, for people who look at the job
     #[arg(long, value_name = "NAME")]
@@ -128,13 +122,13 @@ pub(super) struct Stage {
 #[derive(Debug, Clone, Group)]
 pub(super) struct Want {
     /// The model, owner/name or owner/name@revision
-    #[arg(value_name = "MODEL", value_parser = hinted::<ModelRef>)]
+    #[arg(value_name = "MODEL")]
     model: ModelRef,
     /// Only files that match (as the hub's allow_patterns); may be repeated
-    #[arg(long, value_name = "PATTERN", value_parser = hinted::<Glob>)]
+    #[arg(long, value_name = "PATTERN")]
     include: Vec<Glob>,
     /// No files that match; may be repeated
-    #[arg(long, value_name = "PATTERN", value_parser = hinted::<Glob>)]
+    #[arg(long, value_name = "PATTERN")]
     exclude: Vec<Glob>,
     /// Weight format
     #[arg(long, value_enum, default_value_t = FormatArg::Auto)]
@@ -145,6 +139,16 @@ pub(super) struct Want {
     /// Accept pickled weights and the repo's Python code, whose loading runs code
     #[arg(long)]
     allow_unsafe: bool,
+}
+
+/// A point in time, as people can be expected to write it.
+fn time(text: &str) -> Result<jiff::Timestamp, Invalid> {
+    text.parse().map_err(|_| {
+        Invalid::new(
+            format!("`{}` is not a time", text.chars().take(64).collect::<String>().escape_debug()),
+            "write it like 2026-12-31T23:00:00Z or 2026-12-31T23:00:00+01:00",
+        )
+    })
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -176,7 +180,7 @@ impl Want {
 
 impl Stage {
     /// The job that this asks for.
-    pub(super) fn job(self) -> Result<Job> {
+    pub(super) fn job(self) -> error::Result<Job> {
         let mut job = self.want.job();
         job.common.priority = self.priority;
         job.common.deadline = self.deadline;
@@ -193,7 +197,7 @@ pub(super) enum Jobs {
     /// List jobs, the newest first
     List {
         /// Only in this state
-        #[arg(long, value_parser = hinted::<State>)]
+        #[arg(long)]
         state: Option<State>,
         /// At most so many
         #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=1000))]
@@ -201,14 +205,12 @@ pub(super) enum Jobs {
     },
     /// Show one job
     Show {
-        /// The job
-        #[arg(value_parser = hinted::<JobId>)]
+        /// The job, as larder jobs lists it
         id: JobId,
     },
     /// Cancel a job; fetched bytes are kept
     Cancel {
-        /// The job
-        #[arg(value_parser = hinted::<JobId>)]
+        /// The job, as larder jobs lists it
         id: JobId,
         /// Take back only this requester's wish
         #[arg(long, value_name = "NAME")]
@@ -216,16 +218,14 @@ pub(super) enum Jobs {
     },
     /// Run a failed or cancelled job again
     Retry {
-        /// The job
-        #[arg(value_parser = hinted::<JobId>)]
+        /// The job, as larder jobs lists it
         id: JobId,
     },
     /// Run every failed job again
     Redrive,
     /// Follow a job until it ends
     Watch {
-        /// The job
-        #[arg(value_parser = hinted::<JobId>)]
+        /// The job, as larder jobs lists it
         id: JobId,
     },
 }

@@ -172,7 +172,7 @@ impl Client {
                 let unreachable = |error: reqwest::Error| {
                     Error::new(
                         Reason::QueueUnavailable,
-                        format!("the larder at {name} does not answer: {}", error.without_url()),
+                        format!("the larder at {name} does not answer: {}", cause(error)),
                         "see whether it runs (larder serve), then try again",
                     )
                 };
@@ -211,6 +211,19 @@ impl Client {
             "correct api.url, or upgrade so that both sides have the same version",
         )
     }
+}
+
+/// The innermost cause, which says more than "error sending request".
+fn cause(error: reqwest::Error) -> String {
+    if error.is_timeout() {
+        return format!("nothing came within {} s", TIMEOUT.as_secs());
+    }
+    let error = error.without_url();
+    let mut cause: &dyn std::error::Error = &error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
 }
 
 fn no_client(error: &reqwest::Error) -> Error {

@@ -17,8 +17,8 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use clap::error::ErrorKind;
-use larder_jobs::Reason;
+use clap::error::{ContextKind, ErrorKind};
+use larder_jobs::{Invalid, Reason};
 
 use crate::config::{Environment, Settings, Sources};
 use crate::error::{Error, Result};
@@ -41,7 +41,7 @@ pub fn main() -> ExitCode {
 pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args = match Args::try_parse_from(args) {
         Ok(args) => args,
-        Err(error) => return usage(&error),
+        Err(error) => return usage(&error, std::env::args_os().any(|arg| arg == "--json")),
     };
     let output = Output::new(args.common.json, args.common.bytes);
     match run(args, &output) {
@@ -54,19 +54,41 @@ pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 /// clap's own texts: help and version on stdout with 0, mistakes on stderr with 2.
-fn usage(error: &clap::Error) -> ExitCode {
-    // A closed pipe is no reason to fail here.
-    let _ = error.print();
-    match error.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::from(OK),
-        _ => ExitCode::from(Reason::InvalidRequest.exit_code()),
+///
+/// A value that larder itself refuses is told the way every other failure is, with its hint.
+fn usage(error: &clap::Error, json: bool) -> ExitCode {
+    let output = Output::new(json, false);
+    let refused = std::error::Error::source(error).and_then(|source| source.downcast_ref::<Invalid>());
+    match (error.kind(), refused) {
+        (ErrorKind::DisplayHelp | ErrorKind::DisplayVersion, _) => {
+            // A closed pipe is no reason to fail here.
+            let _ = error.print();
+            return ExitCode::from(OK);
+        }
+        (_, Some(invalid)) => {
+            // A flag is named; whatever stands alone names itself.
+            let flag = error.get(ContextKind::InvalidArg).map(ToString::to_string);
+            let place =
+                flag.filter(|flag| flag.starts_with('-')).map(|flag| format!("{flag}: ")).unwrap_or_default();
+            let what = format!("{place}{invalid}");
+            output.failure(&Error::new(invalid.reason(), what, invalid.hint()));
+        }
+        _ if json => {
+            let text = error.to_string();
+            let what = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+            output.failure(&Error::new(Reason::InvalidRequest, what, "see larder --help"));
+        }
+        _ => {
+            let _ = error.print();
+        }
     }
+    ExitCode::from(Reason::InvalidRequest.exit_code())
 }
 
 fn run(args: Args, output: &Output) -> Result<u8> {
     let sources = Sources { file: args.common.config.clone(), flags: args.common.settings()? };
     match args.verb {
-        Verb::Completions { shell } => return completions::run(shell),
+        Verb::Completions { shell } => return completions::run(shell, output),
         Verb::Config { verb } => return config::run(&verb, &sources, output),
         _ => {}
     }

@@ -85,6 +85,11 @@ pub(super) fn table(header: &[&str], rows: Vec<Vec<String>>, right: &[usize]) ->
     table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
 }
 
+/// `1 file`, `8 files`.
+pub(super) fn files(count: u64) -> String {
+    if count == 1 { "1 file".into() } else { format!("{count} files") }
+}
+
 /// `5 min ago`, for times that people read.
 pub(super) fn ago(then: Option<jiff::Timestamp>, now: jiff::Timestamp) -> String {
     let Some(then) = then else { return "unknown".into() };

@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::OK;
 use super::args::Want;
-use super::output::{Output, table};
+use super::output::{Output, files, table};
 use crate::config::Settings;
 use crate::error::{Error, Result};
 use crate::hub::Hub;
@@ -69,16 +69,16 @@ fn human(view: &View, output: Output) -> String {
     });
     let skipped =
         view.skipped.iter().map(|file| vec![file.path.to_string(), String::new(), why(file.reason).into()]);
-    let files = table(&["FILE", "SIZE", "PLAN"], rows.chain(skipped).collect(), &[1]);
+    let listed = table(&["FILE", "SIZE", "PLAN"], rows.chain(skipped).collect(), &[1]);
     let plan = &view.plan;
-    let mut lines = vec![format!("{}@{}", view.repo, view.commit), String::new(), files, String::new()];
+    let mut lines = vec![format!("{}@{}", view.repo, view.commit), String::new(), listed, String::new()];
     if let Some(Weights::Gguf(Some(quant))) = &view.weights {
         lines.push(format!("quantization {quant}; name another with --include '*Q8_0*'"));
     }
     lines.push(format!(
-        "{} in {} files: {} there, {} to fetch",
+        "{} in {}: {} there, {} to fetch",
         output.size(plan.bytes_total),
-        plan.files.len(),
+        files(u64::try_from(plan.files.len()).unwrap_or(u64::MAX)),
         output.size(plan.bytes_present),
         output.size(plan.bytes_to_fetch)
     ));

@@ -82,7 +82,7 @@ impl Progress {
         let Some(total) = view.bytes_total else { return String::new() };
         let mut parts = vec![format!("{} of {}", self.output.size(view.bytes_done), self.output.size(total))];
         if let Some(files) = view.files_total {
-            parts.push(format!("{}/{files} files", view.files_done));
+            parts.push(format!("{} of {}", view.files_done, super::output::files(files)));
         }
         if let (State::Fetching, Some(rate)) = (view.state, self.rate.per_second()) {
             parts.push(format!("{}/s", self.output.size(rate)));

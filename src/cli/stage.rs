@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::args::Stage;
 use super::client::Client;
-use super::output::{Output, note};
+use super::output::{Output, files, note};
 use super::progress::Progress;
 use super::{OK, TRY_LATER, jobs};
 use crate::config::Settings;
@@ -242,9 +242,9 @@ fn success(view: &JobView, output: Output) -> String {
     let model = jobs::model(view);
     let commit = view.commit.as_ref().map_or("", |commit| commit.short());
     let total = output.size(view.bytes_total.unwrap_or(view.bytes_done));
-    let files = view.files_done;
+    let files = files(view.files_done);
     if view.bytes_fetched == 0 {
-        return format!("{model} ({commit}) was there: {total} in {files} files");
+        return format!("{model} ({commit}) was there: {total} in {files}");
     }
     let took =
         view.finished_at.zip(view.started_at).map(|(end, start)| end.duration_since(start).as_secs_f64());
@@ -254,7 +254,7 @@ fn success(view: &JobView, output: Output) -> String {
         format!(" in {seconds:.1} s, {}/s", output.size(rate))
     });
     format!(
-        "{model} ({commit}) is staged and verified: {total} in {files} files, {} fetched{}",
+        "{model} ({commit}) is staged and verified: {total} in {files}, {} fetched{}",
         output.size(view.bytes_fetched),
         speed.unwrap_or_default()
     )
@@ -280,7 +280,10 @@ fn unfinished(view: &JobView, output: &Output) -> Result<u8> {
         _ => "not finished yet; hint: run the same command to go on, fetched bytes are kept".into(),
     });
     let (what, hint) = message.split_once("; hint: ").unwrap_or((&message, ""));
-    note(&format!("error: {}: {what} [{reason}]", jobs::model(view)));
+    let model = jobs::model(view);
+    let names_it = view.repo.as_ref().is_some_and(|repo| what.contains(repo.as_str()));
+    let place = if names_it { String::new() } else { format!("{model}: ") };
+    note(&format!("error: {place}{what} [{reason}]"));
     if !hint.is_empty() {
         note(&format!(" hint: {hint}"));
     }

@@ -42,9 +42,22 @@ pub(super) fn explain(error: &figment::Error) -> Error {
         Kind::Message(text) if key.is_empty() => {
             (format!("{source} cannot be read: {}", first_lines(text)), SEE.to_owned())
         }
+        Kind::InvalidType(found, expected) | Kind::InvalidValue(found, expected) => {
+            let wanted = in_words(expected.to_string());
+            (format!("the value of `{key}` in {source} is {found}, but {wanted} is needed"), SEE.to_owned())
+        }
         kind => (format!("the value of `{key}` in {source} is not valid: {kind}"), SEE.to_owned()),
     };
     Error::new(Reason::InvalidRequest, what, hint)
+}
+
+/// What serde expects, without the names of Rust types.
+fn in_words(expected: String) -> String {
+    match expected.as_str() {
+        "usize" | "u64" | "u32" | "u16" | "i64" | "i32" => "a whole number that is not negative".to_owned(),
+        text if text.starts_with("struct ") => "a section with keys".to_owned(),
+        _ => expected,
+    }
 }
 
 const SEE: &str = "see the key's comment in `larder config show --default`";

@@ -13,7 +13,8 @@ pub struct Shown {
     pub key: String,
     /// The value that applies.
     pub value: serde_json::Value,
-    /// Where it comes from: `default`, a file, `environment`, `command line`, or `this host`.
+    /// Where it comes from: `default`, a file, `environment`, `command line`, one of the hub's own
+    /// variables, or `this host`.
     pub source: String,
 }
 
@@ -47,13 +48,13 @@ pub fn show(sources: &Sources, environment: &Environment) -> Result<Vec<Shown>> 
             },
         );
         let value = serde_json::to_value(&value).map_err(|error| Error::internal(error.to_string()))?;
-        shown.push(filled_in(Shown { key, value, source }, &settings));
+        shown.push(filled_in(Shown { key, value, source }, &settings, environment));
     }
     Ok(shown)
 }
 
 /// Empty means that the surroundings decide; then their word is shown.
-fn filled_in(shown: Shown, settings: &Settings) -> Shown {
+fn filled_in(shown: Shown, settings: &Settings, environment: &Environment) -> Shown {
     let config = &settings.config;
     let value = match shown.key.as_str() {
         "cache.root" => serde_json::json!(settings.cache_root),
@@ -66,8 +67,17 @@ fn filled_in(shown: Shown, settings: &Settings) -> Shown {
     if value == shown.value {
         return shown;
     }
-    let source =
-        if shown.value == "" || shown.value == false { "this host".to_owned() } else { shown.source };
+    let variables: &[&str] = match shown.key.as_str() {
+        "cache.root" => &["HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME"],
+        "hub.endpoint" => &["HF_ENDPOINT"],
+        "hub.offline" => &["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"],
+        _ => &[],
+    };
+    let source = if shown.value == "" || shown.value == false {
+        (*variables.iter().find(|name| environment.var(name).is_some()).unwrap_or(&"this host")).to_owned()
+    } else {
+        shown.source
+    };
     Shown { value, source, ..shown }
 }
 

@@ -84,11 +84,12 @@ impl Inner {
             Ok(info) => info,
             Err(error) => return Err(self.failed(repo, revision, error)),
         };
-        self.answered(200);
         let Some(commit) = info.sha.as_deref().and_then(|sha| sha.parse().ok()) else {
+            self.counted(200);
             let error = not_a_hub(self.endpoint.as_str(), "it names no commit");
             return Err(Failed { error, again: false });
         };
+        self.answered(200);
         // Very old repos have no owner today; they go on under the name that was asked for.
         let canonical = info.id.parse().unwrap_or_else(|_| repo.clone());
         let gated =
@@ -110,7 +111,7 @@ impl Inner {
             | HFError::RevisionNotFound { context: Some(context), .. }
             | HFError::EntryNotFound { context: Some(context), .. } => (context, None),
             HFError::Request { source, .. } if source.is_decode() && !source.is_timeout() => {
-                self.answered(200);
+                self.counted(200);
                 return Failed { error: not_a_hub(endpoint, "it sent no repo info"), again: false };
             }
             HFError::Request { source, .. } => return self.no_answer(&source),
@@ -120,10 +121,15 @@ impl Inner {
             }
         };
         let status = context.status.as_u16();
-        self.answered(status);
+        let page = context.body.trim_start().starts_with('<');
+        if page {
+            self.counted(status);
+        } else {
+            self.answered(status);
+        }
         let answer = Answer {
             status,
-            page: context.body.trim_start().starts_with('<'),
+            page,
             code: context.error_code.clone(),
             message: context.server_message.clone(),
             retry_after,

@@ -144,12 +144,13 @@ impl Hub {
             .map_err(|error| no_client(&error))?;
         let hf = client::build(&endpoint, token.as_ref(), api.clone())?;
         let source = endpoint.origin().ascii_serialization();
+        metrics::source_known(&source);
         let reached = AtomicBool::new(false);
         let inner = Inner { config: config.clone(), endpoint, source, token, api, bytes, hf, reached };
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Whether any answer came in the life of this client, be it an error.
+    /// Whether a hub answered in the life of this client, be it an error; a web page is no answer of a hub.
     pub fn reached(&self) -> bool {
         self.inner.reached.load(Ordering::Relaxed)
     }
@@ -166,9 +167,14 @@ impl Hub {
 }
 
 impl Inner {
-    /// An answer came; count it.
+    /// A hub answered; count it.
     fn answered(&self, status: u16) {
         self.reached.store(true, Ordering::Relaxed);
+        self.counted(status);
+    }
+
+    /// Something answered that may be no hub at all, such as the page of a captive portal; count it.
+    fn counted(&self, status: u16) {
         metrics::http_response(&self.source, status);
     }
 

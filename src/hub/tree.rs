@@ -11,6 +11,7 @@ use backon::Retryable as _;
 use reqwest::Response;
 use reqwest::header::{HeaderMap, LINK};
 use serde::Deserialize;
+use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
@@ -139,14 +140,15 @@ struct Entry {
     kind: String,
     path: String,
     oid: Option<String>,
-    size: Option<u64>,
+    /// Any JSON, so that a size that is none is told as such.
+    size: Option<Value>,
     lfs: Option<Lfs>,
 }
 
 #[derive(Deserialize)]
 struct Lfs {
     oid: Option<String>,
-    size: Option<u64>,
+    size: Option<Value>,
 }
 
 /// A listing on its way.
@@ -181,6 +183,10 @@ impl Listing {
     }
 
     fn finish(self, repo: &RepoId) -> Result<Vec<RepoFile>> {
+        let sum = self.files.values().try_fold(0_u64, |sum, file| sum.checked_add(file.size));
+        if sum.is_none() {
+            return Err(invalid(repo, "its sizes add up to more than any disk holds"));
+        }
         let mut names: BTreeSet<String> = BTreeSet::new();
         for path in self.files.keys() {
             if !names.insert(path.to_lowercase()) {
@@ -203,10 +209,15 @@ fn promise(entry: &Entry) -> Option<(Digest, u64)> {
     match &entry.lfs {
         Some(lfs) => {
             let oid = lfs.oid.as_deref()?;
-            Some((Digest::sha256(oid.strip_prefix("sha256:").unwrap_or(oid))?, lfs.size?))
+            Some((Digest::sha256(oid.strip_prefix("sha256:").unwrap_or(oid))?, size(lfs.size.as_ref())?))
         }
-        None => Some((Digest::git_sha1(entry.oid.as_deref()?)?, entry.size?)),
+        None => Some((Digest::git_sha1(entry.oid.as_deref()?)?, size(entry.size.as_ref())?)),
     }
+}
+
+/// A size that a file can have: `off_t` ends where `i64` does.
+fn size(value: Option<&Value>) -> Option<u64> {
+    value?.as_u64().filter(|size| i64::try_from(*size).is_ok())
 }
 
 fn invalid(repo: &RepoId, why: &str) -> Error {

@@ -140,7 +140,9 @@ impl RepoDir {
     /// `io_error` if one cannot be created or is a link: larder does not write through links.
     pub fn prepare(&self) -> Result<()> {
         if let Some(root) = self.dir.parent() {
-            fs::create_dir_all(root).map_err(|error| Error::io("create the cache folder", root, &error))?;
+            fs::create_dir_all(root).map_err(|error| {
+                Error::io("create the cache folder", root, &error).or("set cache.root to another folder")
+            })?;
         }
         let ours = self.ours();
         let folders = [

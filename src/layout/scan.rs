@@ -145,13 +145,17 @@ pub fn scan(root: &Path) -> Result<Inventory> {
     let entries = match fs::read_dir(root) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(inventory),
-        Err(error) => return Err(Error::io("list the cache", root, &error)),
+        Err(error) => {
+            return Err(Error::io("list the cache", root, &error).or("set cache.root to another folder"));
+        }
     };
     let cache = Cache::new(root);
     for entry in entries {
         match entry {
             Ok(entry) => root_entry(&cache, &entry, &mut inventory),
-            Err(error) => inventory.problems.push(Error::io("list the cache", root, &error)),
+            Err(error) => inventory
+                .problems
+                .push(Error::io("list the cache", root, &error).or("set cache.root to another folder")),
         }
     }
     inventory.repos.sort_by(|a, b| a.repo.cmp(&b.repo));

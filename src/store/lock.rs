@@ -41,7 +41,9 @@ impl StateLock {
     /// # Errors
     /// `io_error` if the folder cannot be created or written.
     pub fn acquire(dir: &Path) -> Result<std::result::Result<Self, Held>> {
-        fs::create_dir_all(dir).map_err(|error| Error::io("create the state folder", dir, &error))?;
+        let elsewhere = "set state.path to another folder";
+        fs::create_dir_all(dir)
+            .map_err(|error| Error::io("create the state folder", dir, &error).or(elsewhere))?;
         let path = dir.join("larder.lock");
         let mut file = OpenOptions::new()
             .read(true)
@@ -49,7 +51,7 @@ impl StateLock {
             .create(true)
             .truncate(false)
             .open(&path)
-            .map_err(|error| Error::io("open the lock file", &path, &error))?;
+            .map_err(|error| Error::io("open the lock file", &path, &error).or(elsewhere))?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => {

@@ -1,8 +1,13 @@
 //! One binary for everything that is tested from outside: the command line, HTTP, files, other clients.
 
+mod api;
 mod architecture;
+mod bad_input;
+mod cli;
+mod docs;
 mod faults;
 mod interop;
+mod metrics;
 mod resume;
 mod stage;
 mod store;

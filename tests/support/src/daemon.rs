@@ -1,6 +1,7 @@
 //! A guard for a daemon under test: it speaks the daemon's unix socket, reads its log, ends it, and then looks at what
 //! it left behind. Jobs that hang, partial files and ERROR lines fail the test even where no assertion looks for them.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
@@ -9,6 +10,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::cache::partials;
+use crate::http::Place;
 use crate::process::{Lines, Running, spawn_followed};
 
 /// How long a daemon may take to stop when the guard asks it to.
@@ -87,6 +89,20 @@ impl Daemon {
     /// Its unix socket.
     pub fn socket(&self) -> PathBuf {
         self.options.state_dir.join("larder.sock")
+    }
+
+    /// Its unix socket, for requests written by hand.
+    pub fn place(&self) -> Place {
+        Place::Unix(self.socket())
+    }
+
+    /// The TCP address that it says it serves on; panics when its log names none.
+    #[track_caller]
+    pub fn address(&self) -> SocketAddr {
+        let line = self.wait_line(|line| line.contains("larder serves"), PATIENCE);
+        let logged = line.and_then(|line| serde_json::from_str::<Value>(&line).ok());
+        let address = logged.as_ref().and_then(|logged| logged["address"].as_str()?.parse().ok());
+        address.unwrap_or_else(|| panic!("no address in the log\n{}", self.logs().join("\n")))
     }
 
     /// Both outputs so far, line by line in the order in which they were read.

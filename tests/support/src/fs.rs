@@ -47,6 +47,11 @@ impl Tmpfs {
         self.dir.path()
     }
 
+    /// Lets nobody write any more; says whether that worked.
+    pub fn read_only(&self) -> bool {
+        works("mount", &["-o", "remount,ro", text(self.dir.path())])
+    }
+
     /// Changes its size, as somebody who makes room.
     pub fn resize(&self, size: u64) -> bool {
         works("mount", &["-o", &format!("remount,size={size}"), text(self.dir.path())])

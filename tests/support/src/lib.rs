@@ -10,6 +10,7 @@
 pub mod cache;
 pub mod daemon;
 pub mod fs;
+pub mod http;
 pub mod hub;
 pub mod larder;
 pub mod models;
