@@ -8,8 +8,8 @@ use serde_json::json;
 use super::OK;
 use super::args::Jobs;
 use super::client::Client;
-use super::output::{Output, ago, note, table};
-use super::stage::{Signals, Watched, blocked, report, watch};
+use super::output::{Output, ago, model, note, table};
+use super::watch::{Signals, Watched, blocked, report, watch};
 use crate::config::Settings;
 use crate::error::{Error, Result};
 use larder_jobs::Reason;
@@ -85,15 +85,6 @@ fn idle() -> Error {
 fn nobody_runs(client: &Client, output: &Output) {
     if !client.is_remote() && !output.is_json() {
         note("no larder works off the queue now; start one with larder serve");
-    }
-}
-
-/// `owner/name@revision`, or what is known of it.
-pub(super) fn model(view: &JobView) -> String {
-    match (&view.repo, &view.revision) {
-        (Some(repo), Some(revision)) => format!("{repo}@{revision}"),
-        (Some(repo), None) => repo.to_string(),
-        (None, _) => "unknown".into(),
     }
 }
 

@@ -12,6 +12,7 @@ mod plan;
 mod progress;
 mod serve;
 mod stage;
+mod watch;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

@@ -3,7 +3,7 @@
 use std::io::{self, Write as _};
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
-use larder_jobs::{Problem, Size};
+use larder_jobs::{JobView, Problem, Size};
 use serde::Serialize;
 
 use crate::error::{Error, Result};
@@ -88,6 +88,15 @@ pub(super) fn table(header: &[&str], rows: Vec<Vec<String>>, right: &[usize]) ->
 /// `1 file`, `8 files`.
 pub(super) fn files(count: u64) -> String {
     if count == 1 { "1 file".into() } else { format!("{count} files") }
+}
+
+/// `owner/name@revision`, or what is known of it.
+pub(super) fn model(view: &JobView) -> String {
+    match (&view.repo, &view.revision) {
+        (Some(repo), Some(revision)) => format!("{repo}@{revision}"),
+        (Some(repo), None) => repo.to_string(),
+        (None, _) => "unknown".into(),
+    }
 }
 
 /// `5 min ago`, for times that people read.
