@@ -41,7 +41,7 @@ macro_rules! assert_transcript {
             filters => vec![
                 (r"\b[0-9A-HJKMNP-TV-Z]{26}\b", "[ID]"),
                 (r"\d{4}-\d\d-\d\dT[\d:.]+Z", "[TIME]"),
-                (r" in \d+\.\d s, [^/\n]+/s", " in [TIME], [SPEED]"),
+                (r" in [\d.]+(s|ms), [^/\n]+/s", " in [TIME], [SPEED]"),
                 (r"127\.0\.0\.1:\d+", "127.0.0.1:[PORT]"),
                 (r"disk: .* free, .* after it", "disk: [SIZE] free, [SIZE] after it"),
                 (r#""disk_free": \d+"#, r#""disk_free": [BYTES]"#),
