@@ -36,4 +36,4 @@ export LARDER_TEST_MINILM
 say "format"; cargo fmt --all --check
 say "lints"; cargo clippy --workspace --all-targets --all-features --locked -- -D warnings
 say "docs"; RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
-say "tests"; cargo test --workspace --locked
+say "tests"; cargo test --workspace --all-features --locked

@@ -40,9 +40,10 @@ pub fn main() -> ExitCode {
 /// The same for a command line of the caller's, beginning with the program's name. Once in a process, since it
 /// starts the log.
 pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let args = match Args::try_parse_from(args) {
+    let line: Vec<OsString> = args.into_iter().collect();
+    let args = match Args::try_parse_from(&line) {
         Ok(args) => args,
-        Err(error) => return usage(&error, std::env::args_os().any(|arg| arg == "--json")),
+        Err(error) => return usage(&error, line.iter().any(|arg| arg == "--json")),
     };
     let output = Output::new(args.common.json, args.common.bytes);
     match run(args, &output) {
