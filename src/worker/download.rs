@@ -211,7 +211,8 @@ pub(super) async fn download(
             let fetched =
                 fetched.map_err(midway).inspect_err(|_| report(State::Fetching, progress.clone()))?;
             report(State::Verifying, progress.clone());
-            (new_receipt(context, want, &planned, fetched), progress)
+            let earlier_files = still_there(&dir, planned.receipt.clone()).await?;
+            (new_receipt(context, want, &planned, fetched, earlier_files), progress)
         }
     };
     receipt.pinned |= want.pin;
@@ -277,8 +278,26 @@ async fn fetch_all(
     }
 }
 
+/// The files of an earlier receipt that are still as it says.
+async fn still_there(dir: &RepoDir, receipt: Option<Receipt>) -> Result<Vec<ReceiptFile>> {
+    let (Some(receipt), dir) = (receipt, dir.clone()) else { return Ok(Vec::new()) };
+    blocking(move || {
+        let is_there = |file: &&ReceiptFile| {
+            std::fs::metadata(dir.blob(&file.digest)).is_ok_and(|found| receipt.trusts(&file.digest, &found))
+        };
+        Ok(receipt.files.iter().filter(is_there).cloned().collect())
+    })
+    .await
+}
+
 /// The receipt of what is there now: the files of this job, and those of earlier jobs at the same commit.
-fn new_receipt(context: &Context, want: &Download, planned: &Planned, fetched: Fetched) -> Receipt {
+fn new_receipt(
+    context: &Context,
+    want: &Download,
+    planned: &Planned,
+    fetched: Fetched,
+    earlier_files: Vec<ReceiptFile>,
+) -> Receipt {
     let source = context.hub.endpoint().to_owned();
     let mut receipt = Receipt::new(want.repo.clone(), planned.commit.clone(), source, Timestamp::now());
     receipt.selection = selection(want);
@@ -286,11 +305,10 @@ fn new_receipt(context: &Context, want: &Download, planned: &Planned, fetched: F
     if let Some(old) = &planned.receipt {
         receipt.pinned = old.pinned;
         receipt.revisions.clone_from(&old.revisions);
-        let known: std::collections::BTreeSet<_> =
-            receipt.files.iter().map(|file| file.path.clone()).collect();
-        receipt.files.extend(old.files.iter().filter(|file| !known.contains(&file.path)).cloned());
-        receipt.files.sort_by(|a, b| a.path.cmp(&b.path));
     }
+    let known: std::collections::BTreeSet<_> = receipt.files.iter().map(|file| file.path.clone()).collect();
+    receipt.files.extend(earlier_files.into_iter().filter(|file| !known.contains(&file.path)));
+    receipt.files.sort_by(|a, b| a.path.cmp(&b.path));
     receipt
 }
 

@@ -185,6 +185,29 @@ fn patterns_choose_and_later_patterns_add() {
 }
 
 #[test]
+fn a_file_that_somebody_removed_does_not_stand_in_the_way_of_another() {
+    let hub = Hub::start();
+    let model = models::tiny_gpt2(7, 100_000);
+    hub.add(model.clone());
+    let larder = larder!(&hub);
+    stage(&larder, &[model.id()]);
+    let weights = fs::canonicalize(snapshot(&larder, &model, "main").path.join("model.safetensors"));
+    fs::remove_file(weights.expect("the blob")).expect("removes it");
+
+    stage(&larder, &[model.id(), "--include", "config.json"]);
+    let files = receipt(&larder, &model)["files"].clone();
+    let mut names = files.as_array().expect("files").iter().map(|file| &file["path"]);
+    assert!(
+        !names.any(|name| name == "model.safetensors"),
+        "the receipt promises only what is there: {files}"
+    );
+    let again = stage(&larder, &[model.id()]);
+    assert_eq!(again["bytes_fetched"], model.at("model.safetensors").content.len());
+    snapshot(&larder, &model, "main").assert_is(&model);
+    assert_clean(larder.cache());
+}
+
+#[test]
 fn pickle_comes_only_when_it_is_accepted() {
     let hub = Hub::start();
     let all = models::every_format(8, 50_000);

@@ -1,7 +1,7 @@
 //! Test ground of larder: the outside world, small enough to fit in a test and able to misbehave on demand.
 //!
 //! [`hub`] is a Hugging Face hub over HTTP with fault switches, [`models`] makes small models with true headers,
-//! [`larder`] and [`daemon`] run the binary in isolation and fail a test that leaves a mess behind, [`cache`] reads
+//! [`mod@larder`] and [`daemon`] run the binary in isolation and fail a test that leaves a mess behind, [`cache`] reads
 //! the hub cache independently of larder's own code, [`python`] runs the field's own readers, [`fs`] provides
 //! filesystems that fill up or lose power.
 //!
