@@ -147,13 +147,6 @@ impl Receipt {
                 && found.ino() == file.inode
         })
     }
-
-    /// Bytes of all its files, each blob once.
-    pub fn bytes(&self) -> u64 {
-        let blobs: std::collections::BTreeMap<_, _> =
-            self.files.iter().map(|file| (file.digest.hex(), file.size)).collect();
-        blobs.values().sum()
-    }
 }
 
 impl RepoDir {

@@ -99,11 +99,6 @@ impl Ledger {
         Ok(ledger)
     }
 
-    /// The cache that it describes.
-    pub fn cache(&self) -> &Cache {
-        &self.cache
-    }
-
     /// What is known now; never waits for a disk.
     pub fn shelf(&self) -> Arc<Shelf> {
         Arc::clone(&self.shelf.read().unwrap_or_else(PoisonError::into_inner))

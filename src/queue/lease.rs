@@ -14,8 +14,8 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Claim, JobStore, Record, Renewal, Settled, Settlement, Verdict};
-use crate::error::{Error, Result};
+use super::{Claim, JobStore, Renewal, Settled, Settlement, Verdict};
+use crate::error::Result;
 
 /// Least time between two reports of progress.
 const REPORT: Duration = Duration::from_millis(500);
@@ -118,20 +118,6 @@ impl Lease {
     /// Why the worker should stop, once it should.
     pub fn stop_cause(&self) -> Option<Stop> {
         self.signal.cause.get().copied()
-    }
-
-    /// The job as the store has it, with what was asked for since the claim (a pin, another requester).
-    ///
-    /// # Errors
-    /// Those of the store, and `lease_lost` if the store has forgotten the job.
-    pub async fn record(&self) -> Result<Record> {
-        self.store.get(self.id).await?.ok_or_else(|| {
-            Error::new(
-                Reason::LeaseLost,
-                format!("the queue has forgotten the job {}", self.id),
-                "ask for it again if it is still wanted",
-            )
-        })
     }
 
     /// Ends the attempt. While the queue cannot be reached it is tried again, for three leases at most.
