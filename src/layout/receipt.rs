@@ -110,9 +110,11 @@ impl From<Unreadable> for Error {
         let what = unreadable.to_string();
         match unreadable {
             Unreadable::Io(error) => error,
-            Unreadable::Damaged { .. } => {
-                Error::new(Reason::IoError, what, "run `larder verify` on the model to write a new one")
-            }
+            Unreadable::Damaged { .. } => Error::new(
+                Reason::IoError,
+                what,
+                "stage the model again; its files are then hashed and a new receipt is written",
+            ),
             Unreadable::Newer { .. } => {
                 Error::new(Reason::UnsupportedVersion, what, "upgrade larder on this host")
             }

@@ -76,6 +76,36 @@ pub struct Record {
 }
 
 impl Record {
+    /// A record of a job that was accepted at `now`, before anything is known of it.
+    pub(super) fn new(id: JobId, kind: Kind, seq: u64, now: Timestamp) -> Self {
+        Self {
+            v: VERSION,
+            id,
+            kind,
+            seq,
+            job: Value::Null,
+            want: String::new(),
+            priority: 0,
+            state: State::Queued,
+            reason: None,
+            message: None,
+            due: None,
+            requesters: Vec::new(),
+            anonymous: false,
+            keys: Vec::new(),
+            attempts: 0,
+            token: 0,
+            lease_until: None,
+            cancel: false,
+            progress: Progress::default(),
+            path: None,
+            created_at: now,
+            started_at: None,
+            finished_at: None,
+            deadline: None,
+        }
+    }
+
     /// The job that the payload describes.
     ///
     /// # Errors
@@ -162,33 +192,13 @@ impl Record {
     pub(super) fn unreadable(id: JobId, seq: u64, raw: &Value, invalid: &Invalid, now: Timestamp) -> Self {
         let kind = raw.get("kind").cloned().and_then(|kind| serde_json::from_value(kind).ok());
         let mut record = Self {
-            v: VERSION,
-            id,
-            // A kind that this larder does not know has no queue of its own to lie in.
-            kind: kind.unwrap_or(Kind::Download),
-            seq,
-            job: Value::Null,
-            want: String::new(),
-            priority: 0,
+            job: clipped_payload(raw),
             state: State::Failed,
-            reason: None,
-            message: None,
-            due: None,
-            requesters: Vec::new(),
             anonymous: true,
-            keys: Vec::new(),
-            attempts: 0,
-            token: 0,
-            lease_until: None,
-            cancel: false,
-            progress: Progress::default(),
-            path: None,
-            created_at: now,
-            started_at: None,
             finished_at: Some(now),
-            deadline: None,
+            // A kind that this larder does not know has no queue of its own to lie in.
+            ..Self::new(id, kind.unwrap_or(Kind::Download), seq, now)
         };
-        record.job = clipped_payload(raw);
         record.set_reason(invalid.reason(), &format!("{invalid}; hint: {}", invalid.hint()));
         record
     }

@@ -8,7 +8,7 @@ use larder_jobs::{Job, JobId, Progress, Reason, State, Work};
 use serde_json::Value;
 
 use super::record::{MAX_PAYLOAD, clipped_payload, json_size, want_of};
-use super::{Config, Outcome, Record, Settlement, VERSION};
+use super::{Config, Outcome, Record, Settlement};
 use crate::error::{Error, Result};
 
 /// A source may ask for a longer pause, but the job tries again after this one.
@@ -33,30 +33,13 @@ pub fn accept(job: &Job, id: JobId, seq: u64, now: Timestamp) -> Result<Record> 
     }
     let due = job.common.not_before.filter(|due| *due > now);
     let mut record = Record {
-        v: VERSION,
-        id,
-        kind: job.work.kind(),
-        seq,
         job: payload,
         want: want_of(&job.work),
         priority: job.common.priority,
         state: if due.is_some() { State::Waiting } else { State::Queued },
-        reason: None,
-        message: None,
         due,
-        requesters: Vec::new(),
-        anonymous: false,
-        keys: Vec::new(),
-        attempts: 0,
-        token: 0,
-        lease_until: None,
-        cancel: false,
-        progress: Progress::default(),
-        path: None,
-        created_at: now,
-        started_at: None,
-        finished_at: None,
         deadline: job.common.deadline,
+        ..Record::new(id, job.work.kind(), seq, now)
     };
     record.remember_requester(job.common.requested_by.as_deref());
     record.remember_key(job.common.idempotency_key.as_deref());

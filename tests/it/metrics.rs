@@ -160,8 +160,7 @@ fn a_staging_shows_and_the_documents_tell_the_truth() {
         assert_eq!((kind, labels), (live, found), "type and labels of {name}");
         assert!(text.contains(&format!("# HELP {name} ")), "{name} is explained");
     }
-    #[allow(clippy::cast_precision_loss)]
-    let bytes = bytes as f64;
+    let bytes = f64::from(u32::try_from(bytes).expect("a small model"));
     let repo = ("repo", model.id());
     let endpoint = hub.endpoint();
     for (name, labels, value) in [
