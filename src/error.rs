@@ -90,6 +90,12 @@ impl From<Invalid> for Error {
     }
 }
 
+impl From<larder_jobs::client::Error> for Error {
+    fn from(error: larder_jobs::client::Error) -> Self {
+        Self::new(error.reason(), error.what(), error.hint())
+    }
+}
+
 impl From<Error> for Problem {
     fn from(error: Error) -> Self {
         Problem::new(error.reason, error.what, error.hint)

@@ -19,6 +19,14 @@ impl JobId {
         let millis = u64::try_from(now.as_millisecond()).unwrap_or(0);
         Self(ulid::Ulid::from_parts(millis, random))
     }
+
+    /// A new id for a job asked for at `now`, unlike any other.
+    pub fn random(now: jiff::Timestamp) -> Self {
+        use std::hash::BuildHasher as _;
+        // The standard library seeds each of these from the system's randomness.
+        let half = |n: u8| u128::from(std::hash::RandomState::new().hash_one(n));
+        Self::new(now, half(0) << 64 | half(1))
+    }
 }
 
 impl fmt::Display for JobId {

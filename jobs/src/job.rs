@@ -4,23 +4,16 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::{Map, Value};
 
 use crate::invalid::shown;
-use crate::{Download, Invalid, Kind, ModelRef};
+use crate::{Download, Hosts, Invalid, Kind, ModelRef};
 
 /// The version of the wire payload that this crate writes, and the newest that it reads.
 pub const VERSION: u64 = 1;
 
+/// Most bytes of a payload, as JSON.
+pub const MAX_PAYLOAD: usize = 8 << 10;
+
 /// Most characters of `requested_by` and `idempotency_key`.
 const MAX_LABEL: usize = 128;
-
-/// Which hosts a job is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-pub enum Hosts {
-    /// The host whose larder takes the job.
-    #[default]
-    #[serde(rename = "this")]
-    This,
-}
 
 /// The fields that every kind of job takes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -54,7 +47,6 @@ fn is_zero(priority: &i16) -> bool {
     *priority == 0
 }
 
-#[allow(clippy::trivially_copy_pass_by_ref)] // serde calls it by reference
 fn is_this(hosts: &Hosts) -> bool {
     *hosts == Hosts::This
 }
@@ -100,6 +92,13 @@ impl Work {
         match self {
             Work::Download(download) => download.want(),
         }
+    }
+
+    /// SHA-256 of the want in hexadecimal, by which stores compare it.
+    #[cfg(feature = "client")]
+    pub fn want_hash(&self) -> String {
+        use sha2::Digest as _;
+        hex::encode(sha2::Sha256::digest(self.want()))
     }
 }
 
@@ -149,6 +148,22 @@ impl Job {
         };
         job.validate()?;
         Ok(job)
+    }
+
+    /// The payload as it travels, checked.
+    ///
+    /// # Errors
+    /// As [`Job::validate`], or a payload larger than [`MAX_PAYLOAD`].
+    pub fn payload(&self) -> Result<Value, Invalid> {
+        self.validate()?;
+        let payload = serde_json::to_value(self).map_err(|error| {
+            Invalid::new(format!("the job cannot be written as JSON: {error}"), "please report this")
+        })?;
+        if payload.to_string().len() > MAX_PAYLOAD {
+            let hint = "use fewer, wider patterns in `include` and `exclude`";
+            return Err(Invalid::new("the job is larger than 8 KiB", hint));
+        }
+        Ok(payload)
     }
 
     /// Checks what the types alone cannot.

@@ -17,9 +17,12 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+#[cfg(feature = "client")]
+pub mod client;
 mod download;
 mod file;
 mod glob;
+mod host;
 mod id;
 mod invalid;
 mod job;
@@ -27,18 +30,21 @@ mod model;
 mod problem;
 mod quantity;
 mod reason;
+mod record;
 mod state;
 mod view;
 
 pub use download::{Download, Format};
 pub use file::{Digest, FilePath, RepoFile};
 pub use glob::Glob;
+pub use host::{HostName, Hosts, Target};
 pub use id::JobId;
 pub use invalid::Invalid;
-pub use job::{Common, Hosts, Job, VERSION, Work};
+pub use job::{Common, Job, MAX_PAYLOAD, VERSION, Work};
 pub use model::{CommitId, ModelRef, RepoId, Revision};
 pub use problem::Problem;
 pub use quantity::{Size, Span};
 pub use reason::{Class, Reason};
+pub use record::{RECORD_VERSION, Record};
 pub use state::{Kind, State};
 pub use view::{FileProgress, JobView, Progress};

@@ -44,7 +44,7 @@ pub(super) async fn enqueue(Shared(api): Shared<Api>, body: Bytes) -> Result<Res
     let job = Job::from_json(value)?;
     let accepted = api.queue.enqueue(job).await?;
     let place = format!("/v1/jobs/{}", accepted.record.id);
-    let answer = Accepted { created: accepted.created, job: accepted.record.view(&api.host) };
+    let answer = Accepted { created: accepted.created, job: accepted.record.view(Some(&api.host)) };
     Ok((StatusCode::ACCEPTED, [(header::LOCATION, place)], Json(answer)).into_response())
 }
 
@@ -78,13 +78,13 @@ pub(super) async fn list(
     RawQuery(query): RawQuery,
 ) -> Result<Json<JobList>, Failure> {
     let records = api.queue.list(filter(query.as_deref())?).await?;
-    Ok(Json(JobList { jobs: records.iter().map(|record| record.view(&api.host)).collect() }))
+    Ok(Json(JobList { jobs: records.iter().map(|record| record.view(Some(&api.host))).collect() }))
 }
 
 pub(super) async fn show(Shared(api): Shared<Api>, Path(id): Path<String>) -> Result<Json<JobView>, Failure> {
     let id: JobId = id.parse()?;
     let record = api.queue.get(id).await?.ok_or_else(|| unknown(id))?;
-    Ok(Json(record.view(&api.host)))
+    Ok(Json(record.view(Some(&api.host))))
 }
 
 /// Who takes the wish back; nobody named means everybody's, so a typo in the name must not pass.
@@ -100,7 +100,7 @@ pub(super) async fn cancel(
     axum::extract::Query(by): axum::extract::Query<By>,
 ) -> Result<(StatusCode, Json<JobView>), Failure> {
     let cancelled = api.queue.cancel(id.parse()?, by.requested_by.as_deref()).await?;
-    Ok((StatusCode::ACCEPTED, Json(cancelled.record.view(&api.host))))
+    Ok((StatusCode::ACCEPTED, Json(cancelled.record.view(Some(&api.host)))))
 }
 
 pub(super) async fn retry(
@@ -108,7 +108,7 @@ pub(super) async fn retry(
     Path(id): Path<String>,
 ) -> Result<(StatusCode, Json<JobView>), Failure> {
     let record = api.queue.retry(id.parse()?).await?;
-    Ok((StatusCode::ACCEPTED, Json(record.view(&api.host))))
+    Ok((StatusCode::ACCEPTED, Json(record.view(Some(&api.host)))))
 }
 
 pub(super) async fn redrive(Shared(api): Shared<Api>) -> Result<(StatusCode, Json<Redriven>), Failure> {

@@ -14,12 +14,13 @@
 //! - The number of jobs, the size of a record and the life of a finished job are bounded.
 
 mod backend;
+mod bounds;
 mod config;
 mod embedded;
 mod lease;
 mod observe;
 mod reaper;
-mod record;
+mod redis;
 pub mod rules;
 mod store;
 mod verdict;
@@ -34,9 +35,10 @@ mod worker_tests;
 pub use backend::{Assignment, Source};
 pub use config::{Concurrency, Config};
 pub use embedded::{Clock, Embedded, Scope};
+pub use larder_jobs::{RECORD_VERSION as VERSION, Record};
 pub use lease::{Lease, Stop};
 pub use reaper::reap_until;
-pub use record::{Record, VERSION};
+pub use redis::Redis;
 pub use store::{
     Cancelled, Claim, Claimed, Enqueued, Filter, JobStore, Outcome, Reaped, Renewal, Settled, Stats,
 };

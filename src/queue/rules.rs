@@ -4,11 +4,11 @@
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use larder_jobs::{Job, JobId, Progress, Reason, State, Work};
+use larder_jobs::{Job, JobId, Progress, Reason, Record, State, Work};
 use serde_json::Value;
 
-use super::record::{MAX_PAYLOAD, clipped_payload, json_size, want_of};
-use super::{Config, Outcome, Record, Settlement};
+use super::bounds::{self, clipped_payload};
+use super::{Config, Outcome, Settlement};
 use crate::error::{Error, Result};
 
 /// A source may ask for a longer pause, but the job tries again after this one.
@@ -21,28 +21,19 @@ pub const MAX_WAIT: Duration = Duration::from_secs(7 * 24 * 3_600);
 /// # Errors
 /// `invalid_request` for a job that breaks the contract or whose payload is larger than 8 KiB.
 pub fn accept(job: &Job, id: JobId, seq: u64, now: Timestamp) -> Result<Record> {
-    job.validate()?;
-    let payload = serde_json::to_value(job)
-        .map_err(|error| Error::internal(format!("the job cannot be written as JSON: {error}")))?;
-    if json_size(&payload) > MAX_PAYLOAD {
-        return Err(Error::new(
-            Reason::InvalidRequest,
-            "the job is larger than 8 KiB",
-            "use fewer, wider patterns in `include` and `exclude`",
-        ));
-    }
+    let payload = job.payload()?;
     let due = job.common.not_before.filter(|due| *due > now);
     let mut record = Record {
         job: payload,
-        want: want_of(&job.work),
+        want: job.work.want_hash(),
         priority: job.common.priority,
         state: if due.is_some() { State::Waiting } else { State::Queued },
         due,
         deadline: job.common.deadline,
         ..Record::new(id, job.work.kind(), seq, now)
     };
-    record.remember_requester(job.common.requested_by.as_deref());
-    record.remember_key(job.common.idempotency_key.as_deref());
+    bounds::remember_requester(&mut record, job.common.requested_by.as_deref());
+    bounds::remember_key(&mut record, job.common.idempotency_key.as_deref());
     Ok(record)
 }
 
@@ -53,8 +44,8 @@ pub fn accept(job: &Job, id: JobId, seq: u64, now: Timestamp) -> Result<Record> 
 pub fn join(mut record: Record, job: &Job, now: Timestamp) -> Record {
     record.priority = record.priority.max(job.common.priority);
     record.deadline = record.deadline.into_iter().chain(job.common.deadline).min();
-    record.remember_requester(job.common.requested_by.as_deref());
-    record.remember_key(job.common.idempotency_key.as_deref());
+    bounds::remember_requester(&mut record, job.common.requested_by.as_deref());
+    bounds::remember_key(&mut record, job.common.idempotency_key.as_deref());
     let pin = match &job.work {
         Work::Download(download) => download.pin,
         _ => false,
@@ -105,7 +96,7 @@ pub fn renew(
     if state.is_running() {
         record.state = state;
     }
-    record.set_progress(progress);
+    record.progress = bounds::progress(progress);
     record.lease_until = Some(after(now, config.lease.get()));
     record
 }
@@ -116,7 +107,7 @@ pub fn settle(mut record: Record, settlement: Settlement, config: &Config, now: 
     record.lease_until = None;
     match settlement {
         Settlement::Done(done) => {
-            record.set_progress(done.progress);
+            record.progress = bounds::progress(done.progress);
             record.path = done.path;
             record.reason = None;
             record.message = None;
@@ -231,7 +222,8 @@ fn snooze(mut record: Record, reason: Reason, message: &str, due: Timestamp, now
         record.message = Some(message.to_owned());
         return miss_deadline(record, now);
     }
-    record.set_reason(reason, message);
+    record.reason = Some(reason);
+    record.message = Some(bounds::message(message));
     record.state = State::Waiting;
     record.due = Some(due);
     record.progress.active.clear();
@@ -261,7 +253,8 @@ fn call_off(mut record: Record, now: Timestamp) -> Record {
 }
 
 fn fail(mut record: Record, reason: Reason, message: &str, now: Timestamp) -> Record {
-    record.set_reason(reason, message);
+    record.reason = Some(reason);
+    record.message = Some(bounds::message(message));
     if record.decode().is_err() {
         record.job = clipped_payload(&record.job);
     }

@@ -14,7 +14,6 @@ mod tests;
 
 use std::collections::HashSet;
 use std::fmt;
-use std::hash::BuildHasher as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -123,12 +122,6 @@ impl Embedded {
                 "see `larder jobs list`; ended jobs are forgotten after queue.retention",
             )
         })
-    }
-
-    fn new_id(&self, now: Timestamp) -> JobId {
-        // The standard library seeds each of these from the system's randomness.
-        let half = |n: u8| u128::from(std::hash::RandomState::new().hash_one(n));
-        JobId::new(now, half(0) << 64 | half(1))
     }
 }
 

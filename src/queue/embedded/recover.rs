@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::index::Index;
 use super::{JOBS, RAW, key};
 use crate::error::Result;
-use crate::queue::{Config, Record, VERSION, observe, rules};
+use crate::queue::{Config, Record, VERSION, bounds, observe, rules};
 use crate::store::{Batch, Damage, Store};
 
 /// A record that cannot be read: what there is of it, and why.
@@ -44,7 +44,7 @@ pub(super) fn recover(store: &Store, config: &Config, now: Timestamp) -> Result<
     }
     for (id, (raw, invalid)) in letters {
         tracing::error!(job = %id, error = %invalid, "a job cannot be read; it is kept as failed");
-        let record = Record::unreadable(id, index.next_seq(), &raw, &invalid, now);
+        let record = bounds::unreadable(id, index.next_seq(), &raw, &invalid, now);
         observe::step(None, &record);
         batch.put(JOBS, &key(id), &record);
         index.insert(&record);

@@ -8,9 +8,8 @@ use serde_json::Value;
 
 use super::{Embedded, Inner, JOBS, Scope, key};
 use crate::error::{Error, Result};
-use crate::queue::record::want_of;
 use crate::queue::{
-    Cancelled, Claim, Claimed, Enqueued, Filter, Reaped, Record, Renewal, Settled, Settlement, observe, rules,
+    Cancelled, Claim, Claimed, Enqueued, Filter, Reaped, Record, Renewal, Settled, Settlement, bounds, observe, rules,
 };
 use crate::store::Batch;
 
@@ -74,7 +73,7 @@ impl Embedded {
         };
         tracing::error!(job = %id, %error, "a job cannot be read; it is kept as failed");
         let invalid = Invalid::new(error.to_string(), "ask for the job again if it is still wanted");
-        let letter = Record::unreadable(id, inner.index.next_seq(), &Value::Null, &invalid, self.now());
+        let letter = bounds::unreadable(id, inner.index.next_seq(), &Value::Null, &invalid, self.now());
         let mut changes = Changes::default();
         changes.put(None, letter);
         inner.index.forget(id);
@@ -92,7 +91,7 @@ impl Embedded {
             self.adopt(&mut inner, &record);
             return Ok(Enqueued { record, created: false });
         }
-        if let Some(id) = inner.index.wanted(&want_of(&job.work)) {
+        if let Some(id) = inner.index.wanted(&job.work.want_hash()) {
             let before = self.find(id)?;
             let after = rules::join(before.clone(), job, now);
             let record = self.step(&mut inner, before, after)?;
@@ -106,7 +105,7 @@ impl Embedded {
                 "try again when some are done, cancel some, or raise queue.max_queued",
             ));
         }
-        let record = rules::accept(job, self.new_id(now), inner.index.next_seq(), now)?;
+        let record = rules::accept(job, JobId::random(now), inner.index.next_seq(), now)?;
         let mut changes = Changes::default();
         changes.put(None, record.clone());
         self.apply(&mut inner, changes)?;

@@ -1,0 +1,177 @@
+//! The queue of a fleet, for programs that put jobs in and want to know what came of them.
+//!
+//! ```no_run
+//! use larder_jobs::{Hosts, Job, client::{Address, Client}};
+//!
+//! # async fn stage() -> Result<(), Box<dyn std::error::Error>> {
+//! let client = Client::new(Address::new("redis://redis.internal:6379", "larder")?);
+//! let mut job = Job::download("Qwen/Qwen3-8B".parse()?);
+//! job.common.hosts = Hosts::Named("gpu-7".parse()?);
+//! job.common.requested_by = Some("scheduler".into());
+//! let accepted = client.enqueue(&job).await?;
+//! let job = client.wait(accepted.job.id).await?;
+//! match job.reason {
+//!     None => println!("staged at {:?}", job.path),
+//!     Some(reason) => println!("{reason}: {}", job.message.unwrap_or_default()),
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The same want in flight is the same job: enqueueing twice answers the same id. A job that was accepted is in
+//! Redis; whether it survives a crash of Redis is up to its append-only file.
+
+mod address;
+mod connection;
+mod error;
+mod queue;
+mod row;
+mod server;
+
+use std::time::Duration;
+
+use crate::{HostName, Hosts, Job, JobId, JobView, Kind, Reason, State, Target};
+
+pub use address::Address;
+pub use connection::{Connection, Messages, Step};
+pub use error::{Error, Result};
+pub use queue::{Outcome, Queue, strange};
+pub use row::{Unreadable, read as read_record, text as reply_text, write as write_record};
+pub use server::{LAYOUT, Server};
+/// A reply of the server.
+pub use redis::Value as Reply;
+
+/// How often a job that is waited for is looked at, should its announcement get lost.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// The answer to a request for a job.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Accepted {
+    /// Whether it is a new one; `false` means that one in flight does the same.
+    pub created: bool,
+    /// The job.
+    pub job: JobView,
+}
+
+/// The queue of a fleet. Cheap to clone; connects when it is first asked.
+#[derive(Debug, Clone)]
+pub struct Client {
+    queue: Queue,
+    this: Option<HostName>,
+}
+
+impl Client {
+    /// The queue at `address`. Nothing is sent yet.
+    pub fn new(address: Address) -> Self {
+        Self { queue: Queue::new(Connection::new(address)), this: None }
+    }
+
+    /// The same for a program on the host called `this`, whose jobs are for that host unless they say otherwise.
+    #[must_use]
+    pub fn on_host(self, this: HostName) -> Self {
+        Self { this: Some(this), ..self }
+    }
+
+    /// What the server says of itself.
+    ///
+    /// # Errors
+    /// `queue_unavailable` if it cannot be reached or will not do.
+    pub async fn server(&self) -> Result<Server> {
+        self.queue.connection().server().await
+    }
+
+    /// Puts a job into the queue; the answer means that Redis has it.
+    ///
+    /// # Errors
+    /// `invalid_request` for a job that breaks the contract or is for "this" host of nobody's,
+    /// `queue_unavailable` if the queue is full or away. Asking again is safe.
+    pub async fn enqueue(&self, job: &Job) -> Result<Accepted> {
+        let target = self.target(job)?;
+        let id = JobId::random(jiff::Timestamp::now());
+        let (created, record) = self.queue.enqueue(id, job, &target).await?;
+        Ok(Accepted { created, job: record.view(None) })
+    }
+
+    /// The queue that `job` goes to.
+    ///
+    /// # Errors
+    /// `invalid_request` for "this" host, unless there is one ([`Client::on_host`]).
+    pub fn target(&self, job: &Job) -> Result<Target> {
+        match (&job.common.hosts, &self.this) {
+            (Hosts::Pool, _) => Ok(Target::Pool),
+            (Hosts::Named(name), _) | (Hosts::This, Some(name)) => Ok(Target::Host(name.clone())),
+            (Hosts::This, None) => Err(Error::new(
+                Reason::InvalidRequest,
+                "the job is for \"this\" host, and this program runs on none",
+                "set `hosts` to a host's name, or to \"pool\" for any one",
+            )),
+        }
+    }
+
+    /// The job, if it is known.
+    ///
+    /// # Errors
+    /// `queue_unavailable`.
+    pub async fn get(&self, id: JobId) -> Result<Option<JobView>> {
+        Ok(self.queue.get(id).await?.map(|record| record.view(None)))
+    }
+
+    /// At most `limit` jobs of all hosts, the newest first.
+    ///
+    /// # Errors
+    /// `queue_unavailable`.
+    pub async fn list(&self, state: Option<State>, limit: usize) -> Result<Vec<JobView>> {
+        let records = self.queue.list(Kind::ALL, state, limit).await?;
+        Ok(records.iter().map(|record| record.view(None)).collect())
+    }
+
+    /// Takes back one requester's wish, or everybody's if none is named. A running job stops within a moment.
+    ///
+    /// # Errors
+    /// `not_found`, `queue_unavailable`.
+    pub async fn cancel(&self, id: JobId, requester: Option<&str>) -> Result<(Outcome, JobView)> {
+        let (outcome, record) = self.queue.cancel(id, requester).await?;
+        Ok((outcome, record.view(None)))
+    }
+
+    /// Runs a failed or cancelled job again, with all its attempts.
+    ///
+    /// # Errors
+    /// `not_found`, `invalid_request` if it has not failed, `queue_unavailable`.
+    pub async fn retry(&self, id: JobId) -> Result<JobView> {
+        Ok(self.queue.retry(id).await?.view(None))
+    }
+
+    /// Waits until the job has ended. How long that takes is up to the job: put a `tokio::time::timeout` around
+    /// it. While Redis is away it waits on.
+    ///
+    /// # Errors
+    /// `not_found`; `queue_unavailable` only if the queue cannot be reached at the first look.
+    pub async fn wait(&self, id: JobId) -> Result<JobView> {
+        let channel = [format!("about:{id}")];
+        let gone = || Error::new(Reason::NotFound, format!("there is no job {id}"), "ask for it again");
+        let mut first = true;
+        loop {
+            // Before the look, so that nothing is missed in between.
+            let mut news = self.queue.connection().listen(&channel).await.ok();
+            loop {
+                match self.get(id).await {
+                    Ok(Some(job)) if job.state.is_terminal() => return Ok(job),
+                    Ok(Some(_)) => {}
+                    Ok(None) => return Err(gone()),
+                    Err(error) if first || error.reason() != Reason::QueueUnavailable => return Err(error),
+                    Err(_) => {}
+                }
+                first = false;
+                let Some(messages) = &mut news else {
+                    tokio::time::sleep(LOOK).await;
+                    break;
+                };
+                match tokio::time::timeout(LOOK, messages.next()).await {
+                    Ok(Err(_)) => break,
+                    Ok(Ok(_)) | Err(_) => {}
+                }
+            }
+        }
+    }
+}

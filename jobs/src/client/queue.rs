@@ -1,0 +1,202 @@
+//! The steps that everybody may take: ask for a job, look, call it off, try it again. Workers have a few more,
+//! which live with them.
+
+use std::time::Duration;
+
+use redis::Value;
+
+use super::connection::{Connection, Step};
+use super::error::{Error, Result};
+use super::row::{self, Unreadable};
+use crate::{Job, JobId, Kind, Reason, Record, State, Target};
+
+/// Jobs that may wait, unless the caller says otherwise; further ones are refused.
+const MAX_QUEUED: usize = 100_000;
+/// How long an ended job can be looked up, unless the caller says otherwise.
+const RETENTION: Duration = Duration::from_secs(7 * 24 * 3_600);
+
+/// What a cancel did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The job ended at once.
+    Ended,
+    /// A worker holds the job and was told to stop.
+    Stopping,
+    /// Others want the job too, so it goes on.
+    Wanted,
+    /// The job had ended before.
+    Over,
+}
+
+/// The queue in Redis, as records. Programs other than larder use [`super::Client`].
+#[derive(Debug, Clone)]
+pub struct Queue {
+    connection: Connection,
+    max_queued: usize,
+    retention: Duration,
+}
+
+impl Queue {
+    /// The queue behind `connection`, with larder's default bounds.
+    pub fn new(connection: Connection) -> Self {
+        Self { connection, max_queued: MAX_QUEUED, retention: RETENTION }
+    }
+
+    /// With other bounds: jobs of one kind that may wait, and how long an ended one is kept.
+    #[must_use]
+    pub fn with_bounds(self, max_queued: usize, retention: Duration) -> Self {
+        Self { max_queued, retention, ..self }
+    }
+
+    /// The way to Redis.
+    pub fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// Puts a job into the queue of `target` under the name `id`, or joins the one in flight that does the same;
+    /// says whether it is a new one. Repeating it with the same id changes nothing.
+    ///
+    /// # Errors
+    /// `invalid_request` for a job that breaks the contract, `queue_unavailable` if the queue is full or away.
+    pub async fn enqueue(&self, id: JobId, job: &Job, target: &Target) -> Result<(bool, Record)> {
+        let payload = job.payload()?;
+        let common = &job.common;
+        let micros = |time: Option<jiff::Timestamp>| time.map(jiff::Timestamp::as_microsecond);
+        let crate::Work::Download(download) = &job.work;
+        let step = Step::new("enqueue")
+            .arg(id)
+            .arg(job.work.kind())
+            .arg(target)
+            .arg(job.work.want_hash())
+            .arg(payload)
+            .arg(common.priority)
+            .maybe(micros(common.deadline))
+            .maybe(micros(common.not_before))
+            .maybe(common.requested_by.as_ref())
+            .maybe(common.idempotency_key.as_ref())
+            .arg(u8::from(download.pin))
+            .arg(self.max_queued);
+        let reply = self.connection.run(&step).await?;
+        if let Some(full) = row::text(&reply) {
+            let waiting = full.trim_start_matches("FULL ");
+            return Err(Error::new(
+                Reason::QueueUnavailable,
+                format!("{waiting} jobs are queued, which is queue.max_queued"),
+                "try again when some are done, cancel some, or raise queue.max_queued",
+            ));
+        }
+        let (word, record) = pair(&reply)?;
+        Ok((matches!(word, Value::Int(1)), self.record(record)?))
+    }
+
+    /// The job, if it is known.
+    ///
+    /// # Errors
+    /// `queue_unavailable`, or `internal` for a record that cannot be read.
+    pub async fn get(&self, id: JobId) -> Result<Option<Record>> {
+        let mut command = redis::cmd("HGETALL");
+        command.arg(format!("{}job:{id}", self.connection.address().prefix()));
+        match self.connection.command(&command).await? {
+            Value::Array(list) if list.is_empty() => Ok(None),
+            Value::Map(pairs) => {
+                let flat = pairs.into_iter().flat_map(|(name, value)| [name, value]).collect();
+                self.record(&Value::Array(flat)).map(Some)
+            }
+            reply => self.record(&reply).map(Some),
+        }
+    }
+
+    /// At most `limit` jobs of these kinds, the newest first; those that cannot be read are left out.
+    ///
+    /// # Errors
+    /// `queue_unavailable`.
+    pub async fn list(&self, kinds: &[Kind], state: Option<State>, limit: usize) -> Result<Vec<Record>> {
+        let step = Step::new("list").arg(limit).maybe(state);
+        let step = kinds.iter().fold(step, |step, kind| step.arg(kind));
+        match self.connection.run(&step).await? {
+            Value::Array(rows) => Ok(rows.iter().filter_map(|row| row::read(row).ok()).collect()),
+            _ => Err(strange()),
+        }
+    }
+
+    /// Takes back one requester's wish, or everybody's if none is named.
+    ///
+    /// # Errors
+    /// `not_found` for an id that the queue does not know, `queue_unavailable`.
+    pub async fn cancel(&self, id: JobId, requester: Option<&str>) -> Result<(Outcome, Record)> {
+        let step =
+            Step::new("cancel").arg(id).maybe(requester).arg(self.retention.as_micros());
+        let reply = self.connection.run(&step).await?;
+        if row::text(&reply).is_some() {
+            return Err(unknown(id));
+        }
+        let (word, record) = pair(&reply)?;
+        let outcome = match row::text(word).as_deref() {
+            Some("ended") => Outcome::Ended,
+            Some("stopping") => Outcome::Stopping,
+            Some("wanted") => Outcome::Wanted,
+            Some("over") => Outcome::Over,
+            _ => return Err(strange()),
+        };
+        Ok((outcome, self.record(record)?))
+    }
+
+    /// Runs a failed or cancelled job again, with all its attempts.
+    ///
+    /// # Errors
+    /// `not_found`; `invalid_request` if it has not failed, cannot be read, or another job does the same.
+    pub async fn retry(&self, id: JobId) -> Result<Record> {
+        let before = self.get(id).await?.ok_or_else(|| unknown(id))?;
+        if matches!(before.state, State::Failed | State::Cancelled) {
+            before.decode()?;
+        }
+        let reply = self.connection.run(&Step::new("retry").arg(id)).await?;
+        let Some(word) = row::text(&reply) else { return self.record(&reply) };
+        match word.split_once(' ') {
+            Some(("STATE", state)) => Err(Error::new(
+                Reason::InvalidRequest,
+                format!("the job {id} is {state}; only a failed or cancelled job can be retried"),
+                "wait for it, or cancel it first",
+            )),
+            Some(("TAKEN", other)) => Err(Error::new(
+                Reason::InvalidRequest,
+                format!("the job {other} in flight does the same as {id}"),
+                format!("follow it with `larder jobs show {other}`"),
+            )),
+            _ => Err(unknown(id)),
+        }
+    }
+
+    fn record(&self, reply: &Value) -> Result<Record> {
+        row::read(reply).map_err(|Unreadable { id, invalid, .. }| {
+            let id = id.map_or_else(|| "?".into(), |id| id.to_string());
+            Error::new(Reason::Internal, format!("the job {id}: {invalid}"), invalid.hint())
+        })
+    }
+}
+
+/// A reply of two parts.
+fn pair(reply: &Value) -> Result<(&Value, &Value)> {
+    match reply {
+        Value::Array(parts) if parts.len() == 2 => Ok((&parts[0], &parts[1])),
+        _ => Err(strange()),
+    }
+}
+
+/// A reply that no version of the steps gives.
+pub fn strange() -> Error {
+    Error::new(
+        Reason::Internal,
+        "the queue gave an answer that larder does not know",
+        "this is a fault of larder; please report it with the version of Redis",
+    )
+}
+
+/// The queue does not know the job.
+fn unknown(id: JobId) -> Error {
+    Error::new(
+        Reason::NotFound,
+        format!("there is no job {id}"),
+        "see `larder jobs list`; ended jobs are forgotten after queue.retention",
+    )
+}

@@ -1,0 +1,195 @@
+//! A job's record as a Redis hash and back. Fields that a newer larder added are left alone on both ways.
+
+use jiff::Timestamp;
+use redis::Value as Reply;
+use serde_json::{Map, Value};
+
+use crate::{Invalid, JobId, RECORD_VERSION, Record};
+
+const NUMBERS: [&str; 5] = ["v", "seq", "priority", "attempts", "token"];
+const TIMES: [&str; 6] = ["due", "lease_until", "created_at", "started_at", "finished_at", "deadline"];
+const JSON: [&str; 4] = ["job", "requesters", "keys", "progress"];
+const WORDS: [&str; 10] =
+    ["id", "kind", "target", "owner", "want", "state", "reason", "message", "path", "nonce"];
+const FLAGS: [&str; 2] = ["anonymous", "cancel"];
+
+/// A hash that is no record: what there is of it, and why not.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Unreadable {
+    /// The job's id, if that can be read.
+    pub id: Option<JobId>,
+    /// The payload, or the whole hash if there is none.
+    pub raw: Value,
+    /// Why it is no record.
+    pub invalid: Invalid,
+}
+
+/// The record that a script answered with, as a flat list of fields and values.
+///
+/// # Errors
+/// [`Unreadable`] for one that lacks a field, has one of the wrong form, or is of a newer version.
+pub fn read(reply: &Reply) -> Result<Record, Unreadable> {
+    let fields = fields(reply);
+    let id = fields.get("id").and_then(|id| id.parse().ok());
+    let raw = || match fields.get("job") {
+        Some(job) => serde_json::from_str(job).unwrap_or_else(|_| Value::String(job.clone())),
+        None => serde_json::json!(fields),
+    };
+    let unreadable = |invalid| Unreadable { id, raw: raw(), invalid };
+    match fields.get("v").and_then(|v| v.parse::<u64>().ok()) {
+        Some(v) if v > RECORD_VERSION => return Err(unreadable(Invalid::newer(v, RECORD_VERSION))),
+        _ => {}
+    }
+    let record = document(&fields).and_then(|document| {
+        serde_json::from_value(Value::Object(document)).map_err(|error| error.to_string())
+    });
+    record.map_err(|why| {
+        let hint = "ask for the job again if it is still wanted";
+        unreadable(Invalid::new(format!("the record of the job is damaged: {why}"), hint))
+    })
+}
+
+/// The texts of a flat list of fields and values; whatever is not text is left out.
+fn fields(reply: &Reply) -> std::collections::BTreeMap<String, String> {
+    let list = match reply {
+        Reply::Array(list) => list.as_slice(),
+        _ => &[],
+    };
+    let pairs = list.chunks_exact(2).filter_map(|pair| Some((text(&pair[0])?, text(&pair[1])?)));
+    pairs.collect()
+}
+
+/// A reply that is text.
+pub fn text(reply: &Reply) -> Option<String> {
+    match reply {
+        Reply::BulkString(bytes) => String::from_utf8(bytes.clone()).ok(),
+        Reply::SimpleString(text) => Some(text.clone()),
+        Reply::Int(number) => Some(number.to_string()),
+        _ => None,
+    }
+}
+
+fn document(fields: &std::collections::BTreeMap<String, String>) -> Result<Map<String, Value>, String> {
+    let mut document = Map::new();
+    for flag in FLAGS {
+        document.insert(flag.into(), Value::Bool(fields.get(flag).is_some_and(|value| value == "1")));
+    }
+    for (name, value) in fields {
+        let wrong = |what: &str| format!("`{name}` is not {what}");
+        let value = match name.as_str() {
+            name if NUMBERS.contains(&name) => {
+                value.parse::<i64>().map(Value::from).map_err(|_| wrong("a number"))?
+            }
+            name if TIMES.contains(&name) => {
+                let micros = value.parse().map_err(|_| wrong("a time"))?;
+                let time = Timestamp::from_microsecond(micros).map_err(|_| wrong("a time"))?;
+                Value::String(time.to_string())
+            }
+            // Kept as it is; who decodes the job says what is wrong with it.
+            "job" => serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.clone())),
+            name if JSON.contains(&name) => serde_json::from_str(value).map_err(|_| wrong("JSON"))?,
+            name if WORDS.contains(&name) => Value::String(value.clone()),
+            _ => continue,
+        };
+        document.insert(name.clone(), value);
+    }
+    // Asked for by somebody who joined: the payload itself is never rewritten.
+    if fields.get("pin").is_some_and(|pin| pin == "1")
+        && let Some(Value::Object(job)) = document.get_mut("job")
+    {
+        job.insert("pin".into(), Value::Bool(true));
+    }
+    Ok(document)
+}
+
+/// The fields of a record, as a script takes them.
+pub fn write(record: &Record) -> Vec<(&'static str, String)> {
+    let Ok(Value::Object(document)) = serde_json::to_value(record) else { return Vec::new() };
+    let mut fields = Vec::new();
+    for (name, value) in &document {
+        let known = NUMBERS.iter().chain(&TIMES).chain(&JSON).chain(&WORDS).chain(&FLAGS);
+        let Some(name) = known.copied().find(|known| known == name) else { continue };
+        let text = match value {
+            Value::Null | Value::Bool(false) => continue,
+            Value::Bool(true) => "1".to_owned(),
+            Value::String(text) if TIMES.contains(&name) => {
+                let Ok(time) = text.parse::<Timestamp>() else { continue };
+                time.as_microsecond().to_string()
+            }
+            Value::String(text) if name != "job" => text.clone(),
+            value => value.to_string(),
+        };
+        fields.push((name, text));
+    }
+    if record.target.is_only() {
+        fields.push(("target", record.target.to_string()));
+    }
+    fields
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Kind, State, Target};
+
+    fn reply(fields: &[(&str, String)]) -> Reply {
+        let bulk = |text: &str| Reply::BulkString(text.as_bytes().to_vec());
+        Reply::Array(fields.iter().flat_map(|(name, value)| [bulk(name), bulk(value)]).collect())
+    }
+
+    fn record() -> Record {
+        let now = "2026-01-02T03:04:05.678901Z".parse().expect("a time");
+        let mut record = Record::new(JobId::new(now, 7), Kind::Download, 3, now);
+        record.target = Target::Host("gpu-1".parse().expect("a name"));
+        record.owner = Some("gpu-2".parse().expect("a name"));
+        record.job = serde_json::json!({"v": 1, "kind": "download", "repo": "a/b"});
+        record.keys = vec!["a".into(), "/\"".into()];
+        record.state = State::Waiting;
+        record.due = Some(now);
+        record.cancel = true;
+        record.priority = -7;
+        record.token = 1_767_323_045_678_901;
+        record
+    }
+
+    #[test]
+    fn a_record_survives_the_way_there_and_back() {
+        assert_eq!(read(&reply(&write(&record()))), Ok(record()));
+        let only = Record { target: Target::Only, cancel: false, ..record() };
+        assert_eq!(read(&reply(&write(&only))), Ok(only));
+    }
+
+    #[test]
+    fn what_is_damaged_or_newer_is_told_and_kept() {
+        let change = |name: &str, value: Option<&str>| {
+            let mut fields = write(&record());
+            fields.retain(|(known, _)| *known != name);
+            let mut fields: Vec<_> = fields.iter().map(|(name, value)| (*name, value.clone())).collect();
+            fields.extend(value.map(|value| (name, value.to_owned())));
+            read(&reply(&fields)).expect_err(name)
+        };
+        for (name, value) in [
+            ("state", None),
+            ("created_at", Some("soon")),
+            ("attempts", Some("many")),
+            ("progress", Some("{")),
+            ("kind", Some("teleport")),
+        ] {
+            let unreadable = change(name, value);
+            assert!(unreadable.invalid.to_string().contains("damaged"), "{unreadable:?}");
+            assert_eq!(unreadable.id, Some(record().id));
+            assert_eq!(unreadable.raw, record().job);
+        }
+        let newer = change("v", Some("2"));
+        assert_eq!(newer.invalid.reason(), crate::Reason::UnsupportedVersion);
+        assert!(read(&Reply::Nil).expect_err("nothing").id.is_none());
+    }
+
+    #[test]
+    fn a_pin_of_somebody_who_joined_reaches_the_payload() {
+        let mut fields = write(&record());
+        fields.push(("pin", "1".into()));
+        fields.push(("added_later", "x".into()));
+        assert_eq!(read(&reply(&fields)).expect("reads").job["pin"], true);
+    }
+}

@@ -1,0 +1,99 @@
+//! What a Redis says of itself, and whether it will do as a queue.
+
+use redis::aio::MultiplexedConnection;
+use redis::{InfoDict, RedisError};
+
+use super::error::{self, Error, Result};
+use crate::{Invalid, Reason};
+
+/// The version of the keys that this crate writes, and the newest that it reads.
+pub const LAYOUT: u64 = 1;
+/// The oldest Redis that will do.
+const OLDEST: (u64, u64) = (6, 2);
+
+/// What a Redis says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Server {
+    /// Its version, as of Redis (Valkey says which Redis it replaces).
+    pub version: String,
+    /// Whether it is a replica.
+    pub replica: bool,
+    /// Whether it writes every change to an append-only file; else a crash loses accepted jobs.
+    pub append_only: bool,
+    /// Whether it throws away keys of its own accord when its memory is full.
+    pub evicts: bool,
+    /// The version of the queue's keys, if there are any.
+    pub layout: Option<u64>,
+}
+
+impl Server {
+    pub(super) async fn ask(
+        connection: &mut MultiplexedConnection,
+        prefix: &str,
+    ) -> Result<Self, RedisError> {
+        let info: InfoDict = redis::cmd("INFO").query_async(connection).await?;
+        let layout = redis::cmd("GET").arg(format!("{prefix}layout")).query_async(connection).await?;
+        let text = |key: &str| info.get::<String>(key).unwrap_or_default();
+        let policy = text("maxmemory_policy");
+        Ok(Self {
+            version: text("redis_version"),
+            replica: text("role") == "slave",
+            append_only: text("aof_enabled") == "1",
+            evicts: text("maxmemory") != "0" && !policy.is_empty() && policy != "noeviction",
+            layout,
+        })
+    }
+
+    /// Whether it will do as a queue.
+    pub(super) fn check(&self, place: &str) -> Result<()> {
+        let mut numbers = self.version.split('.').map(|part| part.parse::<u64>().ok());
+        let (Some(major), Some(minor)) = (numbers.next().flatten(), numbers.next().flatten()) else {
+            return Err(error::not_redis(place));
+        };
+        if (major, minor) < OLDEST {
+            let what = format!("is version {}, and larder needs 6.2 or newer", self.version);
+            return Err(error::unavailable(place, &what, "upgrade it to Redis 7 or Valkey"));
+        }
+        if self.replica {
+            return Err(error::read_only(place));
+        }
+        match self.layout {
+            Some(layout) if layout > LAYOUT => {
+                let newer = Invalid::newer(layout, LAYOUT);
+                Err(Error::new(
+                    Reason::UnsupportedVersion,
+                    format!("the queue at {place} was written by a newer larder (keys of version {layout})"),
+                    newer.hint(),
+                ))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_recent_master_with_known_keys_will_do() {
+        let good = Server {
+            version: "6.2.0".into(),
+            replica: false,
+            append_only: true,
+            evicts: false,
+            layout: Some(LAYOUT),
+        };
+        assert_eq!(good.check("h"), Ok(()));
+        for (bad, word) in [
+            (Server { version: "6.0.16".into(), ..good.clone() }, "6.0.16"),
+            (Server { version: String::new(), ..good.clone() }, "does not answer like a Redis"),
+            (Server { replica: true, ..good.clone() }, "replica"),
+            (Server { layout: Some(LAYOUT + 1), ..good.clone() }, "newer larder"),
+        ] {
+            let error = bad.check("h").expect_err(word);
+            assert!(error.to_string().contains(word), "{error}");
+        }
+        assert_eq!(Server { version: "10.0.1".into(), layout: None, ..good }.check("h"), Ok(()));
+    }
+}

@@ -1,0 +1,138 @@
+//! Being there: the larder on this host registers with the queue and listens for what concerns it.
+//!
+//! One connection listens for all kinds of jobs: that something is ready in this host's queue or in the pool's,
+//! and that a running job was cancelled. Everybody who listens hears of a job in the pool; only who has a
+//! free slot asks for it, so a busy or draining larder swallows no wake-up. What was said while the
+//! connection was broken is made up for by one look at the queue when it is back.
+
+use std::time::Duration;
+
+use larder_jobs::JobId;
+use larder_jobs::client::{Reply, Server, Step, reply_text};
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+
+use super::Redis;
+use crate::error::{Error, Result};
+
+/// How often this host says that it is there, and how long it is believed.
+const HEARTBEAT: Duration = Duration::from_secs(20);
+const BELIEVED: Duration = Duration::from_secs(60);
+/// Pauses between attempts to reach a Redis that is away.
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// What is told once and not at every heartbeat.
+#[derive(Default)]
+struct Told {
+    away: bool,
+    server: Option<Server>,
+    registered: bool,
+    twin: bool,
+}
+
+impl Redis {
+    /// Registers this host and listens until `stop`; while Redis is away it tries on for ever.
+    pub async fn attend_until(&self, stop: &CancellationToken) {
+        let instance = JobId::random(jiff::Timestamp::now()).to_string();
+        let mut told = Told::default();
+        let mut pause = PAUSE_MIN;
+        loop {
+            let begun = Instant::now();
+            tokio::select! {
+                () = stop.cancelled() => break,
+                Err(error) = self.attend(&instance, &mut told) => {
+                    if !told.away {
+                        tracing::warn!(reason = %error.reason(), hint = error.hint(), "the queue is away: {error}");
+                    }
+                    told.away = true;
+                }
+            }
+            // So that whoever samples the queue looks at once.
+            self.announce();
+            if begun.elapsed() > PAUSE_MAX {
+                pause = PAUSE_MIN;
+            }
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = tokio::time::sleep(pause) => pause = (pause * 2).min(PAUSE_MAX),
+            }
+        }
+        // At best: a host that is gone is forgotten after a minute anyway.
+        let leave = self.queue.connection().clone();
+        let step = Step::new("leave").arg(&self.host).arg(&instance);
+        let _ = tokio::time::timeout(PAUSE_MAX, leave.run(&step)).await;
+    }
+
+    /// Registers and listens until the connection breaks.
+    async fn attend(&self, instance: &str, told: &mut Told) -> Result<std::convert::Infallible> {
+        let connection = self.queue.connection();
+        self.assess(connection.server().await?, told);
+        let channels = [format!("to:host:{}", self.host), "to:pool".to_owned()];
+        let mut messages = connection.listen(&channels).await?;
+        self.register(instance, told).await?;
+        if std::mem::take(&mut told.away) {
+            tracing::info!("the queue is back");
+        }
+        self.announce();
+        let mut heartbeat = tokio::time::interval_at(Instant::now() + HEARTBEAT, HEARTBEAT);
+        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                message = messages.next() => self.heed(&message?),
+                _ = heartbeat.tick() => self.register(instance, told).await?,
+            }
+        }
+    }
+
+    fn heed(&self, message: &str) {
+        match message.split_once(' ') {
+            Some(("cancel", id)) => {
+                if let Ok(id) = id.parse() {
+                    // Nobody listens while nothing runs here.
+                    let _ = self.cancelled.send(id);
+                }
+            }
+            // A newer larder may say more; looking costs little.
+            _ => self.announce(),
+        }
+    }
+
+    async fn register(&self, instance: &str, told: &mut Told) -> Result<()> {
+        let step = Step::new("attend").arg(&self.host).arg(instance).arg(BELIEVED.as_millis());
+        let reply = self.queue.connection().run(&step).await?;
+        let Reply::Array(parts) = &reply else { return Err(Error::internal("a registration without an answer")) };
+        let emptied = matches!(parts.first(), Some(Reply::Int(1)));
+        if emptied && told.registered {
+            tracing::warn!(
+                "the queue was emptied (FLUSHALL, or a Redis that started without its data): jobs that waited \
+                 are lost and must be asked for again; running ones go on and are put back"
+            );
+            self.announce();
+        }
+        let before = parts.get(1).and_then(reply_text).filter(|before| !before.is_empty());
+        // At the first time it may be what this host was before a crash.
+        if told.registered && !told.twin && before.as_deref().is_some_and(|before| before != instance) {
+            told.twin = true;
+            tracing::warn!(host = %self.host, "another larder has the same host.name; give each its own");
+        }
+        told.registered = true;
+        Ok(())
+    }
+
+    /// Says what about the server may hurt.
+    fn assess(&self, server: Server, told: &mut Told) {
+        if told.server.as_ref() == Some(&server) {
+            return;
+        }
+        let place = self.queue.connection().address().place();
+        tracing::info!(redis = place, version = server.version, host = %self.host, "the queue is in Redis");
+        if !server.append_only {
+            tracing::warn!(redis = place, "Redis runs without an append-only file: a crash of it loses accepted jobs; set appendonly yes");
+        }
+        if server.evicts {
+            tracing::warn!(redis = place, "Redis throws keys away when its memory is full, also jobs; set maxmemory-policy noeviction");
+        }
+        told.server = Some(server);
+    }
+}
