@@ -14,6 +14,7 @@ pub mod http;
 pub mod hub;
 pub mod larder;
 pub mod models;
+mod port;
 mod process;
 pub mod python;
 
