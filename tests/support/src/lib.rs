@@ -1,6 +1,7 @@
 //! Test ground of larder: the outside world, small enough to fit in a test and able to misbehave on demand.
 //!
 //! [`hub`] is a Hugging Face hub over HTTP with fault switches, [`models`] makes small models with true headers,
+//! [`mod@redis`] is a private Redis that can be stopped, killed and frozen,
 //! [`mod@larder`] and [`daemon`] run the binary in isolation and fail a test that leaves a mess behind, [`cache`] reads
 //! the hub cache independently of larder's own code, [`python`] runs the field's own readers, [`fs`] provides
 //! filesystems that fill up or lose power.
@@ -17,8 +18,10 @@ pub mod models;
 mod port;
 mod process;
 pub mod python;
+pub mod redis;
 
 pub use daemon::{Daemon, DaemonOptions, Tripwire};
 pub use hub::{Content, Fault, FaultKind, Host, Hub, Model, Request};
 pub use larder::Larder;
 pub use process::Output;
+pub use redis::{Frozen, Redis, RedisOptions, Reply};
