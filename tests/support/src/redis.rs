@@ -25,6 +25,8 @@ pub use options::RedisOptions;
 use options::quoted;
 pub use resp::Reply;
 use resp::ask;
+#[cfg(test)]
+pub(crate) use resp::encoded;
 use tls::Tls;
 
 /// How long it may take to start, to answer and to stop.
