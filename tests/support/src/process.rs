@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
 /// What a finished command left.
 #[derive(Clone, Debug)]
@@ -86,6 +86,13 @@ impl Running {
         if self.wait(Duration::ZERO).is_none() {
             kill_process(self.pid, signal).ok();
         }
+    }
+
+    /// SIGSTOP, and wait until it stands still.
+    pub(crate) fn freeze(&mut self) {
+        self.signal(Signal::STOP);
+        // Reaps nothing; an error says that the child is gone, and then it stands still as well.
+        waitid(WaitId::Pid(self.pid), WaitIdOptions::STOPPED | WaitIdOptions::NOWAIT).ok();
     }
 
     /// SIGKILL, and wait until it is gone.

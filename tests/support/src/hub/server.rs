@@ -1,20 +1,18 @@
 //! The two listeners and the thread that they live on.
 
-use std::net::SocketAddr;
 use std::sync::{Arc, mpsc as std_mpsc};
 use std::thread::JoinHandle;
 
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use super::record::Host;
 use super::state::Shared;
 use super::wire;
+use crate::port::Port;
 
 /// What a listener is told: be down or up, and say when it is so.
 type Order = (bool, std_mpsc::Sender<()>);
-
-const BACKLOG: u32 = 1024;
 
 /// The running servers; dropping it stops them.
 #[derive(Debug)]
@@ -67,42 +65,29 @@ impl Drop for Server {
 
 /// A port of this machine, open or shut.
 struct Door {
-    address: SocketAddr,
-    /// Bound and not listening: keeps others from the port while the door is shut.
-    _holder: TcpSocket,
+    port: Port,
     listener: Option<TcpListener>,
 }
 
 impl Door {
     /// A free port, listening.
     fn open() -> Self {
-        let holder = bind(([127, 0, 0, 1], 0).into());
-        let address = holder.local_addr().expect("a bound socket");
-        Self { address, _holder: holder, listener: Some(listen(address)) }
+        let port = Port::free();
+        let listener = Some(port.listen());
+        Self { port, listener }
     }
 
     fn url(&self) -> String {
-        format!("http://{}", self.address)
+        format!("http://{}", self.port.address())
     }
 
     fn set_down(&mut self, down: bool) {
         if down {
             self.listener = None;
         } else if self.listener.is_none() {
-            self.listener = Some(listen(self.address));
+            self.listener = Some(self.port.listen());
         }
     }
-}
-
-fn bind(address: SocketAddr) -> TcpSocket {
-    let socket = TcpSocket::new_v4().expect("a socket");
-    socket.set_reuseaddr(true).expect("the option is set");
-    socket.bind(address).expect("the port is free");
-    socket
-}
-
-fn listen(address: SocketAddr) -> TcpListener {
-    bind(address).listen(BACKLOG).expect("the socket listens")
 }
 
 /// Accepts connections until the orders end.

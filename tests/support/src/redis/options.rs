@@ -1,0 +1,70 @@
+//! How a Redis is set up, and the `redis.conf` that says so.
+
+use std::fmt::Write;
+
+/// What a Redis is started with. Unless said otherwise: no password, no TLS, an append-only file synced every second.
+#[derive(Clone, Debug, Default)]
+pub struct RedisOptions {
+    pub(crate) password: Option<String>,
+    users: Vec<String>,
+    pub(crate) tls: bool,
+    volatile: bool,
+    directives: Vec<String>,
+}
+
+impl RedisOptions {
+    /// The password of the default user.
+    pub fn password(mut self, password: &str) -> Self {
+        self.password = Some(password.into());
+        self
+    }
+
+    /// Adds an ACL user with rules such as `~queue:*` and `+@read`. The default user stays, and may do everything.
+    pub fn user(mut self, name: &str, password: &str, rules: &[&str]) -> Self {
+        let password = format!(">{password}");
+        let words = [name, "on", &password].into_iter().chain(rules.iter().copied()).map(quoted);
+        self.users.push(words.collect::<Vec<_>>().join(" "));
+        self
+    }
+
+    /// Listens with TLS as well, on a port of its own.
+    pub fn tls(mut self, tls: bool) -> Self {
+        self.tls = tls;
+        self
+    }
+
+    /// Whether data outlive the process; true unless said otherwise.
+    pub fn persistent(mut self, persistent: bool) -> Self {
+        self.volatile = !persistent;
+        self
+    }
+
+    /// Any further line of `redis.conf`; it wins over what stands there by default.
+    pub fn directive(mut self, name: &str, value: &str) -> Self {
+        self.directives.push(format!("{name} {value}"));
+        self
+    }
+
+    /// The text of `redis.conf`, `place` being the lines that say where it lives.
+    pub(crate) fn conf(&self, place: &str) -> String {
+        let append = if self.volatile { "no" } else { "yes" };
+        let mut conf = format!(
+            "{place}daemonize no\nlogfile \"\"\nsave \"\"\nappendonly {append}\nappendfsync everysec\n"
+        );
+        if let Some(password) = &self.password {
+            writeln!(conf, "requirepass {}", quoted(password)).expect("strings take everything");
+        }
+        for user in &self.users {
+            writeln!(conf, "user {user}").expect("strings take everything");
+        }
+        for directive in &self.directives {
+            writeln!(conf, "{directive}").expect("strings take everything");
+        }
+        conf
+    }
+}
+
+/// As one word of `redis.conf`.
+pub(crate) fn quoted(word: &str) -> String {
+    format!("\"{}\"", word.replace('\\', "\\\\").replace('"', "\\\""))
+}
