@@ -1,0 +1,234 @@
+//! The Redis queue against a real Redis: the suite of every store, and what only this one can meet.
+//!
+//! Time stands still until a test moves it: the steps are those of production but for one word, which has
+//! them read a key that the test writes instead of the server's clock.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use larder_jobs::client::{Address, Connection, Step, write_record};
+use larder_jobs::{Kind, Progress, Reason, Record, State, Target};
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use super::Redis;
+use crate::queue::conformance::{Rig, conformance};
+use crate::queue::testing::{Hands, config, job};
+use crate::queue::{Claim, Claimed, Config, Filter, JobStore, Renewal, Settled, Settlement};
+
+const KIND: Kind = Kind::Download;
+
+/// The production steps with the clock of the test.
+pub(super) fn with_hands(server: &support::Redis) -> Connection {
+    let script = Connection::script();
+    let clock = "redis.call('TIME')";
+    assert_eq!(script.matches(clock).count(), 1, "the steps read the clock in one place");
+    let script = script.replace(clock, "redis.call('LRANGE', P .. 'clock', 0, 1)");
+    Connection::with_script(address(server), &script)
+}
+
+pub(super) fn address(server: &support::Redis) -> Address {
+    Address::new(&server.url(), "test").expect("an address")
+}
+
+pub(super) fn set_clock(server: &support::Redis, hands: &Hands) {
+    let micros = hands.now().as_microsecond();
+    let (seconds, rest) = ((micros / 1_000_000).to_string(), (micros % 1_000_000).to_string());
+    server.command(&["DEL", "{test}:clock"]);
+    server.command(&["RPUSH", "{test}:clock", &seconds, &rest]);
+}
+
+pub(super) fn store(connection: Connection, config: Config, host: &str) -> Redis {
+    Redis::over(connection, config, host.parse().expect("a name"))
+}
+
+async fn put(store: &Redis, record: &Record) {
+    let fields = write_record(record);
+    let step = fields.iter().fold(Step::new("restore"), |step, (name, value)| step.arg(name).arg(value));
+    store.queue.connection().run(&step).await.expect("planted");
+}
+
+fn make(config: Config) -> BoxFuture<'static, Rig> {
+    Box::pin(async {
+        let server = Arc::new(support::Redis::start());
+        let hands = Hands::new();
+        set_clock(&server, &hands);
+        let store = Arc::new(store(with_hands(&server), config, "gpu-1"));
+        let stop = CancellationToken::new();
+        let mut changed = store.changed();
+        let attending = {
+            let (store, stop) = (Arc::clone(&store), stop.clone());
+            tokio::spawn(async move { store.attend_until(&stop).await })
+        };
+        // It says so when it listens.
+        changed.changed().await.expect("the store lives");
+        let (now, planted) = (hands.clone(), Arc::clone(&store));
+        let moved = Arc::clone(&server);
+        Rig {
+            store,
+            now: Box::new(move || now.now()),
+            pass: Box::new(move |time| {
+                hands.pass(time);
+                set_clock(&moved, &hands);
+                Box::pin(async {})
+            }),
+            plant: Box::new(move |mut record| {
+                let store = Arc::clone(&planted);
+                record.target = Target::Host("gpu-1".parse().expect("a name"));
+                Box::pin(async move { put(&store, &record).await })
+            }),
+            _keep: Box::new((server, stop.drop_guard(), attending)),
+        }
+    })
+}
+
+conformance!(make);
+
+async fn claim(store: &Redis) -> Option<Claim> {
+    match store.claim(KIND).await.expect("claims") {
+        Claimed::Job(claim) => Some(*claim),
+        Claimed::Nothing { .. } => None,
+    }
+}
+
+fn pool(repo: &str) -> larder_jobs::Job {
+    let mut job = job(repo);
+    job.common.hosts = larder_jobs::Hosts::Pool;
+    job
+}
+
+/// Two hosts on one Redis, by the real clock.
+fn two_hosts(server: &support::Redis) -> [Redis; 2] {
+    ["gpu-1", "gpu-2"].map(|host| store(Connection::new(address(server)), config(), host))
+}
+
+#[tokio::test]
+async fn a_job_goes_to_its_host_and_one_of_the_pool_to_whoever_asks() {
+    let server = support::Redis::start();
+    let [one, two] = two_hosts(&server);
+    let own = one.enqueue(job("a/own")).await.expect("accepted").record;
+    let mut named = job("a/named");
+    named.common.hosts = larder_jobs::Hosts::Named("gpu-2".parse().expect("a name"));
+    let named = one.enqueue(named).await.expect("accepted").record;
+    let any = two.enqueue(pool("a/any")).await.expect("accepted").record;
+    let same = one.enqueue(pool("a/own")).await.expect("accepted");
+    assert!(same.created, "the same model for another target is another want");
+    assert_eq!(claim(&two).await.expect("a job").record.id, named.id, "its own queue goes first");
+    let taken = claim(&two).await.expect("a job").record;
+    assert_eq!((taken.id, taken.view(None).hosts), (any.id, vec!["gpu-2".to_owned()]));
+    assert_eq!(claim(&one).await.expect("a job").record.id, own.id);
+    assert_eq!(claim(&one).await.expect("a job").record.id, same.record.id);
+    assert_eq!((claim(&one).await, claim(&two).await), (None, None));
+}
+
+#[tokio::test]
+async fn a_claim_whose_answer_was_lost_is_answered_again() {
+    let server = support::Redis::start();
+    let proxy = support::Proxy::to(server.address());
+    let address = Address::new(&proxy.url(), "test").expect("an address");
+    let store = store(Connection::new(address), config(), "gpu-1");
+    let id = store.enqueue(job("a/b")).await.expect("accepted").record.id;
+    store.enqueue(job("c/d")).await.expect("accepted");
+    // The question gets through, the answer does not: as if the step had been taken by a ghost.
+    store.held().unanswered.push("ghost".into());
+    let first = claim(&store).await.expect("a job");
+    store.held().unanswered.push("ghost".into());
+    let again = claim(&store).await.expect("a job");
+    assert_eq!((first.record.id, again.record.id, again.token), (id, id, first.token));
+    assert_eq!(again.record.attempts, 1);
+    // Once the job is settled the number is worth nothing any more.
+    store.settle(id, again.token, Settlement::Release).await.expect("settles");
+    store.held().unanswered.push("ghost".into());
+    let next = claim(&store).await.expect("a job");
+    assert_eq!((next.record.id, next.record.attempts), (id, 1));
+    assert!(next.token > again.token);
+}
+
+#[tokio::test]
+async fn what_other_programs_break_is_buried_and_the_queue_goes_on() {
+    let server = support::Redis::start();
+    let [store, _] = two_hosts(&server);
+    let ready = |n: u8, id: &str| {
+        let member = format!("{n:016}{id}");
+        server.command(&["ZADD", "{test}:ready:download:host:gpu-1", "0", &member]);
+    };
+    let id = |n: u8| format!("01JDFP000000000000000000{n:02}");
+    ready(0, &id(0)); // no record at all
+    server.command(&["HSET", &format!("{{test}}:job:{}", id(1)), "job", r#"{"kind":"download"}"#]);
+    ready(1, &id(1)); // a record without most fields
+    server.command(&["SET", &format!("{{test}}:job:{}", id(2)), "not a hash"]);
+    ready(2, &id(2));
+    let good = store.enqueue(job("a/good")).await.expect("accepted").record;
+    let whole = |n: u8, change: &[&str]| {
+        let mut record = good.clone();
+        record.id = id(n).parse().expect("an id");
+        record.want = format!("planted {n}");
+        let mut fields = vec!["HSET".to_owned(), format!("{{test}}:job:{}", id(n))];
+        fields.extend(write_record(&record).into_iter().flat_map(|(name, value)| [name.to_owned(), value]));
+        fields.extend(change.iter().map(|text| (*text).to_owned()));
+        server.command(&fields.iter().map(String::as_str).collect::<Vec<_>>());
+        ready(n, &id(n));
+    };
+    whole(3, &["kind", "teleport"]);
+    whole(4, &["v", "2"]);
+    whole(5, &["created_at", "soon"]);
+    whole(6, &["attempts", "many"]);
+    whole(7, &["keys", "{broken", "requesters", "7"]);
+    let claimed = claim(&store).await.expect("the good one");
+    assert_eq!(claimed.record.id, good.id);
+    assert_eq!(claim(&store).await, None);
+    let failed = store.list(Filter { state: Some(State::Failed), ..Filter::default() }).await.expect("lists");
+    let mut found: Vec<_> = failed.iter().map(|record| (record.id.to_string(), record.reason)).collect();
+    found.sort();
+    let damaged = Some(Reason::InvalidRequest);
+    let expected =
+        [(1, damaged), (3, damaged), (4, Some(Reason::UnsupportedVersion)), (5, damaged), (6, damaged), (7, damaged)];
+    assert_eq!(found, expected.map(|(n, reason)| (id(n), reason)));
+    assert!(failed.iter().all(|record| record.message.as_deref().is_some_and(|text| text.contains("hint: "))));
+    assert_eq!(failed.iter().find(|record| record.id.to_string() == id(1)).expect("kept").job, json!({"kind": "download"}));
+}
+
+#[tokio::test]
+async fn a_redis_that_lost_its_data_gets_back_what_runs() {
+    let server = support::Redis::start();
+    let [one, two] = two_hosts(&server);
+    let id = one.enqueue(job("a/b")).await.expect("accepted").record.id;
+    let held = claim(&one).await.expect("a job");
+    server.command(&["FLUSHALL"]);
+    let progress = Progress { bytes_done: 5, ..Progress::default() };
+    let renewal = one.renew(id, held.token, State::Fetching, progress).await;
+    assert_eq!(renewal, Ok(Renewal::Held { cancel: false }));
+    let back = two.get(id).await.expect("reads").expect("is back");
+    assert_eq!((back.state, back.progress.bytes_done, back.attempts), (State::Fetching, 5, 1));
+    assert!(!one.enqueue(job("a/b")).await.expect("accepted").created, "its want is in flight again");
+    server.command(&["FLUSHALL"]);
+    let done = Settlement::Done(crate::queue::Done::default());
+    let Ok(Settled::Done(record)) = one.settle(id, held.token, done).await else { panic!("it counts") };
+    assert_eq!(record.state, State::Ready);
+    assert_eq!(two.get(id).await.expect("reads").expect("is there").state, State::Ready);
+    // Nobody else may bring a job into being.
+    let renewal = two.renew(larder_jobs::JobId::random(record.created_at), 1, State::Fetching, Progress::default());
+    assert_eq!(renewal.await, Ok(Renewal::Lost));
+}
+
+#[tokio::test]
+async fn nothing_is_left_when_the_time_is_over() {
+    let server = support::Redis::start();
+    let [store, _] = two_hosts(&server);
+    let store = Redis { config: Config { retention: crate::queue::testing::span(1), ..config() }, ..store };
+    let mut keyed = job("a/keyed");
+    keyed.common.idempotency_key = Some("night/1".into());
+    store.enqueue(keyed).await.expect("accepted");
+    for n in 0..20 {
+        store.enqueue(job(&format!("a/{n}"))).await.expect("accepted");
+    }
+    while let Some(held) = claim(&store).await {
+        store.settle(held.record.id, held.token, Settlement::Done(crate::queue::Done::default())).await.expect("ends");
+    }
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    assert_eq!(store.reap().await.expect("reaps").purged, 21);
+    let mut left = server.keys("*");
+    left.retain(|key| !key.starts_with("{test}:claimed:"));
+    assert_eq!(left, ["{test}:seq"]);
+}
