@@ -15,12 +15,14 @@ use crate::hub::Hub;
 use crate::layout::Cache;
 use crate::ledger::Ledger;
 use crate::metrics;
-use crate::queue::{self, Embedded, JobStore, Scope};
+use crate::queue::{self, Embedded, JobStore, Redis, Scope};
 use crate::store::{StateLock, Store};
 use crate::worker::{self, Context, Patience};
 
 /// A foreground command gives up after so long without any answer from a hub.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the start waits for the first look at the queue.
+const FIRST_SAMPLE: Duration = Duration::from_secs(1);
 /// What a foreground command leaves free at most, since somebody watches the disk.
 const FOREGROUND_KEEP_FREE: u64 = 1 << 30;
 
@@ -28,7 +30,9 @@ const FOREGROUND_KEEP_FREE: u64 = 1 << 30;
 pub struct House {
     settings: Settings,
     scope: Scope,
-    queue: Arc<Embedded>,
+    queue: Arc<dyn JobStore>,
+    /// The same queue, if it is that of a fleet.
+    fleet: Option<Arc<Redis>>,
     ledger: Arc<Ledger>,
     hub: Hub,
     api: Api,
@@ -55,6 +59,9 @@ impl House {
         let cache = Cache::new(settings.cache_root.clone());
         let grace = settings.config.cache.recovery_grace;
         let queue_config = settings.config.queue.clone();
+        // A foreground command does its own job and needs no fleet for it.
+        let fleet = settings.fleet.clone().filter(|_| scope == Scope::All);
+        let fleet = fleet.map(|(address, host)| Arc::new(Redis::new(address, queue_config.clone(), host)));
         let opened = tokio::task::spawn_blocking(move || {
             let lock = StateLock::acquire(&dir)?.map_err(Error::from)?;
             let (store, opened) = Store::open(&dir)?;
@@ -64,18 +71,27 @@ impl House {
         });
         let (lock, ledger, queue) =
             opened.await.map_err(|died| Error::internal(format!("opening died: {died}")))??;
-        let (ledger, queue) = (Arc::new(ledger), Arc::new(queue));
+        let (ledger, own) = (Arc::new(ledger), Arc::new(queue));
+        let queue: Arc<dyn JobStore> = match &fleet {
+            Some(fleet) => {
+                left_behind(&own).await;
+                Arc::clone(fleet) as _
+            }
+            None => own,
+        };
         let api = Api {
-            queue: Arc::clone(&queue) as Arc<dyn JobStore>,
+            queue: Arc::clone(&queue),
+            fleet: fleet.is_some(),
             ledger: Arc::clone(&ledger),
             sampler: Sampler::default(),
             metrics: handle,
             host: settings.config.host.name.as_str().into(),
             max_models: settings.config.metrics.max_models,
         };
-        // So that the first scrape and the first probe already know.
-        api.sampler.refresh(&*queue, &settings.cache_root).await;
-        Ok(Self { settings, scope, queue, ledger, hub, api, _lock: lock })
+        // So that the first scrape and the first probe already know, unless the queue is away.
+        let sampled = api.sampler.refresh(&*queue, &settings.cache_root);
+        let _ = tokio::time::timeout(FIRST_SAMPLE, sampled).await;
+        Ok(Self { settings, scope, queue, fleet, ledger, hub, api, _lock: lock })
     }
 
     /// The API, for a listener or for calls within this process.
@@ -110,7 +126,7 @@ impl House {
     pub async fn run(&self, listeners: Listeners, drain: CancellationToken) {
         let stop = CancellationToken::new();
         let mut services = JoinSet::new();
-        let queue = Arc::clone(&self.queue) as Arc<dyn JobStore>;
+        let queue = Arc::clone(&self.queue);
         services.spawn(api::serve(listeners, self.router(), stop.clone()));
         services.spawn(self.api.sampler.clone().run(
             Arc::clone(&queue),
@@ -122,6 +138,10 @@ impl House {
         {
             let (queue, stop) = (Arc::clone(&queue), stop.clone());
             services.spawn(async move { queue::reap_until(&*queue, lease, &stop).await });
+        }
+        if let Some(fleet) = self.fleet.clone() {
+            let stop = stop.clone();
+            services.spawn(async move { fleet.attend_until(&stop).await });
         }
         let mut workers = JoinSet::new();
         for kind in Kind::ALL {
@@ -135,6 +155,18 @@ impl House {
         if let Err(error) = self.ledger.durable().await {
             tracing::error!(%error, "the last records may be lost");
         }
+    }
+}
+
+/// Says which jobs nobody works off while the queue is a fleet's.
+async fn left_behind(own: &Embedded) {
+    let stats = own.stats().await.unwrap_or_default();
+    let open: usize = stats.jobs.iter().filter(|((_, state), _)| !state.is_terminal()).map(|(_, n)| n).sum();
+    if open > 0 {
+        tracing::warn!(
+            jobs = open,
+            "jobs are left in this machine's own queue; they run when queue.url is empty, or ask for them again"
+        );
     }
 }
 
@@ -177,6 +209,7 @@ pub async fn serve(settings: Settings) -> Result<()> {
         socket = %house.settings.socket().display(),
         address = listeners.address().map(tracing::field::display),
         hub = %house.settings.config.hub.endpoint,
+        queue = house.settings.fleet.as_ref().map_or("this machine's own", |(address, _)| address.place()),
         "larder serves"
     );
     let drain = CancellationToken::new();

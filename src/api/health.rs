@@ -30,6 +30,14 @@ pub(super) async fn readyz(Shared(api): Shared<Api>) -> Result<Json<Ready>, Fail
             "check the disk of state.path, then restart larder; staged models are not affected",
         ));
     }
+    // As of the last look: a probe waits for nothing.
+    if api.sampler.latest().queue.as_ref().is_none_or(|queue| queue.value.is_none()) {
+        return Err(Failure::new(
+            Reason::QueueUnavailable,
+            "the queue is away; running jobs go on, new ones cannot be taken",
+            "see the log for why (larder serve names the Redis); larder tries on",
+        ));
+    }
     let shelf = api.ledger.shelf();
     Ok(Json(Ready {
         ready: true,

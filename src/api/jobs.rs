@@ -5,7 +5,7 @@ use axum::body::Bytes;
 use axum::extract::{Path, RawQuery, State as Shared};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use larder_jobs::{Invalid, Job, JobId, JobView, Kind, Reason};
+use larder_jobs::{Hosts, Invalid, Job, JobId, JobView, Kind, Reason};
 use serde::{Deserialize, Serialize};
 
 use super::Api;
@@ -42,6 +42,16 @@ pub(super) async fn enqueue(Shared(api): Shared<Api>, body: Bytes) -> Result<Res
         )
     })?;
     let job = Job::from_json(value)?;
+    if let Hosts::Named(name) = &job.common.hosts
+        && !api.fleet
+        && name.as_str() != &*api.host
+    {
+        return Err(Failure::new(
+            Reason::InvalidRequest,
+            format!("the job is for {name}, and this larder ({}) has a queue of its own", api.host),
+            "leave `hosts` out, or set queue.url to the Redis that both hosts share",
+        ));
+    }
     let accepted = api.queue.enqueue(job).await?;
     let place = format!("/v1/jobs/{}", accepted.record.id);
     let answer = Accepted { created: accepted.created, job: accepted.record.view(Some(&api.host)) };

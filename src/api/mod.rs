@@ -94,6 +94,8 @@ impl Config {
 pub struct Api {
     /// The queue.
     pub queue: Arc<dyn JobStore>,
+    /// Whether it is the queue of several hosts.
+    pub fleet: bool,
     /// The models.
     pub ledger: Arc<Ledger>,
     /// What was sampled last, so that no scrape waits.

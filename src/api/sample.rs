@@ -10,8 +10,10 @@ use tokio_util::sync::CancellationToken;
 use crate::disk;
 use crate::queue::{JobStore, Stats};
 
-/// How old a sample may be.
+/// How old a sample of the disk may be.
 const INTERVAL: Duration = Duration::from_secs(2);
+/// How old a sample of a queue may be in which nothing happened; a Redis wants to rest, too.
+const QUEUE_INTERVAL: Duration = Duration::from_secs(15);
 /// Samples that follow changes of the queue keep at least this distance.
 const CALM: Duration = Duration::from_millis(200);
 
@@ -49,19 +51,37 @@ impl Sampler {
 
     /// Samples once.
     pub async fn refresh(&self, queue: &dyn JobStore, cache_root: &Path) {
-        let sampled = sample(queue, cache_root).await;
+        self.keep(Sampled { queue: Some(count(queue).await), ..look(cache_root).await });
+    }
+
+    fn keep(&self, sampled: Sampled) {
         *self.latest.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(sampled);
     }
 
     /// Samples until `stop`.
     pub async fn run(self, queue: Arc<dyn JobStore>, cache_root: PathBuf, stop: CancellationToken) {
         let mut changed = queue.changed();
+        let mut counted: Option<Instant> = None;
         while !stop.is_cancelled() {
-            self.refresh(&*queue, &cache_root).await;
+            let old = self.latest().queue.clone();
+            let (due, failing) = (counted.is_none_or(|at| at.elapsed() >= QUEUE_INTERVAL), failed(old.as_ref()));
+            let news = changed.has_changed().unwrap_or(false);
+            let counts = if due || news || failing {
+                changed.borrow_and_update();
+                let new = count(&*queue).await;
+                counted = Some(Instant::now());
+                Some(new)
+            } else {
+                old
+            };
+            self.keep(Sampled { queue: counts, ..look(&cache_root).await });
             let due = async {
                 tokio::select! {
                     () = tokio::time::sleep(INTERVAL) => {}
-                    _ = changed.changed() => tokio::time::sleep(CALM).await,
+                    _ = changed.changed() => {
+                        changed.mark_changed();
+                        tokio::time::sleep(CALM).await;
+                    }
                 }
             };
             tokio::select! {
@@ -72,17 +92,25 @@ impl Sampler {
     }
 }
 
-async fn sample(queue: &dyn JobStore, cache_root: &Path) -> Sampled {
+fn failed(counted: Option<&Collected<Stats>>) -> bool {
+    counted.is_none_or(|counted| counted.value.is_none())
+}
+
+async fn count(queue: &dyn JobStore) -> Collected<Stats> {
     let begun = Instant::now();
-    let stats =
-        queue.stats().await.map_err(|error| tracing::warn!(%error, "the queue cannot be counted")).ok();
-    let queue = Collected { value: stats.map(with_zeros), took: begun.elapsed() };
+    // Whoever cannot work without the queue says so at its own place.
+    let stats = queue.stats().await.map_err(|error| tracing::debug!(%error, "the queue cannot be counted"));
+    Collected { value: stats.ok().map(with_zeros), took: begun.elapsed() }
+}
+
+/// The disk; the queue is left out.
+async fn look(cache_root: &Path) -> Sampled {
     let path = cache_root.to_owned();
     let begun = Instant::now();
     // A hung filesystem blocks this thread, not the runtime.
     let asked = tokio::task::spawn_blocking(move || (disk::usage(&path).ok(), disk::mountpoint(&path))).await;
     let (usage, mountpoint) = asked.unwrap_or_default();
-    Sampled { queue: Some(queue), disk: Some(Collected { value: usage, took: begun.elapsed() }), mountpoint }
+    Sampled { queue: None, disk: Some(Collected { value: usage, took: begun.elapsed() }), mountpoint }
 }
 
 /// Zero is reported, so that a series never appears out of nothing.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args as Group, Parser, Subcommand, ValueEnum};
-use larder_jobs::{Format, Glob, Invalid, Job, JobId, ModelRef, State, Work};
+use larder_jobs::{Format, Glob, Hosts, Invalid, Job, JobId, ModelRef, State, Work};
 
 use crate::error::{self, Error};
 
@@ -102,6 +102,9 @@ pub(super) struct Stage {
     /// Only show what would happen
     #[arg(long)]
     pub(super) dry_run: bool,
+    /// Which host: this one, a name, or pool for any one of the fleet
+    #[arg(long, value_name = "HOST", default_value = "this")]
+    hosts: Hosts,
     /// Higher goes first
     #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
     priority: i16,
@@ -182,6 +185,7 @@ impl Stage {
     /// The job that this asks for.
     pub(super) fn job(self) -> error::Result<Job> {
         let mut job = self.want.job();
+        job.common.hosts = self.hosts;
         job.common.priority = self.priority;
         job.common.deadline = self.deadline;
         job.common.not_before = self.not_before;

@@ -1,5 +1,5 @@
 //! How verbs reach a larder: the owner of the state folder through its socket, a larder elsewhere through
-//! `api.url`, or, with nobody there, the same API in this process.
+//! `api.url`, the larders of a fleet through their queue, or, with nobody there, the same API in this process.
 
 use std::path::Path;
 use std::time::Duration;
@@ -7,6 +7,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::http::{Method, Request, StatusCode, header};
+use larder_jobs::client as fleet;
 use larder_jobs::{Job, JobId, JobView, Problem, Reason, State};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -33,6 +34,7 @@ pub(super) struct Client {
 enum Transport {
     Http { http: reqwest::Client, base: String, name: String },
     Here { router: Router, _house: std::sync::Arc<House> },
+    Fleet(fleet::Client),
 }
 
 /// The answer to a request for a job.
@@ -59,8 +61,18 @@ struct Redriven {
 }
 
 impl Client {
-    /// The owner of the state folder, else `api.url`; `None` if there is neither.
+    /// The owner of the state folder, else `api.url`, else the fleet's queue; `None` if there is none of them.
     pub(super) async fn reach(settings: &Settings) -> Result<Option<Self>> {
+        if let Some(client) = Self::larder(settings).await? {
+            return Ok(Some(client));
+        }
+        Ok(settings.fleet.clone().map(|(address, host)| {
+            Self { transport: Transport::Fleet(fleet::Client::new(address).on_host(host)) }
+        }))
+    }
+
+    /// The owner of the state folder, else `api.url`; `None` if there is neither.
+    async fn larder(settings: &Settings) -> Result<Option<Self>> {
         if let Some(client) = Self::owner(&settings.socket()).await? {
             return Ok(Some(client));
         }
@@ -73,8 +85,16 @@ impl Client {
     }
 
     /// As [`Client::reach`], with the same API in this process when nobody is there.
-    pub(super) async fn owner_or_here(settings: Settings) -> Result<Self> {
+    pub(super) async fn reach_or_here(settings: Settings) -> Result<Self> {
         match Self::reach(&settings).await? {
+            Some(client) => Ok(client),
+            None => Ok(Self::here(House::open(settings, Scope::Own).await?.into())),
+        }
+    }
+
+    /// A larder that knows what is in a cache: the owner's, that of `api.url`, or this process.
+    pub(super) async fn larder_or_here(settings: Settings) -> Result<Self> {
+        match Self::larder(&settings).await? {
             Some(client) => Ok(client),
             None => Ok(Self::here(House::open(settings, Scope::Own).await?.into())),
         }
@@ -110,25 +130,49 @@ impl Client {
 
     /// Whether the larder is another process.
     pub(super) fn is_remote(&self) -> bool {
-        matches!(self.transport, Transport::Http { .. })
+        !matches!(self.transport, Transport::Here { .. })
+    }
+
+    /// The fleet's queue, if that is where the requests go.
+    pub(super) fn fleet(&self) -> Option<&fleet::Client> {
+        match &self.transport {
+            Transport::Fleet(client) => Some(client),
+            _ => None,
+        }
     }
 
     pub(super) async fn enqueue(&self, job: &Job) -> Result<Accepted> {
+        if let Some(fleet) = self.fleet() {
+            let accepted = fleet.enqueue(job).await?;
+            return Ok(Accepted { created: accepted.created, job: accepted.job });
+        }
         let body = serde_json::to_vec(job).map_err(|error| Error::internal(error.to_string()))?;
         self.call(Method::POST, "/v1/jobs", Some(body)).await
     }
 
     pub(super) async fn job(&self, id: JobId) -> Result<JobView> {
+        if let Some(fleet) = self.fleet() {
+            return fleet.get(id).await?.ok_or_else(|| {
+                let hint = "list them with larder jobs; ended jobs are forgotten after queue.retention";
+                Error::new(Reason::NotFound, format!("there is no job {id}"), hint)
+            });
+        }
         self.call(Method::GET, &format!("/v1/jobs/{id}"), None).await
     }
 
     pub(super) async fn jobs(&self, state: Option<State>, limit: u16) -> Result<Vec<JobView>> {
+        if let Some(fleet) = self.fleet() {
+            return Ok(fleet.list(state, limit.into()).await?);
+        }
         let state = state.map(|state| format!("&state={state}")).unwrap_or_default();
         let jobs: Jobs = self.call(Method::GET, &format!("/v1/jobs?limit={limit}{state}"), None).await?;
         Ok(jobs.jobs)
     }
 
     pub(super) async fn cancel(&self, id: JobId, requested_by: Option<&str>) -> Result<JobView> {
+        if let Some(fleet) = self.fleet() {
+            return Ok(fleet.cancel(id, requested_by).await?.1);
+        }
         let by = requested_by.map(|name| {
             let name: String = url::form_urlencoded::byte_serialize(name.as_bytes()).collect();
             format!("?requested_by={name}")
@@ -137,10 +181,16 @@ impl Client {
     }
 
     pub(super) async fn retry(&self, id: JobId) -> Result<JobView> {
+        if let Some(fleet) = self.fleet() {
+            return Ok(fleet.retry(id).await?);
+        }
         self.call(Method::POST, &format!("/v1/jobs/{id}/retry"), None).await
     }
 
     pub(super) async fn redrive(&self) -> Result<usize> {
+        if let Some(fleet) = self.fleet() {
+            return Ok(fleet.redrive().await?);
+        }
         let redriven: Redriven = self.call(Method::POST, "/v1/jobs/redrive", None).await?;
         Ok(redriven.redriven)
     }
@@ -184,6 +234,9 @@ impl Client {
                 let status = response.status();
                 Ok((status, response.bytes().await.map_err(unreachable)?.to_vec()))
             }
+            Transport::Fleet(_) => {
+                Err(Error::internal(format!("{path} is asked of a queue, which has no such thing")))
+            }
             Transport::Here { router, .. } => {
                 let request = Request::builder()
                     .method(method)
@@ -203,7 +256,7 @@ impl Client {
     fn not_larder(&self, why: &str) -> Error {
         let name = match &self.transport {
             Transport::Http { name, .. } => name.as_str(),
-            Transport::Here { .. } => "this process",
+            Transport::Here { .. } | Transport::Fleet(_) => "this process",
         };
         Error::new(
             Reason::QueueUnavailable,

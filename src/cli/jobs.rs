@@ -20,7 +20,7 @@ pub(super) async fn run(
     output: &Output,
     bars: MultiProgress,
 ) -> Result<u8> {
-    let client = Client::owner_or_here(settings).await?;
+    let client = Client::reach_or_here(settings).await?;
     match verb.unwrap_or(Jobs::List { state: None, limit: 50 }) {
         Jobs::List { state, limit } => {
             let jobs = client.jobs(state, limit).await?;
@@ -97,8 +97,10 @@ fn percent(view: &JobView) -> String {
 
 fn list(jobs: &[JobView]) -> String {
     let now = Timestamp::now();
+    // On a machine of its own the host says nothing.
+    let fleet = jobs.iter().any(|view| view.hosts != jobs[0].hosts);
     let rows = jobs.iter().map(|view| {
-        vec![
+        let mut row = vec![
             view.id.to_string(),
             view.state.to_string(),
             model(view),
@@ -106,9 +108,15 @@ fn list(jobs: &[JobView]) -> String {
             view.attempts.to_string(),
             ago(Some(view.created_at), now),
             view.reason.map(|reason| reason.to_string()).unwrap_or_default(),
-        ]
+        ];
+        if fleet {
+            row.push(if view.hosts.is_empty() { "any".into() } else { view.hosts.join(", ") });
+        }
+        row
     });
-    table(&["ID", "STATE", "MODEL", "DONE", "ATTEMPTS", "ASKED FOR", "REASON"], rows.collect(), &[3, 4])
+    let mut heads = vec!["ID", "STATE", "MODEL", "DONE", "ATTEMPTS", "ASKED FOR", "REASON"];
+    heads.extend(fleet.then_some("HOST"));
+    table(&heads, rows.collect(), &[3, 4])
 }
 
 fn show(view: &JobView, output: Output) -> String {
@@ -131,7 +139,7 @@ fn show(view: &JobView, output: Output) -> String {
         ),
         ("attempts", view.attempts.to_string()),
         ("priority", view.priority.to_string()),
-        ("hosts", view.hosts.join(", ")),
+        ("hosts", if view.hosts.is_empty() { "any".into() } else { view.hosts.join(", ") }),
         ("asked by", view.requested_by.join(", ")),
         ("asked at", time(Some(view.created_at))),
         ("started", time(view.started_at)),

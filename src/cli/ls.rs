@@ -12,7 +12,7 @@ use crate::ledger::ModelView;
 
 pub(super) async fn run(settings: Settings, model: Option<ModelRef>, output: &Output) -> Result<u8> {
     let root = settings.cache_root.clone();
-    let client = Client::owner_or_here(settings).await?;
+    let client = Client::larder_or_here(settings).await?;
     let mut models = client.models().await?;
     if let Some(model) = &model {
         models.retain(|view| matches(view, model));

@@ -1,14 +1,14 @@
 //! `larder stage`: ask for a model and wait until it is there.
 //!
-//! The job goes to the owner of the state folder, or to `api.url`; with nobody there this process becomes the
-//! owner and does it itself. If the owner leaves in mid-job, this process takes its place: the job is durable
+//! The job goes to the owner of the state folder, or to `api.url`, or into the fleet's queue; with none of them
+//! this process becomes the owner and does it itself. If the owner leaves in mid-job, this process takes its place: the job is durable
 //! and its bytes are kept.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use indicatif::MultiProgress;
-use larder_jobs::{Job, JobId, JobView, Reason, State};
+use larder_jobs::{Job, JobId, JobView, Reason, State, Target};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
@@ -69,6 +69,27 @@ fn nobody(settings: &Settings) -> Error {
     )
 }
 
+/// In a fleet a job is for a host that need not be this one; one that nobody would take is not asked for.
+async fn somebody_takes(client: &Client, job: &Job) -> Result<()> {
+    let Some(fleet) = client.fleet() else { return Ok(()) };
+    let target = fleet.target(job)?;
+    if fleet.is_served(&target).await? {
+        return Ok(());
+    }
+    let (what, hint) = match &target {
+        Target::Host(name) => (
+            format!("no larder has been there as host {name} within the last minute, so nobody would stage it"),
+            "start larder serve on that host, name another with --hosts, or stage into this machine's cache \
+             without the fleet: --set queue.url=",
+        ),
+        Target::Pool | Target::Only => (
+            "no larder of the fleet has been there within the last minute, so nobody would stage it".to_owned(),
+            "start larder serve on a host, or stage into this machine's cache without the fleet: --set queue.url=",
+        ),
+    };
+    Err(Error::new(Reason::QueueUnavailable, what, hint))
+}
+
 async fn wait_for_owner(settings: &Settings) -> Result<()> {
     let begun = Instant::now();
     while begun.elapsed() < OWNER_BACK && Client::reach(settings).await?.is_none() {
@@ -78,6 +99,7 @@ async fn wait_for_owner(settings: &Settings) -> Result<()> {
 }
 
 async fn detached(client: &Client, job: &Job, output: &Output) -> Result<u8> {
+    somebody_takes(client, job).await?;
     let accepted = client.enqueue(job).await?;
     let (id, state) = (accepted.job.id, accepted.job.state);
     output.print(&json!({"id": id, "state": state, "created": accepted.created}), || id.to_string())?;
@@ -107,6 +129,7 @@ async fn there(
     if let Some(view) = ended(client, *joined).await {
         return Ok(Watched::Ended(view));
     }
+    somebody_takes(client, job).await?;
     let id = client.enqueue(job).await?.job.id;
     *joined = Some(id);
     let watched = watch(client, id, output, bars, signals).await?;

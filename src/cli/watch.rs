@@ -15,6 +15,8 @@ use crate::error::{Error, Result};
 /// How often the job is looked at: at first often, since many a model is there already.
 const LOOK_FIRST: Duration = Duration::from_millis(5);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How often a queue that is away is asked again.
+const LOOK_AWAY: Duration = Duration::from_secs(1);
 /// How long a waiting command believes in a hub that a daemon cannot reach.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -47,17 +49,31 @@ pub(super) async fn watch(
     let begun = Instant::now();
     let mut progress = Progress::new(bars, output);
     let mut pause = LOOK_FIRST;
+    let mut away = false;
     let watched = loop {
         let view = match client.job(id).await {
             Ok(view) => view,
             Err(error) if error.reason() == Reason::QueueUnavailable && client.is_owner() => {
                 break Watched::OwnerLeft;
             }
+            // The job is in a queue that comes back, and a worker may be at it all the while.
+            Err(error) if error.reason() == Reason::QueueUnavailable && client.fleet().is_some() => {
+                if !std::mem::replace(&mut away, true) {
+                    bars.suspend(|| note(&format!("{error}; waiting for it")));
+                }
+                tokio::select! {
+                    _ = signals.next() => {
+                        return Err(error.or(&format!("see what became of the job: larder jobs show {id}")));
+                    }
+                    () = tokio::time::sleep(LOOK_AWAY) => continue,
+                }
+            }
             Err(error) => {
                 progress.clear();
                 return Err(error);
             }
         };
+        away = false;
         progress.show(&view);
         if view.state.is_terminal() {
             break Watched::Ended(view);

@@ -7,8 +7,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::{Config, Sources, expand};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::hub::{self, Token};
+use larder_jobs::client::Address;
+use larder_jobs::{HostName, Reason};
 
 /// The public hub.
 const PUBLIC_HUB: &str = "https://huggingface.co";
@@ -111,6 +113,44 @@ impl Environment {
     }
 }
 
+impl Environment {
+    /// Where the fleet's queue is, with the password from its file.
+    fn fleet(&self, config: &Config) -> Result<Option<(Address, HostName)>> {
+        let queue = &config.queue;
+        if queue.url.is_empty() {
+            return Ok(None);
+        }
+        let host = config.host.name.parse().map_err(|invalid: larder_jobs::Invalid| {
+            Error::new(Reason::InvalidRequest, format!("host.name: {invalid}"), invalid.hint())
+        })?;
+        let mut address = Address::new(queue.url.reveal(), &queue.namespace)?;
+        let password = match queue.password_file.as_str() {
+            "" => None,
+            file => Some(password(&expand(file, self.home().as_deref()))?),
+        };
+        if password.is_some() || !queue.username.is_empty() {
+            address = address.with_login(&queue.username, password.as_deref());
+        }
+        if !queue.ca_file.is_empty() {
+            address = address.with_ca(&expand(&queue.ca_file, self.home().as_deref()))?;
+        }
+        Ok(Some((address, host)))
+    }
+}
+
+/// The first line of a file that holds a password.
+fn password(file: &Path) -> Result<String> {
+    let wrong = |why: String| {
+        let what = format!("queue.password_file {}: {why}", file.display());
+        Error::new(Reason::InvalidRequest, what, "name a file whose first line is the password")
+    };
+    let text = std::fs::read_to_string(file).map_err(|error| wrong(error.to_string()))?;
+    match text.lines().next().map(str::trim) {
+        Some(password) if !password.is_empty() => Ok(password.to_owned()),
+        _ => Err(wrong("there is no password in it".into())),
+    }
+}
+
 /// The configuration with everything filled in: absolute folders, the endpoint, the token.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -122,6 +162,8 @@ pub struct Settings {
     pub state_dir: PathBuf,
     /// The access token, if there is one.
     pub token: Option<Token>,
+    /// The fleet's queue and this host's name in it; `None` on a machine of its own.
+    pub fleet: Option<(Address, HostName)>,
     /// The file that was read, if any.
     pub file: Option<PathBuf>,
 }
@@ -148,6 +190,7 @@ impl Settings {
             cache_root: absolute(environment.cache_root(&config.cache.root)),
             state_dir: absolute(environment.state_dir(&config.state.path)),
             token: environment.token(&config.hub.token_file)?,
+            fleet: environment.fleet(&config)?,
             file: Config::file(sources, environment)?,
             config,
         })

@@ -62,6 +62,8 @@ fn filled_in(shown: Shown, settings: &Settings, environment: &Environment) -> Sh
         "hub.endpoint" => serde_json::json!(config.hub.endpoint),
         "hub.offline" => serde_json::json!(config.hub.offline),
         "state.path" => serde_json::json!(settings.state_dir),
+        // It may carry a password.
+        "queue.url" => return Shown { value: serde_json::json!(config.queue.url.hidden()), ..shown },
         _ => return shown,
     };
     if value == shown.value {

@@ -25,7 +25,9 @@ use super::{Claim, Claimed, JobStore, Lease, Record, Settlement, Verdict, lease}
 use crate::error::Error;
 
 /// Longest wait before the store is asked again, in case a wake-up got lost.
-const TICK: Duration = Duration::from_secs(5);
+const TICK: Duration = Duration::from_secs(15);
+/// Longest pause before a store that does not answer is asked again.
+const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// Pauses between attempts to reach a store that does not answer.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 
@@ -178,7 +180,7 @@ impl Feeder {
                     if pause == PAUSE_MIN {
                         tracing::warn!(kind = %self.kind, %error, "no job can be claimed; trying on");
                     }
-                    pause = (pause * 2).min(TICK);
+                    pause = (pause * 2).min(PAUSE_MAX);
                     self.changed.borrow_and_update();
                     tokio::select! {
                         () = self.stopped() => {}

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use larder_jobs::client::Address;
 use larder_jobs::{Kind, Reason, Span};
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +19,16 @@ const MAX_LEASE: Duration = Duration::from_secs(3_600);
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
+    /// The Redis that the hosts of a fleet share; empty means this machine's own queue.
+    pub url: Url,
+    /// What the names of all keys in that Redis begin with.
+    pub namespace: String,
+    /// The user in that Redis; empty means the default one, or the one in the URL.
+    pub username: String,
+    /// A file that holds the user's password.
+    pub password_file: String,
+    /// A file with the certificates to trust instead of the system's, in PEM form.
+    pub ca_file: String,
     /// Attempts that a job gets when it fails for a reason that may pass.
     pub max_attempts: u32,
     /// Jobs that may wait for a worker; further ones are refused.
@@ -34,6 +45,50 @@ pub struct Config {
     pub backoff_max: Span,
     /// Jobs that run at once on this host.
     pub concurrency: Concurrency,
+}
+
+/// An address that may carry a password, so it is never printed as it is.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Url(String);
+
+impl Url {
+    /// Whether there is one.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The address with whatever it carries. Not to be printed.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether it carries a password.
+    pub fn has_password(&self) -> bool {
+        self.hidden() != self.0
+    }
+
+    /// The address with `***` for a password.
+    pub fn hidden(&self) -> String {
+        let Ok(mut url) = url::Url::parse(&self.0) else {
+            return if self.0.contains('@') { "***".into() } else { self.0.clone() };
+        };
+        if url.password().is_some() && url.set_password(Some("***")).is_err() {
+            return "***".into();
+        }
+        // A unix socket's URL has it in the query.
+        if url.query_pairs().any(|(key, _)| key == "pass") {
+            url.set_query(Some("pass=***"));
+            return url.into();
+        }
+        if url.password().is_some() { url.into() } else { self.0.clone() }
+    }
+}
+
+impl std::fmt::Debug for Url {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?}", self.hidden())
+    }
 }
 
 /// Jobs of each kind that run at once on this host.
@@ -64,6 +119,9 @@ impl Config {
         let refuse = |key: &str, what: &str, hint: &str| {
             Err(Error::new(Reason::InvalidRequest, format!("queue.{key} {what}"), hint))
         };
+        if !self.url.is_empty() {
+            Address::new(self.url.reveal(), &self.namespace)?;
+        }
         if self.max_attempts == 0 {
             return refuse("max_attempts", "is 0, so no job could run", "set 1 or more; 8 is the default");
         }
@@ -110,6 +168,7 @@ mod tests {
             ("max_attempts", Config { max_attempts: 0, ..good.clone() }),
             ("max_queued", Config { max_queued: 0, ..good.clone() }),
             ("max_finished", Config { max_finished: 0, ..good.clone() }),
+            ("url", Config { url: Url("http://h".into()), ..good.clone() }),
             ("lease", Config { lease: zero, ..good.clone() }),
             ("retention", Config { retention: zero, ..good.clone() }),
             ("backoff_min", Config { backoff_min: zero, ..good.clone() }),
@@ -118,6 +177,22 @@ mod tests {
         ] {
             let error = bad.validate().expect_err(key);
             assert!(error.to_string().starts_with(&format!("queue.{key} ")), "{error}");
+        }
+    }
+
+    #[test]
+    fn passwords_are_hidden() {
+        for (url, hidden) in [
+            ("redis://h:1/2", "redis://h:1/2"),
+            ("redis://u:secret@h", "redis://u:***@h"),
+            ("redis://:secret@h", "redis://:***@h"),
+            ("unix:///run/r.sock?db=1&pass=secret", "unix:///run/r.sock?pass=***"),
+            ("://:secret@h", "***"),
+        ] {
+            let url = Url(url.into());
+            assert_eq!(url.hidden(), hidden);
+            assert_eq!(format!("{url:?}"), format!("{hidden:?}"));
+            assert_eq!(url.has_password(), hidden.contains("***"));
         }
     }
 

@@ -24,6 +24,8 @@ const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// Leases for which a settlement is tried before it is given up; by then the job is another worker's.
 const SETTLE_LEASES: u32 = 3;
+/// Longest time for which handing a job back is tried.
+const RELEASE: Duration = Duration::from_secs(10);
 
 /// Why a worker should stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,7 +133,12 @@ impl Lease {
             // The last progress is worth a try, not a failure.
             let _ = self.store.renew(self.id, self.token, state, progress).await;
         }
-        settle(&*self.store, self.id, self.token, verdict.into(), self.length * SETTLE_LEASES).await
+        let patience = match verdict {
+            // Somebody waits for this process to end, and the job goes back by itself in the end.
+            Verdict::Interrupted => self.length.min(RELEASE),
+            _ => self.length * SETTLE_LEASES,
+        };
+        settle(&*self.store, self.id, self.token, verdict.into(), patience).await
     }
 }
 

@@ -33,7 +33,7 @@ mod testing;
 mod worker_tests;
 
 pub use backend::{Assignment, Source};
-pub use config::{Concurrency, Config};
+pub use config::{Concurrency, Config, Url};
 pub use embedded::{Clock, Embedded, Scope};
 pub use larder_jobs::{RECORD_VERSION as VERSION, Record};
 pub use lease::{Lease, Stop};

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use larder_jobs::{Job, Span};
 use tempfile::TempDir;
 
+use super::config::Url;
 use super::{Clock, Concurrency, Config, Embedded, Scope, rules};
 use crate::store::Store;
 
@@ -17,6 +18,11 @@ pub(super) fn span(millis: u64) -> Span {
 /// Times are short, so that a store with a clock of its own can be tested in real time.
 pub(super) fn config() -> Config {
     Config {
+        url: Url::default(),
+        namespace: "larder".into(),
+        username: String::new(),
+        password_file: String::new(),
+        ca_file: String::new(),
         max_attempts: 3,
         max_queued: 1_000,
         lease: span(1_000),

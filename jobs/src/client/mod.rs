@@ -142,6 +142,26 @@ impl Client {
         Ok(self.queue.retry(id).await?.view(None))
     }
 
+    /// Runs every failed job again, unless something in flight does the same; returns how many.
+    ///
+    /// # Errors
+    /// `queue_unavailable`; some may have been run again by then.
+    pub async fn redrive(&self) -> Result<usize> {
+        let mut count = 0;
+        for kind in Kind::ALL {
+            count += self.queue.redrive(*kind).await?;
+        }
+        Ok(count)
+    }
+
+    /// Whether a larder has been there within the last minute that takes jobs of `target`.
+    ///
+    /// # Errors
+    /// `queue_unavailable`.
+    pub async fn is_served(&self, target: &Target) -> Result<bool> {
+        self.queue.is_served(target).await
+    }
+
     /// Waits until the job has ended. How long that takes is up to the job: put a `tokio::time::timeout` around
     /// it. While Redis is away it waits on.
     ///
@@ -167,9 +187,8 @@ impl Client {
                     tokio::time::sleep(LOOK).await;
                     break;
                 };
-                match tokio::time::timeout(LOOK, messages.next()).await {
-                    Ok(Err(_)) => break,
-                    Ok(Ok(_)) | Err(_) => {}
+                if let Ok(Err(_)) = tokio::time::timeout(LOOK, messages.next()).await {
+                    break;
                 }
             }
         }

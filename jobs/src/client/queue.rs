@@ -1,6 +1,7 @@
 //! The steps that everybody may take: ask for a job, look, call it off, try it again. Workers have a few more,
 //! which live with them.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use redis::Value;
@@ -14,6 +15,9 @@ use crate::{Job, JobId, Kind, Reason, Record, State, Target};
 const MAX_QUEUED: usize = 100_000;
 /// How long an ended job can be looked up, unless the caller says otherwise.
 const RETENTION: Duration = Duration::from_secs(7 * 24 * 3_600);
+
+/// Failed jobs that are looked at together.
+const REDRIVE: usize = 256;
 
 /// What a cancel did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,7 +116,7 @@ impl Queue {
     /// `queue_unavailable`.
     pub async fn list(&self, kinds: &[Kind], state: Option<State>, limit: usize) -> Result<Vec<Record>> {
         let step = Step::new("list").arg(limit).maybe(state);
-        let step = kinds.iter().fold(step, |step, kind| step.arg(kind));
+        let step = kinds.iter().fold(step, Step::arg);
         match self.connection.run(&step).await? {
             Value::Array(rows) => Ok(rows.iter().filter_map(|row| row::read(row).ok()).collect()),
             _ => Err(strange()),
@@ -167,8 +171,49 @@ impl Queue {
         }
     }
 
+    /// Runs every failed job of a kind again, unless something in flight does the same; returns how many.
+    ///
+    /// # Errors
+    /// `queue_unavailable`; some may have been run again by then.
+    pub async fn redrive(&self, kind: Kind) -> Result<usize> {
+        let (mut count, mut passed_over) = (0, HashSet::new());
+        loop {
+            let failed = self.list(&[kind], Some(State::Failed), REDRIVE + passed_over.len()).await?;
+            let fresh: Vec<_> = failed.iter().filter(|record| !passed_over.contains(&record.id)).collect();
+            if fresh.is_empty() {
+                return Ok(count);
+            }
+            for record in fresh {
+                // It may have been retried or forgotten since; one that cannot be read stays where it is.
+                match self.retry(record.id).await {
+                    Ok(_) => count += 1,
+                    Err(error) if error.reason() == Reason::QueueUnavailable => return Err(error),
+                    Err(_) => {
+                        passed_over.insert(record.id);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether a larder has been there within the last minute that takes jobs of `target`.
+    ///
+    /// # Errors
+    /// `queue_unavailable`.
+    pub async fn is_served(&self, target: &Target) -> Result<bool> {
+        let prefix = self.connection.address().prefix();
+        let (word, key) = match target {
+            Target::Host(name) => ("EXISTS", format!("{prefix}host:{name}")),
+            Target::Pool | Target::Only => ("ZCARD", format!("{prefix}hosts")),
+        };
+        let mut command = redis::cmd(word);
+        command.arg(key);
+        Ok(matches!(self.connection.command(&command).await?, Value::Int(1..)))
+    }
+
     fn record(&self, reply: &Value) -> Result<Record> {
-        row::read(reply).map_err(|Unreadable { id, invalid, .. }| {
+        row::read(reply).map_err(|unreadable| {
+            let Unreadable { id, invalid, .. } = *unreadable;
             let id = id.map_or_else(|| "?".into(), |id| id.to_string());
             Error::new(Reason::Internal, format!("the job {id}: {invalid}"), invalid.hint())
         })

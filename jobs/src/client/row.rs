@@ -28,14 +28,14 @@ pub struct Unreadable {
 ///
 /// # Errors
 /// [`Unreadable`] for one that lacks a field, has one of the wrong form, or is of a newer version.
-pub fn read(reply: &Reply) -> Result<Record, Unreadable> {
+pub fn read(reply: &Reply) -> Result<Record, Box<Unreadable>> {
     let fields = fields(reply);
     let id = fields.get("id").and_then(|id| id.parse().ok());
     let raw = || match fields.get("job") {
         Some(job) => serde_json::from_str(job).unwrap_or_else(|_| Value::String(job.clone())),
         None => serde_json::json!(fields),
     };
-    let unreadable = |invalid| Unreadable { id, raw: raw(), invalid };
+    let unreadable = |invalid| Box::new(Unreadable { id, raw: raw(), invalid });
     match fields.get("v").and_then(|v| v.parse::<u64>().ok()) {
         Some(v) if v > RECORD_VERSION => return Err(unreadable(Invalid::newer(v, RECORD_VERSION))),
         _ => {}

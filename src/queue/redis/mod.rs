@@ -150,7 +150,7 @@ impl JobStore for Redis {
     }
 
     async fn redrive(&self, kind: Kind) -> Result<usize> {
-        self.run_failed_again(kind).await
+        Ok(self.queue.redrive(kind).await?)
     }
 
     async fn reap(&self) -> Result<Reaped> {

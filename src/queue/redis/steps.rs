@@ -3,21 +3,18 @@
 use std::time::Duration;
 
 use larder_jobs::client::{Reply, Step, Unreadable, read_record, reply_text, strange, write_record};
-use larder_jobs::{JobId, Kind, Progress, Reason, Record, State};
+use larder_jobs::{JobId, Kind, Progress, Record, State};
 
 use super::Redis;
 use crate::error::{Error, Result};
 use crate::queue::{
-    Claim, Claimed, Filter, JobStore as _, Reaped, Renewal, Settled, Settlement, Stats, bounds, observe,
-    rules,
+    Claim, Claimed, Reaped, Renewal, Settled, Settlement, Stats, bounds, observe, rules,
 };
 
 /// Most jobs that one step of tidying changes, so that Redis is not kept from others.
 const CHUNK: usize = 256;
 /// Most rounds of tidying at a time.
 const ROUNDS: usize = 64;
-/// Failed jobs that are looked at together.
-const REDRIVE: usize = 256;
 
 impl Redis {
     fn lease(&self) -> u128 {
@@ -205,7 +202,7 @@ impl Redis {
     pub(super) async fn count(&self) -> Result<Stats> {
         let mut stats = Stats::default();
         for kind in Kind::ALL {
-            let step = State::ALL.iter().fold(Step::new("stats").arg(kind), |step, state| step.arg(state));
+            let step = State::ALL.iter().fold(Step::new("stats").arg(kind), Step::arg);
             let Reply::Array(counts) = self.run(step).await? else { return Err(strange().into()) };
             let number = |reply: &Reply| reply_text(reply).and_then(|text| text.parse::<u64>().ok());
             for (state, count) in State::ALL.iter().zip(&counts) {
@@ -217,29 +214,6 @@ impl Redis {
             }
         }
         Ok(stats)
-    }
-
-    pub(super) async fn run_failed_again(&self, kind: Kind) -> Result<usize> {
-        let (mut count, mut passed_over) = (0, std::collections::HashSet::new());
-        loop {
-            let limit = REDRIVE + passed_over.len();
-            let failed =
-                self.list(Filter { kind: Some(kind), state: Some(State::Failed), limit }).await?;
-            let fresh: Vec<_> = failed.iter().filter(|record| !passed_over.contains(&record.id)).collect();
-            if fresh.is_empty() {
-                return Ok(count);
-            }
-            for record in fresh {
-                // It may have been retried or forgotten since; one that cannot be read stays where it is.
-                match self.queue.retry(record.id).await {
-                    Ok(_) => count += 1,
-                    Err(error) if error.reason() == Reason::QueueUnavailable => return Err(error.into()),
-                    Err(_) => {
-                        passed_over.insert(record.id);
-                    }
-                }
-            }
-        }
     }
 
     pub(super) async fn tidy(&self) -> Result<Reaped> {
