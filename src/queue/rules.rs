@@ -94,8 +94,8 @@ pub fn claim(mut record: Record, config: &Config, now: Timestamp) -> Record {
     record
 }
 
-/// The fencing token of a claim at `now` of a job whose last token was `old`: never one that was given before,
-/// not even one that the store has forgotten.
+/// The fencing token from `now` on of a job whose last token was `old`: never one that was given before, not
+/// even one that the store has forgotten.
 ///
 /// A store can lose its last writes after it answered them: Redis with `appendfsync everysec`, or a failover to
 /// a replica that lags. A claim among them is still held by its worker, and a mere count would give the next
@@ -161,7 +161,7 @@ pub fn settle(mut record: Record, settlement: Settlement, config: &Config, now: 
 /// The worker vanished: its attempt counts, its token is worth nothing any more.
 pub fn expire(mut record: Record, config: &Config, now: Timestamp) -> Record {
     record.lease_until = None;
-    record.token += 1;
+    record.token = next_token(record.token, now);
     if record.cancel {
         return call_off(record, now);
     }
