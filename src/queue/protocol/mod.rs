@@ -26,7 +26,7 @@ type Broken = &'static str;
 struct Bounds {
     jobs: usize,
     ticks: u8,
-    /// Lost answers, delayed requests, crashes, sleeping hosts, cancels and restarts of the store, in total.
+    /// Lost answers, delayed requests, crashes, sleeping hosts, drains, cancels and restarts of the store, in total.
     surprises: u8,
 }
 
@@ -63,8 +63,10 @@ fn search(variant: Variant, bounds: Bounds) -> Found {
     let mut ahead = VecDeque::from([(0, start)]);
     let mut broken = None;
     while let Some((from, world)) = ahead.pop_front() {
-        if let Err(what) =
-            [false, true].into_iter().try_for_each(|poison| world.comes_to_an_end(variant, poison))
+        let calm = world.calm();
+        let ends = |poison| calm.comes_to_an_end(variant, poison);
+        if ended.insert(hash(&calm))
+            && let Err(what) = ends(false).and_then(|()| ends(true))
         {
             broken = Some((what, path(&reached, from, None)));
             break;
@@ -108,51 +110,54 @@ fn holds(bounds: Bounds, least: usize) {
     assert!(found.states >= least, "only {} states were searched", found.states);
 }
 
-fn is_found(variant: Variant, expected: Broken, length: usize) {
+/// Breadth-first, a path to what is broken has no detours; what must come to an end goes on from there by itself.
+const SHORT: usize = 6;
+const ROBBED: Broken = "a job was taken from a worker that renewed whenever it could";
+
+fn is_found(variant: Variant, expected: Broken) {
     let found = search(variant, Bounds { jobs: 1, ticks: 4, surprises: 1 });
     let (broken, path) = found.broken.expect("a broken protocol is found");
     println!("{variant:?} after {} states: {broken}: {path:?}", found.states);
-    assert_eq!((broken, path.len()), (expected, length), "{path:?}");
+    assert_eq!(broken, expected, "{path:?}");
+    assert!(path.len() <= SHORT, "{path:?}");
 }
 
 #[test]
 fn one_job_holds() {
-    holds(Bounds { jobs: 1, ticks: 4, surprises: 2 }, 1);
+    holds(Bounds { jobs: 1, ticks: 4, surprises: 2 }, 200_000);
 }
 
 #[test]
 fn two_jobs_hold() {
-    holds(Bounds { jobs: 2, ticks: 3, surprises: 1 }, 1);
+    holds(Bounds { jobs: 2, ticks: 2, surprises: 1 }, 100_000);
 }
 
 #[test]
 fn counted_tokens_are_held_twice_when_a_claim_is_forgotten() {
-    is_found(Variant::CountedTokens, "two workers hold a valid token of the same job", 5);
+    is_found(Variant::CountedTokens, "two workers hold a valid token of the same job");
 }
 
 #[test]
 fn an_unchecked_settlement_changes_the_job_of_another() {
-    is_found(Variant::UncheckedSettle, "a stale token changed a job", 6);
+    is_found(Variant::UncheckedSettle, "a stale token changed a job");
 }
 
 #[test]
 fn uncounted_attempts_never_end() {
-    is_found(Variant::UncountedAttempts, "a job that kills its workers is tried for ever", 0);
+    is_found(Variant::UncountedAttempts, "a job that kills its workers is tried for ever");
 }
 
 #[test]
 fn a_token_that_outlives_its_lease_loses_a_result() {
-    is_found(Variant::KeptToken, "a result was acknowledged and thrown away", 6);
+    is_found(Variant::KeptToken, "a result was acknowledged and thrown away");
 }
-
-const ROBBED: Broken = "a job was taken from a worker that renewed whenever it could";
 
 #[test]
 fn a_reaper_that_does_not_wait_takes_a_live_job() {
-    is_found(Variant::HastyReaper, ROBBED, 6);
+    is_found(Variant::HastyReaper, ROBBED);
 }
 
 #[test]
 fn a_reaper_that_counts_from_the_failure_takes_a_live_job() {
-    is_found(Variant::ForgetfulReaper, ROBBED, 6);
+    is_found(Variant::ForgetfulReaper, ROBBED);
 }

@@ -165,7 +165,7 @@ impl Store {
         Ok(true)
     }
 
-    /// What a store does with a settlement, and whether its answer is true.
+    /// Ends an attempt as a store does: a stale token changes nothing, a token that has settled may say so again.
     pub(super) fn settle(
         &mut self,
         variant: Variant,
@@ -175,7 +175,8 @@ impl Store {
         how: How,
     ) -> Result<(), Broken> {
         let before = self.job(job).clone();
-        if before.token != token && variant != Variant::UncheckedSettle {
+        let unchecked = variant == Variant::UncheckedSettle && before.state.is_running();
+        if before.token != token && !unchecked {
             return Ok(());
         }
         if !before.state.is_running() {

@@ -112,9 +112,7 @@ impl World {
                         Belief::Settling { how, .. } => steps.push(Step::Settle(n, how, fate)),
                         Belief::Working { .. } => {
                             steps.push(Step::Renew(n, fate));
-                            steps.extend(
-                                [How::Done, How::Retry, How::Release].map(|how| Step::Settle(n, how, fate)),
-                            );
+                            steps.extend([How::Done, How::Retry].map(|how| Step::Settle(n, how, fate)));
                         }
                     }
                 }
@@ -127,6 +125,10 @@ impl World {
                 }
                 if busy && !worker.asleep {
                     steps.push(Step::Sleep(n));
+                }
+                // A host that is drained; for ever, a release and a claim would make ever new worlds.
+                if self.up && !worker.asleep && matches!(worker.belief, Belief::Working { .. }) {
+                    steps.push(Step::Settle(n, How::Release, Fate::Answered));
                 }
             }
         }
@@ -194,6 +196,7 @@ impl World {
 
     fn take(&mut self, step: Step, variant: Variant) -> Result<(), Broken> {
         match step {
+            Step::Settle(_, How::Release, _) => self.surprises -= 1,
             Step::Claim(_, fate) | Step::Renew(_, fate) | Step::Settle(_, _, fate) => {
                 self.surprises -= u8::from(fate != Fate::Answered);
             }
@@ -362,7 +365,7 @@ impl World {
         self.workers.iter_mut().for_each(|worker| worker.fresh = false);
     }
 
-    /// Whether every job comes to an end once the surprises are over: the clock goes on and the workers work.
+    /// Whether every job of a [`World::calm`] comes to an end: the clock goes on and the workers work.
     /// With `poison`, the job itself kills each worker that takes it.
     pub(super) fn comes_to_an_end(&self, variant: Variant, poison: bool) -> Result<(), Broken> {
         let mut world = self.clone();
