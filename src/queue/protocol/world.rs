@@ -70,6 +70,15 @@ struct Worker {
     fresh: bool,
 }
 
+const IDLE: Worker = Worker { belief: Belief::Idle, asleep: false, late: false, fresh: false };
+
+impl Worker {
+    fn is_on_time(&self) -> bool {
+        let done = self.fresh && !matches!(self.belief, Belief::Settling { .. });
+        self.asleep || done || self.belief.claim().is_none()
+    }
+}
+
 #[derive(Clone, Hash)]
 pub(super) struct World {
     tick: u8,
@@ -84,13 +93,12 @@ pub(super) struct World {
 
 impl World {
     pub(super) fn new(bounds: Bounds) -> Self {
-        let worker = Worker { belief: Belief::Idle, asleep: false, late: false, fresh: false };
         Self {
             tick: 0,
             surprises: bounds.surprises,
             up: true,
             store: Store::with_jobs(bounds.jobs),
-            workers: [worker; 2],
+            workers: [IDLE; 2],
             network: Vec::new(),
             ripe: Some(0),
         }
@@ -209,7 +217,7 @@ impl World {
             Step::Settle(n, how, fate) => self.settle(n, how, fate, variant)?,
             Step::Arrive(n) => self.arrive(n, variant)?,
             Step::Crash(n) => {
-                self.workers[n] = Worker { belief: Belief::Idle, asleep: false, late: false, fresh: false };
+                self.workers[n] = IDLE;
                 self.gap(n, variant, Some(self.tick));
             }
             Step::Sleep(n) => {
@@ -274,8 +282,7 @@ impl World {
 
     /// A worker learns of its claim; `late` if the lease may be nearly over by then.
     fn begin(&mut self, n: usize, job: usize, token: u64, late: bool) {
-        self.workers[n] =
-            Worker { belief: Belief::Working { job, token }, asleep: false, late, fresh: !late };
+        self.workers[n] = Worker { belief: Belief::Working { job, token }, late, fresh: !late, ..IDLE };
     }
 
     fn renew(&mut self, n: usize, fate: Fate) -> Result<(), Broken> {
@@ -380,17 +387,16 @@ impl World {
                 if world.workers[n].belief.claim().is_none() {
                     world.take(Step::Claim(n, Fate::Answered), variant)?;
                 }
-                match world.workers[n].belief {
-                    Belief::Settling { how, .. } => {
-                        world.take(Step::Settle(n, how, Fate::Answered), variant)?
+                let how = match world.workers[n].belief {
+                    Belief::Settling { how, .. } => how,
+                    Belief::Working { .. } if !poison => How::Done,
+                    // The host stays up, and asks for the next job.
+                    _ => {
+                        world.workers[n].belief = Belief::Idle;
+                        continue;
                     }
-                    // The host stays up: it is the job that dies.
-                    Belief::Working { .. } if poison => world.workers[n].belief = Belief::Idle,
-                    Belief::Working { .. } => {
-                        world.take(Step::Settle(n, How::Done, Fate::Answered), variant)?
-                    }
-                    Belief::Idle | Belief::Asking { .. } => {}
-                }
+                };
+                world.take(Step::Settle(n, how, Fate::Answered), variant)?;
             }
             world.take(Step::Reap, variant)?;
             if world.store.all_ended() {
@@ -399,15 +405,5 @@ impl World {
             world.take(Step::Tick, variant)?;
         }
         Err(if poison { "a job that kills its workers is tried for ever" } else { "a job never ends" })
-    }
-}
-
-impl Worker {
-    fn is_on_time(&self) -> bool {
-        match self.belief {
-            Belief::Idle | Belief::Asking { .. } => true,
-            Belief::Working { .. } => self.asleep || self.fresh,
-            Belief::Settling { .. } => self.asleep,
-        }
     }
 }
