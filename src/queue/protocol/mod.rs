@@ -11,7 +11,8 @@ mod world;
 use std::collections::{HashSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use world::{Step, World};
+use store::How;
+use world::World;
 
 /// Half a lease, in milliseconds.
 const TICK: u64 = 500;
@@ -46,6 +47,33 @@ enum Variant {
     HastyReaper,
     /// The reaper waits a lease after it missed the store, not after the store is back.
     ForgetfulReaper,
+}
+
+/// What becomes of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Answered,
+    /// The store does it, the worker does not hear of it now.
+    Unheard,
+    /// It stays in the network and may arrive at any time, or never.
+    Delayed,
+}
+
+/// What may happen next. Workers are 0 and 1; the reaper lives on the host of worker 0.
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    Claim(usize, Fate),
+    Renew(usize, Fate),
+    Settle(usize, How, Fate),
+    Arrive(usize),
+    Crash(usize),
+    Sleep(usize),
+    Wake(usize),
+    Cancel(usize),
+    Reap,
+    StoreStops,
+    StoreStarts { forgets: usize },
+    Tick,
 }
 
 /// What a search found.

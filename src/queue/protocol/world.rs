@@ -6,34 +6,7 @@
 //! sleeps may still compute: running twice at once is allowed, two valid tokens are not.
 
 use super::store::{How, Store};
-use super::{Bounds, Broken, LEASE, Variant};
-
-/// What becomes of a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fate {
-    Answered,
-    /// The store does it, the worker does not hear of it now.
-    Unheard,
-    /// It stays in the network and may arrive at any time, or never.
-    Delayed,
-}
-
-/// What may happen next. Workers are 0 and 1; the reaper lives on the host of worker 0.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Step {
-    Claim(usize, Fate),
-    Renew(usize, Fate),
-    Settle(usize, How, Fate),
-    Arrive(usize),
-    Crash(usize),
-    Sleep(usize),
-    Wake(usize),
-    Cancel(usize),
-    Reap,
-    StoreStops,
-    StoreStarts { forgets: usize },
-    Tick,
-}
+use super::{Bounds, Broken, Fate, LEASE, Step, Variant};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Message {
