@@ -28,6 +28,8 @@ mod verdict;
 #[cfg(test)]
 mod conformance;
 #[cfg(test)]
+mod protocol;
+#[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod worker_tests;

@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use larder_jobs::JobId;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::JobStore;
@@ -13,37 +15,41 @@ const EVERY_MAX: Duration = Duration::from_secs(15);
 
 /// Tidies `store` until `stop`, at least four times in each `lease` (`queue.lease`).
 ///
-/// After a gap of its own (the store did not answer, the machine slept) it first waits one lease: the
-/// workers could not renew either, and get the chance to do so.
+/// Jobs are taken from their workers only after the store has answered every round for one lease. After a gap
+/// (the store was away, the machine slept, this process has just begun) the workers could not renew either, and
+/// get the chance to do so; a pause that is counted from the failure would end before the store is back.
 pub async fn reap_until(store: &dyn JobStore, lease: Duration, stop: &CancellationToken) {
     let every = (lease / 4).clamp(EVERY_MIN, EVERY_MAX);
-    let mut wait = every;
+    let gap = SignedDuration::try_from(every + lease / 2).unwrap_or(SignedDuration::MAX);
+    let nobody = JobId::new(Timestamp::UNIX_EPOCH, 0);
+    let mut answering = None;
     let mut failing = false;
+    let mut last = Timestamp::now();
     loop {
-        let begun = Timestamp::now();
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(wait) => {}
+            () = tokio::time::sleep(every) => {}
         }
         // The wall clock goes on while the machine sleeps, the timer does not.
-        let slept = Timestamp::now().duration_since(begun);
-        let gap = SignedDuration::try_from(wait + lease / 2).unwrap_or(SignedDuration::MAX);
-        if slept > gap {
+        let now = Timestamp::now();
+        if now.duration_since(last) > gap {
             tracing::info!("the clock jumped; waiting one lease before jobs are taken from their workers");
-            wait = lease;
-            continue;
+            answering = None;
         }
-        match store.reap().await {
-            Ok(_) => {
-                wait = every;
+        last = now;
+        let ripe = answering.is_some_and(|since: Instant| since.elapsed() >= lease);
+        let round = if ripe { store.reap().await.map(drop) } else { store.get(nobody).await.map(drop) };
+        match round {
+            Ok(()) => {
+                answering.get_or_insert_with(Instant::now);
                 failing = false;
             }
             Err(error) => {
                 if !failing {
                     tracing::warn!(%error, "the queue cannot be tidied; trying on");
                 }
+                answering = None;
                 failing = true;
-                wait = lease;
             }
         }
     }

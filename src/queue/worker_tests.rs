@@ -267,6 +267,7 @@ impl JobStore for Cut {
         self.inner.cancel(id, requester).await
     }
     async fn get(&self, id: JobId) -> Result<Option<Record>> {
+        self.check()?;
         self.inner.get(id).await
     }
     async fn list(&self, filter: Filter) -> Result<Vec<Record>> {
@@ -282,6 +283,7 @@ impl JobStore for Cut {
         self.inner.redrive(kind).await
     }
     async fn reap(&self) -> Result<Reaped> {
+        self.check()?;
         self.inner.reap().await
     }
     fn changed(&self) -> watch::Receiver<u64> {
@@ -344,11 +346,32 @@ async fn a_lost_claim_is_told_and_cannot_settle() {
     store.cut.store(true, Ordering::SeqCst);
     timeout(SOON, store.refused.notified()).await.expect("a renewal fails");
     tokio::time::sleep(config.lease.get()).await;
-    assert_eq!(store.reap().await.expect("reaps").returned, 1);
+    assert_eq!(store.inner.reap().await.expect("reaps").returned, 1);
     store.cut.store(false, Ordering::SeqCst);
     timeout(SOON, lease.stop_requested().cancelled()).await.expect("is told");
     assert_eq!(lease.stop_cause(), Some(Stop::Lost));
     let settled = lease.settle(Verdict::Done(Done::default())).await;
     assert_eq!(settled, Ok(Settled::Fenced));
     assert_eq!(get(&*store, id).await.state, State::Queued);
+}
+
+#[tokio::test]
+async fn a_reaper_takes_no_job_until_the_store_has_been_back_for_a_lease() {
+    let dir = folder();
+    let (store, config) = cut(&dir, 400);
+    let lease = config.lease.get();
+    store.inner.enqueue(job("a/b")).await.expect("accepted");
+    claim(&*store.inner).await;
+    let stop = CancellationToken::new();
+    let reaper = {
+        let (store, stop) = (store.clone(), stop.clone());
+        tokio::spawn(async move { reap_until(&*store, lease, &stop).await })
+    };
+    tokio::time::sleep(lease * 2).await;
+    store.cut.store(false, Ordering::SeqCst);
+    let back = std::time::Instant::now();
+    until(&*store.inner, all_in(State::Queued)).await;
+    assert!(back.elapsed() >= lease, "the worker could renew for {:?} only", back.elapsed());
+    stop.cancel();
+    reaper.await.expect("no panic");
 }
