@@ -158,12 +158,16 @@ pub(super) async fn settle(
 ) -> Result<Settled> {
     let begun = Instant::now();
     let mut pause = PAUSE_MIN;
+    // Nobody renews any more, so a queue that is back must be seen well within a lease.
+    let longest = (patience / (4 * SETTLE_LEASES)).clamp(PAUSE_MIN, PAUSE_MAX);
     loop {
         match store.settle(id, token, settlement.clone()).await {
             Err(error) if error.reason() == Reason::QueueUnavailable && begun.elapsed() < patience => {
-                tracing::warn!(job = %id, %error, "the end of a job cannot be written yet");
+                if pause == PAUSE_MIN {
+                    tracing::warn!(job = %id, %error, "the end of an attempt cannot be written yet; trying on");
+                }
                 tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(PAUSE_MAX);
+                pause = (pause * 2).min(longest);
             }
             other => return other,
         }

@@ -226,6 +226,9 @@ local function wake(job)
   end
 end
 
+-- Follows the clock, so that a token which this server may have forgotten is never given twice.
+local function next_token(job) return int(math.max(tonumber(job.token) + 1, NOW)) end
+
 local function give_attempt_back(job) job.attempts = int(math.max(tonumber(job.attempts) - 1, 0)) end
 
 -- What cannot be read becomes a dead letter: a clean record that keeps the payload and says what was wrong.
@@ -305,7 +308,12 @@ function verbs.claim(kind, host, nonce, again, lease, retention, ...)
   if again == '1' then
     local id = redis.call('GET', P .. 'claimed:' .. nonce)
     local job = id and load(id)
-    if job and job.nonce == nonce and RUNNING[job.state] then return { 1, flat(job), {} } end
+    if job and job.nonce == nonce and RUNNING[job.state] then
+      local held = copy(job)
+      held.lease_until = int(NOW + lease)
+      save(job, held)
+      return { 1, flat(held), {} }
+    end
   end
   local targets, missed = { ... }, {}
   for _ = 1, CHUNK do
@@ -342,7 +350,7 @@ function verbs.claim(kind, host, nonce, again, lease, retention, ...)
             job.reason = nil
             job.due = nil
             job.attempts = int(tonumber(job.attempts) + 1)
-            job.token = int(math.max(tonumber(job.token) + 1, NOW))
+            job.token = next_token(job)
             job.lease_until = int(NOW + lease)
             job.started_at = job.started_at or int(NOW)
             job.owner = host
@@ -483,7 +491,7 @@ function verbs.reap(limit, max_attempts, retention, max_finished)
       local job = copy(old)
       job.lease_until = nil
       job.nonce = nil
-      job.token = int(tonumber(job.token) + 1)
+      job.token = next_token(job)
       if job.cancel then
         call_off(job, retention)
       elseif tonumber(job.attempts) >= tonumber(max_attempts) then
