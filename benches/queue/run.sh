@@ -5,17 +5,17 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 export CARGO_BUILD_JOBS="${CARGO_BUILD_JOBS:-$(nproc)}" CARGO_TARGET_DIR="$PWD/target/cargo"
-[ $# -eq 0 ] && set -- --write larder bullmq celery rq apalis
+[ $# -eq 0 ] && set -- --write larder bullmq celery rq apalis apalis-one-thread
 for name; do [ "$name" = --write ] || names=1; done
-[ -n "${names:-}" ] || set -- "$@" larder bullmq celery rq apalis
+[ -n "${names:-}" ] || set -- "$@" larder bullmq celery rq apalis apalis-one-thread
 
 need() { command -v "$1" >/dev/null || { echo "$1 is missing: install $2, then run this again" >&2; exit 1; }; }
-need cargo Rust; need redis-server "redis-server 7 or later"
+need cargo Rust; need redis-server "redis-server 7 or later"; need setpriv util-linux
 cargo build --release --locked --quiet
 for name; do
   case "$name" in
     larder) cargo build --release --locked --quiet -p queue-bench-larder ;;
-    apalis) cargo build --release --locked --quiet --manifest-path peers/apalis/Cargo.toml ;;
+    apalis | apalis-one-thread) cargo build --release --locked --quiet --manifest-path peers/apalis/Cargo.toml ;;
     bullmq)
       need node "Node 20 or later"; need npm npm
       if ! cmp -s peers/bullmq/package-lock.json peers/bullmq/node_modules/.want; then

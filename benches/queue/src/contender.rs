@@ -5,6 +5,8 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
+use crate::server::mortal;
+
 /// One queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Contender {
@@ -17,7 +19,7 @@ pub(crate) struct Contender {
 }
 
 /// All of them, in the order of the table.
-pub(crate) const ALL: [Contender; 5] = [
+pub(crate) const ALL: [Contender; 6] = [
     Contender {
         name: "larder",
         concurrency: 64,
@@ -26,9 +28,9 @@ pub(crate) const ALL: [Contender; 5] = [
     },
     Contender {
         name: "bullmq",
-        concurrency: 100,
-        setup: "`concurrency: 100`, the lower end of what its guide calls usual for I/O-bound jobs; \
-                `addBulk`; the last 1,000 finished jobs kept",
+        concurrency: 50,
+        setup: "`concurrency: 50`, the figure of its guide to concurrency; `addBulk`; the last 1,000 finished jobs \
+                kept",
     },
     Contender {
         name: "celery",
@@ -48,6 +50,13 @@ pub(crate) const ALL: [Contender; 5] = [
                 `push_bulk`. Its wake-up by publish is not used: version 1.0.0 puts every pushed job into the \
                 set of scheduled ones and publishes nothing for it",
     },
+    Contender {
+        name: "apalis-one-thread",
+        concurrency: 100,
+        setup: "the same on tokio's single-threaded runtime. With the runtime of its documentation the interval \
+                is lost as soon as Redis answers before the first look at the answer, and the worker asks again \
+                only at its heartbeat, every 30 s",
+    },
 ];
 
 /// The folder of this package.
@@ -60,19 +69,24 @@ impl Contender {
     pub(crate) fn program(&self) -> Command {
         let home = home();
         let python = |peer: &str| {
-            let mut command = Command::new(home.join("target/venv/bin/python"));
+            let mut command = mortal(home.join("target/venv/bin/python"));
             command.arg(home.join("peers").join(peer).join("peer.py"));
             command.env("PYTHONPATH", home.join("peers/shared")).env("PYTHONDONTWRITEBYTECODE", "1");
             command
         };
         match self.name {
             "bullmq" => {
-                let mut command = Command::new("node");
+                let mut command = mortal("node");
                 command.arg(home.join("peers/bullmq/peer.mjs"));
                 command
             }
             peer @ ("celery" | "rq") => python(peer),
-            peer => Command::new(home.join("target/cargo/release").join(format!("queue-bench-{peer}"))),
+            "apalis-one-thread" => {
+                let mut command = mortal(home.join("target/cargo/release/queue-bench-apalis"));
+                command.env("BENCH_ONE_THREAD", "1");
+                command
+            }
+            peer => mortal(home.join("target/cargo/release").join(format!("queue-bench-{peer}"))),
         }
     }
 
@@ -109,7 +123,8 @@ impl Contender {
                 let lock = read(&home.join("peers/apalis/Cargo.lock"))?;
                 let mut lines = lock.lines().skip_while(|line| *line != "name = \"apalis-redis\"");
                 let version = lines.nth(1).and_then(|line| line.split('"').nth(1)).unwrap_or("?");
-                format!("apalis-redis {version}")
+                let runtime = if self.name == "apalis" { "" } else { ", one thread" };
+                format!("apalis-redis {version}{runtime}")
             }
         })
     }

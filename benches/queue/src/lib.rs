@@ -8,6 +8,7 @@
 //!
 //! `REDIS_URL` names the server. A job is `{"n": number, "at": microseconds since 1970}`.
 
+use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -128,4 +129,15 @@ impl Recorder {
 /// Tells the runner that the worker is up.
 pub fn ready() {
     println!("{{\"ready\":true}}");
+}
+
+/// The end of a program, with its error on one line, which the runner shows.
+pub fn exit(result: Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }

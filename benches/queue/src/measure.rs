@@ -26,7 +26,9 @@ const IDLE: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs
 const KEPT: u64 = 10_000;
 /// Bounds of what a program may take until it says the next thing.
 const READY: Duration = Duration::from_secs(20);
-const PRELOAD: Duration = Duration::from_secs(75);
+/// A worker that has lost its timer asks again at its heartbeat.
+const HEARTBEAT: Duration = Duration::from_secs(40);
+const PRELOAD: Duration = Duration::from_secs(100);
 
 /// A rate with what it was measured over.
 #[derive(Debug, Clone, Copy)]
@@ -60,7 +62,11 @@ pub(crate) fn all(contender: Contender) -> Results {
     fn step<T: fmt::Debug>(name: &str, what: &str, run: impl FnOnce() -> Result<T>) -> Result<T> {
         let begun = Instant::now();
         let result = run();
-        eprintln!("{name}: {what}: {result:?} ({:.0} s)", begun.elapsed().as_secs_f64());
+        let seconds = begun.elapsed().as_secs_f64();
+        match &result {
+            Ok(value) => eprintln!("{name}: {what}: {value:?} ({seconds:.0} s)"),
+            Err(error) => eprintln!("{name}: {what}: {error:#} ({seconds:.0} s)"),
+        }
         result
     }
     let name = contender.name;
@@ -80,7 +86,7 @@ fn start(contender: Contender) -> Result<(f64, f64)> {
     std::thread::sleep(IDLE.1);
     let mut enqueuer = Program::start(contender, &server, &["enqueue", &STARTS.to_string()])?;
     enqueuer.finish(Duration::from_secs(60))?;
-    let mut latencies = worker.report(Duration::from_secs(15))?.latencies;
+    let mut latencies = worker.report(HEARTBEAT)?.latencies;
     latencies.sort_unstable();
     if latencies.is_empty() {
         bail!("no job began");

@@ -2,6 +2,7 @@
 //! sends it.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
@@ -23,6 +24,13 @@ impl Drop for Guarded {
     }
 }
 
+/// A command that also ends when the runner is killed and cannot end it.
+pub(crate) fn mortal(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL"]).arg(program);
+    command
+}
+
 /// The server and one connection to it that stays open, so that asking costs no further commands.
 #[derive(Debug)]
 pub(crate) struct Server {
@@ -37,7 +45,7 @@ impl Server {
     pub(crate) fn start() -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("queue-bench-").tempdir()?;
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
-        let child = Command::new("redis-server")
+        let child = mortal("redis-server")
             .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""])
             .args(["--appendonly", "yes", "--appendfsync", "everysec", "--daemonize", "no"])
             .arg("--dir")

@@ -3,6 +3,7 @@
 //! The wake-up by publish of its factory is not used: version 1.0 puts every pushed job into the set of
 //! scheduled ones first and publishes nothing for those.
 
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use anyhow::Result;
 use apalis::layers::WorkerBuilderExt as _;
 use apalis::prelude::{BackendExt as _, Data, ParallelizeExt as _, TaskSink as _, WorkerBuilder};
 use apalis_redis::{Config, RedisStorage};
-use queue_bench::{Command, Recorder, now, pause, ready, redis_url};
+use queue_bench::{Command, Recorder, exit, now, pause, ready, redis_url};
 use serde::{Deserialize, Serialize};
 
 /// How often an idle worker asks.
@@ -29,8 +30,17 @@ async fn handle(job: Noop, recorder: Data<Arc<Recorder>>) {
     recorder.end();
 }
 
-#[tokio::main]
-async fn main() -> Result<()> {
+/// The runtime of the documentation has a thread for each core. Version 1.0 of apalis-core loses its polling
+/// timer when an answer is there before the first look at it, which one thread alone never meets.
+fn main() -> ExitCode {
+    let mut runtime = match std::env::var_os("BENCH_ONE_THREAD") {
+        Some(_) => tokio::runtime::Builder::new_current_thread(),
+        None => tokio::runtime::Builder::new_multi_thread(),
+    };
+    exit(runtime.enable_all().build().map_err(Into::into).and_then(|runtime| runtime.block_on(run())))
+}
+
+async fn run() -> Result<()> {
     let config = Config::default().queue("bench").batch_size(100);
     let connection = apalis_redis::connect(redis_url()?).await?;
     let mut storage = RedisStorage::<Noop>::new(connection).with_config(config);

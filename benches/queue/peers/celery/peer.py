@@ -11,7 +11,8 @@ app.conf.update(
     task_ignore_result=True,
     # "If you have lots of short tasks, and throughput/roundtrip latency is important to you", 64 or 128.
     worker_prefetch_multiplier=64,
-    worker_hijack_root_logger=False,
+    # The record goes to standard output.
+    worker_redirect_stdouts=False,
     broker_connection_retry_on_startup=True,
 )
 recorder = Recorder(int(os.environ.get("BENCH_JOBS", 0)), int(os.environ.get("BENCH_SECONDS", 0)))

@@ -4,6 +4,7 @@
 mod store;
 
 use std::convert::Infallible;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use apalis::prelude::{Data, WorkerBuilder};
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use larder::queue::{Assignment, Done, JobStore, Settled, Source, Verdict};
 use larder_jobs::{Job, Kind};
-use queue_bench::{Command, Recorder, now, pause, ready};
+use queue_bench::{Command, Recorder, exit, now, pause, ready};
 use tokio_util::sync::CancellationToken;
 
 /// `queue.lease`, as larder has it by default.
@@ -40,7 +41,11 @@ async fn handle(assignment: Assignment, recorder: Data<Arc<Recorder>>) -> Result
 }
 
 #[tokio::main]
-async fn main() -> Result<()> {
+async fn main() -> ExitCode {
+    exit(run().await)
+}
+
+async fn run() -> Result<()> {
     let store = store::store().await?;
     match Command::from_args()? {
         Command::Preload { jobs } => {
