@@ -53,9 +53,9 @@ pub(crate) const ALL: [Contender; 6] = [
     Contender {
         name: "apalis-one-thread",
         concurrency: 100,
-        setup: "the same on tokio's single-threaded runtime. With the runtime of its documentation the interval \
-                is lost as soon as Redis answers before the first look at the answer, and the worker asks again \
-                only at its heartbeat, every 30 s",
+        setup: "the same on tokio's single-threaded runtime. With the threads of its documentation polling stops \
+                within seconds (apalis-core 1.0.0 replaces its interval timer without polling the new one), and \
+                the worker asks again only at its heartbeat, every 30 s",
     },
 ];
 

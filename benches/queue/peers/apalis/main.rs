@@ -30,8 +30,8 @@ async fn handle(job: Noop, recorder: Data<Arc<Recorder>>) {
     recorder.end();
 }
 
-/// The runtime of the documentation has a thread for each core. Version 1.0 of apalis-core loses its polling
-/// timer when an answer is there before the first look at it, which one thread alone never meets.
+/// The runtime of the documentation has a thread for each core. On it polling stops within seconds, since
+/// apalis-core 1.0 replaces its interval timer without polling the new one; one thread goes on.
 fn main() -> ExitCode {
     let mut runtime = match std::env::var_os("BENCH_ONE_THREAD") {
         Some(_) => tokio::runtime::Builder::new_current_thread(),
