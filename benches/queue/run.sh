@@ -19,7 +19,9 @@ for name; do
     bullmq)
       need node "Node 20 or later"; need npm npm
       if ! cmp -s peers/bullmq/package-lock.json peers/bullmq/node_modules/.want; then
-        npm ci --prefix peers/bullmq --no-audit --no-fund --silent
+        # Installs what the lock file says. Not `npm ci`: it refuses where a registry lacks the optional packages
+        # of other platforms.
+        npm install --no-save --prefix peers/bullmq --no-audit --no-fund --silent
         cp peers/bullmq/package-lock.json peers/bullmq/node_modules/.want
       fi ;;
     celery | rq)
