@@ -46,7 +46,7 @@ async fn main() -> ExitCode {
 }
 
 async fn run() -> Result<()> {
-    let store = store::store().await?;
+    let store = store::store()?;
     match Command::from_args()? {
         Command::Preload { jobs } => {
             futures_util::stream::iter(0..jobs)
@@ -63,6 +63,7 @@ async fn run() -> Result<()> {
         }
         Command::Worker { jobs, seconds, concurrency } => {
             let drain = CancellationToken::new();
+            store::attend(&store, LEASE);
             let source = Source::start(store, Kind::Download, concurrency, LEASE, drain);
             let recorder = Arc::new(Recorder::new(jobs, seconds));
             let worker = WorkerBuilder::new("bench").backend(source).data(recorder).build(handle);

@@ -1,41 +1,40 @@
-//! The seam: which store the benchmark measures. Nothing else in this program knows.
+//! larder's queue with everything that a running larder does beside the jobs: being there, tidying, counting.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
-use larder::queue::{Concurrency, Config, Embedded, JobStore, Scope};
-use larder::store::{StateLock, Store};
-use larder_jobs::Span;
+use anyhow::Result;
+use larder::config::{Config, Environment, Sources};
+use larder::queue::{self, JobStore as _, Redis};
+use larder_jobs::client::Address;
+use tokio_util::sync::CancellationToken;
 
-/// The store at `REDIS_URL`.
-// SEAM: the next two statements become the opening of the Redis store with `queue_bench::redis_url()?` and
-// `config()`; `embedded()` goes.
-pub(crate) async fn store() -> Result<Arc<dyn JobStore>> {
-    let store = embedded()?;
-    Ok(Arc::new(Embedded::open(store, config(), Scope::All)?))
+/// How often larder's metrics count a queue in which nothing happens.
+const SAMPLE: Duration = Duration::from_secs(15);
+
+/// The queue at `REDIS_URL` with larder's defaults, but for room for the large backlog.
+pub(crate) fn store() -> Result<Arc<Redis>> {
+    let mut config = Config::load(&Sources::default(), &Environment::of(&[]))?.queue;
+    config.max_queued = 200_000;
+    let address = Address::new(&queue_bench::redis_url()?, "larder")?;
+    Ok(Arc::new(Redis::new(address, config, "bench".parse()?)))
 }
 
-/// A stand-in without Redis: it makes the program compile, and each process has a queue of its own.
-fn embedded() -> Result<Store> {
-    let folder = tempfile::tempdir()?.keep();
-    let lock = StateLock::acquire(&folder)?.ok().context("the folder is in use")?;
-    // Held until the process ends.
-    std::mem::forget(lock);
-    Ok(Store::open(&folder)?.0)
-}
-
-/// larder's defaults, but for room for the large backlog.
-fn config() -> Config {
-    let seconds = |seconds| Span(Duration::from_secs(seconds));
-    Config {
-        max_attempts: 8,
-        max_queued: 200_000,
-        lease: seconds(60),
-        retention: seconds(7 * 24 * 3_600),
-        max_finished: 10_000,
-        backoff_min: seconds(1),
-        backoff_max: seconds(600),
-        concurrency: Concurrency { download: 64 },
-    }
+/// What goes on beside the jobs, for as long as the process lives.
+pub(crate) fn attend(store: &Arc<Redis>, lease: Duration) {
+    let stop = CancellationToken::new();
+    let (attending, stopped) = (Arc::clone(store), stop.clone());
+    tokio::spawn(async move { attending.attend_until(&stopped).await });
+    let (tidied, stopped) = (Arc::clone(store), stop.clone());
+    tokio::spawn(async move { queue::reap_until(&*tidied, lease, &stopped).await });
+    let counted = Arc::clone(store);
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(SAMPLE).await;
+            if let Err(error) = counted.stats().await {
+                eprintln!("the queue cannot be counted: {error}");
+            }
+        }
+    });
+    std::mem::forget(stop);
 }
