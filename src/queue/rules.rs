@@ -79,10 +79,22 @@ pub fn claim(mut record: Record, config: &Config, now: Timestamp) -> Record {
     record.reason = None;
     record.due = None;
     record.attempts += 1;
-    record.token += 1;
+    record.token = next_token(record.token, now);
     record.lease_until = Some(after(now, config.lease.get()));
     record.started_at.get_or_insert(now);
     record
+}
+
+/// The fencing token of a claim at `now` of a job whose last token was `old`: never one that was given before,
+/// not even one that the store has forgotten.
+///
+/// A store can lose its last writes after it answered them: Redis with `appendfsync everysec`, or a failover to
+/// a replica that lags. A claim among them is still held by its worker, and a mere count would give the next
+/// worker the same token. The clock does not go back with the data, so it is the floor: microseconds, which
+/// stay below 2^53 until the year 2255, so that JSON and Lua keep them exact. A clock beyond that is not believed.
+fn next_token(old: u64, now: Timestamp) -> u64 {
+    let clock = u64::try_from(now.as_microsecond()).ok().filter(|micros| *micros < 1 << 53);
+    clock.unwrap_or_default().max(old + 1)
 }
 
 /// The worker is alive. The token must have been checked.
@@ -300,6 +312,17 @@ mod tests {
     fn backoff_does_not_depend_on_the_moment() {
         assert_eq!(backoff(id(1), 3, &config()), backoff(id(1), 3, &config()));
         assert_ne!(backoff(id(1), 3, &config()), backoff(id(2), 3, &config()));
+    }
+
+    #[test]
+    fn a_token_is_new_even_if_the_last_claim_was_forgotten() {
+        let now: Timestamp = "2026-01-02T03:04:05.000006Z".parse().expect("a time");
+        let micros = 1_767_323_045_000_006;
+        assert_eq!(next_token(5, now), micros);
+        assert_eq!(next_token(5, after(now, Duration::from_micros(1))), micros + 1);
+        assert_eq!(next_token(micros, now), micros + 1, "a second claim in the same microsecond");
+        assert_eq!(next_token(5, Timestamp::UNIX_EPOCH), 6);
+        assert_eq!((next_token(5, Timestamp::MIN), next_token(5, Timestamp::MAX)), (6, 6), "a broken clock");
     }
 
     #[test]
