@@ -113,7 +113,7 @@ impl Redis {
                 Ok(Renewal::Held { cancel: false })
             }
             Some("GONE" | "LOST") => {
-                self.held().jobs.remove(&id);
+                self.let_go(id, token);
                 Ok(Renewal::Lost)
             }
             _ => Err(strange().into()),
@@ -146,7 +146,7 @@ impl Redis {
         if reply_text(&reply).as_deref() == Some("GONE") && self.put_back(id, token, None).await? {
             reply = self.run(step).await?;
         }
-        self.held().jobs.remove(&id);
+        self.let_go(id, token);
         if reply_text(&reply).is_some() {
             return Ok(Settled::Fenced);
         }
@@ -155,6 +155,14 @@ impl Redis {
             observe::step(Some(before), &record);
         }
         Ok(Settled::Done(Box::new(record)))
+    }
+
+    /// This process does not run the job any more; under a newer claim it may.
+    fn let_go(&self, id: JobId, token: u64) {
+        let mut held = self.held();
+        if held.jobs.get(&id).is_some_and(|record| record.token == token) {
+            held.jobs.remove(&id);
+        }
     }
 
     async fn settlement(
@@ -264,6 +272,8 @@ impl Redis {
                     "the worker of a job vanished"
                 );
                 observe::step(Some(&before), &after);
+                // The claim was given up: it must not bring the job back once it is forgotten.
+                self.let_go(before.id, before.token);
                 if after.state.is_terminal() { reaped.ended += 1 } else { reaped.returned += 1 }
             }
             let purged: usize = reply_text(purged).and_then(|n| n.parse().ok()).ok_or_else(strange)?;
