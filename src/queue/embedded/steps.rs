@@ -83,6 +83,11 @@ impl Embedded {
     }
 
     pub(super) fn accept(&self, job: &Job) -> Result<Enqueued> {
+        self.accept_as(JobId::random(self.now()), job)
+    }
+
+    /// Accepts a job under the name `id`, unless it joins another.
+    pub(in crate::queue) fn accept_as(&self, id: JobId, job: &Job) -> Result<Enqueued> {
         job.validate()?;
         let now = self.now();
         let mut inner = self.lock();
@@ -105,7 +110,7 @@ impl Embedded {
                 "try again when some are done, cancel some, or raise queue.max_queued",
             ));
         }
-        let record = rules::accept(job, JobId::random(now), inner.index.next_seq(), now)?;
+        let record = rules::accept(job, id, inner.index.next_seq(), now)?;
         let mut changes = Changes::default();
         changes.put(None, record.clone());
         self.apply(&mut inner, changes)?;

@@ -157,14 +157,6 @@ impl Redis {
         Ok(Settled::Done(Box::new(record)))
     }
 
-    /// This process does not run the job any more; under a newer claim it may.
-    fn let_go(&self, id: JobId, token: u64) {
-        let mut held = self.held();
-        if held.jobs.get(&id).is_some_and(|record| record.token == token) {
-            held.jobs.remove(&id);
-        }
-    }
-
     async fn settlement(
         &self,
         id: JobId,
