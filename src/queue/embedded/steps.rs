@@ -82,12 +82,7 @@ impl Embedded {
         Ok(None)
     }
 
-    pub(super) fn accept(&self, job: &Job) -> Result<Enqueued> {
-        self.accept_as(JobId::random(self.now()), job)
-    }
-
-    /// Accepts a job under the name `id`, unless it joins another.
-    pub(in crate::queue) fn accept_as(&self, id: JobId, job: &Job) -> Result<Enqueued> {
+    pub(in crate::queue) fn accept(&self, id: JobId, job: &Job) -> Result<Enqueued> {
         job.validate()?;
         let now = self.now();
         let mut inner = self.lock();

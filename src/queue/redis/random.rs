@@ -21,7 +21,6 @@ use crate::queue::{
 
 const KIND: Kind = Kind::Download;
 const NAMES: [&str; 2] = ["bob/ci", "\"Zoë\""];
-const REASONS: [Reason; 3] = [Reason::Stalled, Reason::RateLimited, Reason::HostDrained];
 
 #[derive(Debug, Clone)]
 enum Event {
@@ -55,7 +54,6 @@ fn tight() -> Config {
     Config { max_queued: 4, max_finished: 2, retention: span(5_000), ..config() }
 }
 
-/// Mostly a recent one, sometimes any.
 fn nth() -> impl Strategy<Value = usize> {
     prop_oneof![4 => 0..3_usize, 1 => 0..60_usize]
 }
@@ -90,7 +88,7 @@ fn progress() -> impl Strategy<Value = Progress> {
 fn settlement() -> impl Strategy<Value = Settlement> {
     // The last one is longer than a record keeps.
     let message = || prop_oneof![7 => Just("it/\"broke\"".to_owned()), 1 => Just("é\n".repeat(900))];
-    let reason = || prop::sample::select(&REASONS[..]);
+    let reason = || prop::sample::select(&[Reason::Stalled, Reason::RateLimited, Reason::HostDrained][..]);
     let pause = || (prop_oneof![5 => 0..3_000_u64, 1 => Just(9_999_999_999)]).prop_map(Duration::from_millis);
     prop_oneof![
         2 => (prop::option::of(Just("/cache/a".to_owned())), progress())
@@ -128,7 +126,7 @@ struct Twins {
     hands: Hands,
     /// The names of jobs; the first one was never given.
     ids: Vec<JobId>,
-    /// Every claim ever made; the first one was never given.
+    /// Every claim; the first one was never given.
     claims: Vec<(JobId, u64)>,
     _dir: TempDir,
 }
@@ -176,7 +174,7 @@ impl Twins {
         let scattered = (self.ids.len() as u128).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c);
         let (id, job) = (JobId::new(self.hands.now(), scattered), self.job(ask));
         let answer = |record, created| Enqueued { record: plain(record), created };
-        let embedded = self.embedded.accept_as(id, &job).map(|it| answer(it.record, it.created));
+        let embedded = self.embedded.accept(id, &job).map(|it| answer(it.record, it.created));
         let target = self.redis.target(&Hosts::This);
         let redis = self.redis.queue.enqueue(id, &job, &target).await;
         let redis = redis.map(|(created, record)| answer(record, created)).map_err(crate::error::Error::from);
