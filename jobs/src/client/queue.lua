@@ -9,7 +9,7 @@
 --   ready:<kind>:<queue>  zset     queued jobs: score -priority, member place .. id
 --   due:<kind>:<queue>    zset     waiting jobs by when they may run
 --   leases                zset     running jobs by when their claim ends
---   ended                 zset     kind:state:id by when they ended
+--   ended                 zset     id:kind:state by when they ended; of those that ended together by id
 --   wants                 hash     queue and want -> the job in flight that does it
 --   key:<text>            string   idempotency key -> id, gone a while after the job ended
 --   claimed:<nonce>       string   the id that a claim was answered with, for one lease
@@ -73,7 +73,7 @@ local function places(job)
   elseif job.state == 'waiting' then
     where[P .. 'due:' .. by] = { since(job), job.id }
   elseif ENDED[job.state] then
-    where[P .. 'ended'] = { time(job, 'finished_at'), job.kind .. ':' .. job.state .. ':' .. job.id }
+    where[P .. 'ended'] = { time(job, 'finished_at'), job.id .. ':' .. job.kind .. ':' .. job.state }
   else
     where[P .. 'leases'] = { time(job, 'lease_until'), job.id }
   end
@@ -508,7 +508,7 @@ function verbs.reap(limit, max_attempts, retention, max_finished)
   local old = redis.call('ZRANGEBYSCORE', P .. 'ended', '-inf', int(NOW - retention), 'LIMIT', 0, limit)
   if surplus > #old then old = redis.call('ZRANGE', P .. 'ended', 0, math.min(surplus, limit) - 1) end
   for _, member in ipairs(old) do
-    local kind, state, id = string.match(member, '^(.-):(.-):(.*)$')
+    local id, kind, state = string.match(member, '^(.-):(.-):(.*)$')
     local keys = redis.call('HGET', P .. 'job:' .. id, 'keys')
     for _, key in ipairs(names(keys)) do
       if redis.call('GET', P .. 'key:' .. key) == id then redis.call('DEL', P .. 'key:' .. key) end

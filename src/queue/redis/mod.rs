@@ -85,6 +85,14 @@ impl Redis {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// This process does not run the job any more; under a newer claim it may.
+    fn let_go(&self, id: JobId, token: u64) {
+        let mut held = self.held();
+        if held.jobs.get(&id).is_some_and(|record| record.token == token) {
+            held.jobs.remove(&id);
+        }
+    }
+
     fn announce(&self) {
         self.changed.send_modify(|n| *n += 1);
     }

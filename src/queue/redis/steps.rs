@@ -110,7 +110,7 @@ impl Redis {
                 Ok(Renewal::Held { cancel: false })
             }
             Some("GONE" | "LOST") => {
-                self.held().jobs.remove(&id);
+                self.let_go(id, token);
                 Ok(Renewal::Lost)
             }
             _ => Err(strange().into()),
@@ -143,7 +143,7 @@ impl Redis {
         if reply_text(&reply).as_deref() == Some("GONE") && self.put_back(id, token, None).await? {
             reply = self.run(step).await?;
         }
-        self.held().jobs.remove(&id);
+        self.let_go(id, token);
         if reply_text(&reply).is_some() {
             return Ok(Settled::Fenced);
         }
@@ -238,6 +238,8 @@ impl Redis {
                     "the worker of a job vanished"
                 );
                 observe::step(Some(&before), &after);
+                // The claim was given up: it must not bring the job back once it is forgotten.
+                self.let_go(before.id, before.token);
                 if after.state.is_terminal() { reaped.ended += 1 } else { reaped.returned += 1 }
             }
             let purged: usize = reply_text(purged).and_then(|n| n.parse().ok()).ok_or_else(strange)?;
