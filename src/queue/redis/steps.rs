@@ -75,7 +75,8 @@ impl Redis {
         let field = |name: &str| {
             let Reply::Array(list) = row else { return None };
             let mut pairs = list.chunks_exact(2).map(|pair| (reply_text(&pair[0]), reply_text(&pair[1])));
-            pairs.find(|(key, _)| key.as_deref() == Some(name)).and_then(|(_, value)| value)
+            // A later one replaces an earlier one.
+            pairs.rfind(|(key, _)| key.as_deref() == Some(name)).and_then(|(_, value)| value)
         };
         let error = Error::from(unreadable.invalid.clone());
         let id = field("id");
@@ -227,19 +228,18 @@ impl Redis {
             let reply = self.run(step).await?;
             let [steps, purged] = parts(&reply)?;
             let Reply::Array(steps) = steps else { return Err(strange().into()) };
-            for step in steps {
-                let [before, after] = parts(step)?;
-                let (Ok(before), Ok(after)) = (read_record(before), read_record(after)) else { continue };
+            for after in steps.iter().filter_map(|row| read_record(row).ok()) {
                 tracing::warn!(
                     job = %after.id,
-                    host = before.owner.as_ref().map(tracing::field::display),
-                    attempt = before.attempts,
+                    host = after.owner.as_ref().map(tracing::field::display),
+                    attempt = after.attempts,
                     state = %after.state,
                     "the worker of a job vanished"
                 );
+                let before = Record { state: State::Planning, ..after.clone() };
                 observe::step(Some(&before), &after);
                 // The claim was given up: it must not bring the job back once it is forgotten.
-                self.let_go(before.id, before.token);
+                self.held().jobs.retain(|id, held| *id != after.id || held.token >= after.token);
                 if after.state.is_terminal() { reaped.ended += 1 } else { reaped.returned += 1 }
             }
             let purged: usize = reply_text(purged).and_then(|n| n.parse().ok()).ok_or_else(strange)?;
