@@ -265,13 +265,14 @@ local verbs = {}
 -- -> created, job; or FULL and how many wait
 function verbs.enqueue(id, kind, target, want, payload, priority, deadline, not_before, requester, key, pin, most)
   deadline, not_before, requester, key = given(deadline), given(not_before), given(requester), given(key)
+  -- The answer to the first try may have got lost, and the job may even be done by now.
+  local mine = load(id)
+  if mine then return { 1, reply(mine) } end
   local known = key and redis.call('GET', P .. 'key:' .. key)
   local keyed = known and load(known)
-  -- The answer to the first try may have got lost.
-  if keyed then return { keyed.id == id and 1 or 0, reply(keyed) } end
+  if keyed then return { 0, reply(keyed) } end
   local wanted = redis.call('HGET', P .. 'wants', target .. ' ' .. want)
   local old = wanted and load(wanted)
-  if old and old.id == id then return { 1, reply(old) } end
   if old and is_whole(old) then
     local job = draft(old)
     job.priority = int(math.max(number(job, 'priority'), tonumber(priority)))
@@ -306,67 +307,73 @@ function verbs.enqueue(id, kind, target, want, payload, priority, deadline, not_
   return { 1, reply(job) }
 end
 
--- kind host nonce again lease retention target... -> {1, job, missed} or {0, wait, missed}: what it may do, or how
--- long until it may do something; and the jobs that it found too late for their deadline
-function verbs.claim(kind, host, nonce, again, lease, retention, ...)
-  if again == '1' then
-    local id = redis.call('HGET', P .. 'claims', nonce)
-    local job = id and load(id)
-    if job and job.nonce == nonce and RUNNING[job.state] then
-      local held = draft(job)
-      held.lease_until = int(NOW + lease)
-      save(job, held)
-      return { 1, reply(held, job), {} }
+-- Queues the jobs whose time has come, some at a time.
+local function wake_due(kind, queue, retention)
+  local due = P .. 'due:' .. kind .. ':' .. queue
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', due, '-inf', int(NOW), 'LIMIT', 0, CHUNK)) do
+    local old = load(id)
+    if old and is_whole(old) and old.state == 'waiting' then
+      local job = draft(old)
+      wake(job)
+      save(old, job)
+    else
+      redis.call('ZREM', due, id)
+      if old and not is_whole(old) then bury(id, old, kind, queue, retention) end
     end
+  end
+end
+
+-- The job that goes first. What is no job of this kind is put aside, some at a time.
+local function first(kind, queue, retention)
+  local ready = P .. 'ready:' .. kind .. ':' .. queue
+  for _ = 1, CHUNK do
+    local member = redis.call('ZRANGE', ready, 0, 0)[1]
+    if not member then return nil end
+    local id = string.sub(member, 17)
+    local old = load(id)
+    local sound = old and is_whole(old) and old.kind == kind
+    if sound and old.state == 'queued' then return old end
+    redis.call('ZREM', ready, member)
+    if old and not sound then bury(id, old, kind, queue, retention) end
+  end
+end
+
+-- kind host nonce lease retention target... -> {1, job, missed} or {0, wait, missed}: what it may do, or how long
+-- until it may do something; and the jobs that it found too late for their deadline
+function verbs.claim(kind, host, nonce, lease, retention, ...)
+  -- The answer to the first try may have got lost, and this one gets the same job.
+  local held = redis.call('HGET', P .. 'claims', nonce)
+  local old = held and load(held)
+  if old and old.nonce == nonce and RUNNING[old.state] then
+    local job = draft(old)
+    job.lease_until = int(NOW + lease)
+    save(old, job)
+    return { 1, reply(job, old), {} }
   end
   local targets, missed = { ... }, {}
   for _ = 1, CHUNK do
-    local id, target
+    local old
     for _, queue in ipairs(targets) do
-      local by = kind .. ':' .. queue
-      for _, due in ipairs(redis.call('ZRANGEBYSCORE', P .. 'due:' .. by, '-inf', int(NOW), 'LIMIT', 0, CHUNK)) do
-        local old = load(due)
-        if old and is_whole(old) and old.state == 'waiting' then
-          local job = draft(old)
-          wake(job)
-          save(old, job)
-        else
-          redis.call('ZREM', P .. 'due:' .. by, due)
-          if old and not is_whole(old) then bury(due, old, kind, queue, retention) end
-        end
-      end
-      local first = redis.call('ZRANGE', P .. 'ready:' .. by, 0, 0)[1]
-      if first then
-        id, target = string.sub(first, 17), queue
-        local old = load(id)
-        if not old or not is_whole(old) or old.kind ~= kind or old.state ~= 'queued' then
-          redis.call('ZREM', P .. 'ready:' .. by, first)
-          if old and (not is_whole(old) or old.kind ~= kind) then bury(id, old, kind, queue, retention) end
-        else
-          local job = draft(old)
-          local deadline = tonumber(job.deadline)
-          if deadline and deadline <= NOW then
-            miss_deadline(job, retention)
-            save(old, job)
-            missed[#missed + 1] = reply(job, old)
-          else
-            job.state = 'planning'
-            job.reason = false
-            job.due = false
-            job.attempts = int(number(job, 'attempts') + 1)
-            job.token = next_token(job)
-            job.lease_until = int(NOW + lease)
-            job.started_at = job.started_at or int(NOW)
-            job.owner = host
-            job.nonce = nonce
-            save(old, job)
-            return { 1, reply(job, old), missed }
-          end
-        end
-        break
-      end
+      wake_due(kind, queue, retention)
+      old = old or first(kind, queue, retention)
     end
-    if not id then break end
+    if not old then break end
+    local job = draft(old)
+    local deadline = tonumber(job.deadline)
+    if deadline and deadline <= NOW then
+      miss_deadline(job, retention)
+      save(old, job)
+      missed[#missed + 1] = reply(job, old)
+    else
+      job.state, job.reason, job.due = 'planning', false, false
+      job.attempts = int(number(job, 'attempts') + 1)
+      job.token = next_token(job)
+      job.lease_until = int(NOW + lease)
+      job.started_at = job.started_at or int(NOW)
+      job.owner, job.nonce = host, nonce
+      save(old, job)
+      return { 1, reply(job, old), missed }
+    end
   end
   local next
   for _, queue in ipairs(targets) do

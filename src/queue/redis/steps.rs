@@ -32,13 +32,11 @@ impl Redis {
     pub(super) async fn take(&self, kind: Kind) -> Result<Claimed> {
         loop {
             let unanswered = self.held().unanswered.pop();
-            let again = unanswered.is_some();
             let nonce = unanswered.unwrap_or_else(|| JobId::random(jiff::Timestamp::now()).to_string());
             let step = Step::new("claim")
                 .arg(kind)
                 .arg(&self.host)
                 .arg(&nonce)
-                .arg(u8::from(again))
                 .arg(self.lease())
                 .arg(self.retention())
                 .arg(self.target(&larder_jobs::Hosts::This))
