@@ -175,6 +175,32 @@ mod tests {
     }
 
     #[test]
+    fn version_1_reads_the_same_for_ever() {
+        let golden = include_str!("../../golden/record-redis.v1.json");
+        let golden: BTreeMap<String, String> = serde_json::from_str(golden).expect("JSON");
+        let fields: Vec<_> = golden.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
+        let record = read(&reply(&fields)).expect("reads");
+        assert_eq!(
+            (record.target.clone(), record.state, record.priority),
+            (Target::Pool, State::Fetching, -5)
+        );
+        assert_eq!(
+            (record.anonymous, record.cancel, record.keys.as_slice()),
+            (true, true, &["night/1".to_owned()][..])
+        );
+        assert_eq!(record.decode().expect("a job").work.want_hash(), record.want);
+        // What is written is what was read, but for what only the steps know.
+        let mut again: BTreeMap<_, _> =
+            write(&record).into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        again.extend(["nonce", "pin"].map(|name| (name.to_owned(), golden[name].clone())));
+        assert_eq!(
+            read(&reply(&again.iter().map(|(n, v)| (n.as_str(), v.clone())).collect::<Vec<_>>())),
+            Ok(record)
+        );
+        assert_eq!(again.keys().collect::<Vec<_>>(), golden.keys().collect::<Vec<_>>(), "no field is lost");
+    }
+
+    #[test]
     fn what_is_damaged_or_newer_is_told_and_kept() {
         let change = |name: &str, value: Option<&str>| {
             let mut fields = write(&record());
