@@ -154,7 +154,8 @@ impl Connection {
         let client = address.client().map_err(explain)?;
         let open = async {
             let (mut sink, stream) = client.get_async_pubsub().await?.split();
-            let channels: Vec<_> = channels.iter().map(|name| format!("{}{name}", address.prefix())).collect();
+            let channels: Vec<_> =
+                channels.iter().map(|name| format!("{}{name}", address.prefix())).collect();
             sink.subscribe(channels).await?;
             Ok((sink, stream))
         };

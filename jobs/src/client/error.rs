@@ -117,21 +117,33 @@ pub(super) fn read_only(place: &str) -> Error {
 
 fn unreachable(place: &str, error: &RedisError, text: &str) -> Error {
     if error.is_timeout() {
-        return unavailable(place, "cannot be reached in time", "see whether it runs and the network lets it through");
+        return unavailable(
+            place,
+            "cannot be reached in time",
+            "see whether it runs and the network lets it through",
+        );
     }
     if text.contains("certificate") || text.contains("UnknownIssuer") {
         let hint = "name the CA that signed it in queue.ca_file, and a host name that the certificate has";
         return unavailable(place, &format!("has a certificate that is not trusted: {text}"), hint);
     }
     if text.contains("corrupt message") || text.contains("InvalidContentType") {
-        return unavailable(place, "does not speak TLS", "write redis:// instead of rediss://, or the port that has TLS");
+        return unavailable(
+            place,
+            "does not speak TLS",
+            "write redis:// instead of rediss://, or the port that has TLS",
+        );
     }
     let closed = ["reset", "closed", "broken pipe", "unexpected end", "eof", "disconnect"];
     if closed.iter().any(|word| text.to_lowercase().contains(word)) {
         let hint = "see whether it restarts; if it wants TLS write rediss:// in queue.url; larder tries on";
         return unavailable(place, "closed the connection", hint);
     }
-    unavailable(place, &format!("cannot be reached: {text}"), "see whether it runs (redis-cli ping); larder tries on")
+    unavailable(
+        place,
+        &format!("cannot be reached: {text}"),
+        "see whether it runs (redis-cli ping); larder tries on",
+    )
 }
 
 /// The user lacks a right; the server says which.
@@ -141,7 +153,9 @@ fn denied(place: &str, user: &str, said: &str) -> Error {
     } else if said.contains("key") && !said.contains("command") {
         "the keys: ~{NAMESPACE}:*".to_owned()
     } else {
-        said.split('\'').nth(1).map_or_else(|| "the command".to_owned(), |name| format!("the command: +{name}"))
+        said.split('\'')
+            .nth(1)
+            .map_or_else(|| "the command".to_owned(), |name| format!("the command: +{name}"))
     };
     unavailable(
         place,

@@ -9,7 +9,8 @@ use serde_json::Value;
 use super::{Embedded, Inner, JOBS, Scope, key};
 use crate::error::{Error, Result};
 use crate::queue::{
-    Cancelled, Claim, Claimed, Enqueued, Filter, Reaped, Record, Renewal, Settled, Settlement, bounds, observe, rules,
+    Cancelled, Claim, Claimed, Enqueued, Filter, Reaped, Record, Renewal, Settled, Settlement, bounds,
+    observe, rules,
 };
 use crate::store::Batch;
 
