@@ -6,6 +6,7 @@ mod bad_input;
 mod cli;
 mod docs;
 mod faults;
+mod fleet;
 mod interop;
 mod metrics;
 mod resume;
