@@ -150,7 +150,7 @@ impl Connection {
     /// As [`Connection::server`].
     pub async fn listen(&self, channels: &[String]) -> Result<Messages> {
         let address = &self.inner.address;
-        let explain = |error: RedisError| error::explain(address.place(), address.user(), &error);
+        let explain = |error: RedisError| error::explain(address, &error);
         let client = address.client().map_err(explain)?;
         let open = async {
             let (mut sink, stream) = client.get_async_pubsub().await?.split();
@@ -161,7 +161,7 @@ impl Connection {
         };
         let (sink, stream) = timeout(CONNECT, open)
             .await
-            .map_err(|_| error::silent(address.place(), CONNECT.as_secs()))?
+            .map_err(|_| error::silent(address, CONNECT.as_secs()))?
             .map_err(explain)?;
         Ok(Messages { sink, stream, address: address.clone() })
     }
@@ -174,7 +174,7 @@ impl Connection {
         }
         let address = &self.inner.address;
         let explain = |error: RedisError| {
-            Fault(error::explain(address.place(), address.user(), &error), passes(&error))
+            Fault(error::explain(address, &error), passes(&error))
         };
         let client = address.client().map_err(explain)?;
         let config = AsyncConnectionConfig::new()
@@ -187,7 +187,7 @@ impl Connection {
         };
         let (connection, server) = timeout(CONNECT + ANSWER, greet)
             .await
-            .map_err(|_| Fault(error::silent(address.place(), ANSWER.as_secs()), false))?
+            .map_err(|_| Fault(error::silent(address, ANSWER.as_secs()), false))?
             .map_err(explain)?;
         server.check(address.place()).map_err(|error| Fault(error, false))?;
         current.0 += 1;
@@ -208,12 +208,12 @@ impl Connection {
         if replaced {
             self.give_up(number).await;
         }
-        Fault(error::explain(address.place(), address.user(), error), passes(error))
+        Fault(error::explain(address, error), passes(error))
     }
 
     async fn silent(&self, number: u64) -> Error {
         self.give_up(number).await;
-        error::silent(self.inner.address.place(), ANSWER.as_secs())
+        error::silent(&self.inner.address, ANSWER.as_secs())
     }
 
     async fn give_up(&self, number: u64) {
@@ -263,8 +263,8 @@ impl Messages {
                 Err(_) => {
                     timeout(ANSWER, self.sink.ping::<Value>())
                         .await
-                        .map_err(|_| error::silent(address.place(), ANSWER.as_secs()))?
-                        .map_err(|error| error::explain(address.place(), address.user(), &error))?;
+                        .map_err(|_| error::silent(address, ANSWER.as_secs()))?
+                        .map_err(|error| error::explain(address, &error))?;
                 }
             }
         }

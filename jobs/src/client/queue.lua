@@ -36,6 +36,8 @@ local function given(text) if text ~= '' then return text end end
 local function load(id)
   -- A key of another type is no job, and must not stop the others.
   local flat = redis.pcall('HGETALL', P .. 'job:' .. id)
+  -- Any other refusal is told, by asking again.
+  if flat.err and not string.find(flat.err, 'WRONGTYPE', 1, true) then redis.call('HGETALL', P .. 'job:' .. id) end
   if flat.err or #flat == 0 then return nil end
   local job = {}
   for i = 1, #flat, 2 do job[flat[i]] = flat[i + 1] end
