@@ -155,12 +155,17 @@ const DENIALS: [&str; 3] = ["no permissions", "No permissions", "user executing 
 fn denied(address: &Address, said: &str) -> Error {
     let (place, user, prefix) = (address.place(), address.user(), address.prefix());
     let what = |thing: &str| format!("denies the user `{user}` what larder needs: {thing}");
-    let grant =
-        |rules: &str| format!("grant it: ACL SETUSER {user} {rules}; docs/queue.md has all that larder needs");
+    let grant = |rules: &str| {
+        format!("grant it: ACL SETUSER {user} {rules}; docs/queue.md has all that larder needs")
+    };
     let commands = commands_in(said);
     if !commands.is_empty() {
         let rules: Vec<_> = commands.iter().map(|name| format!("+{name}")).collect();
-        return unavailable(place, &what(&format!("to run {}", commands.join(", "))), grant(&rules.join(" ")));
+        return unavailable(
+            place,
+            &what(&format!("to run {}", commands.join(", "))),
+            grant(&rules.join(" ")),
+        );
     }
     let (thing, sign) = match () {
         () if said.contains("channel") => ("channels", '&'),
@@ -195,12 +200,18 @@ mod tests {
     #[test]
     fn a_denial_names_the_rule_that_is_missing() {
         let address = Address::new("redis://larder@h", "larder").expect("an address");
-        let line = 1 + Connection::script().lines().position(|line| line.contains("'PUBLISH'")).expect("it publishes");
+        let line = 1 + Connection::script()
+            .lines()
+            .position(|line| line.contains("'PUBLISH'"))
+            .expect("it publishes");
         let in_script = |said: &str| format!("{said} script: 08be, on @user_script:{line}.");
         for (said, rule) in [
             ("this user has no permissions to run the 'info' command".to_owned(), "+info;"),
             ("User larder has no permissions to run the 'script|load' command".to_owned(), "+script|load;"),
-            ("this user has no permissions to access one of the keys used as arguments".to_owned(), "~{larder}:*;"),
+            (
+                "this user has no permissions to access one of the keys used as arguments".to_owned(),
+                "~{larder}:*;",
+            ),
             ("No permissions to access a channel".to_owned(), "&{larder}:*;"),
             (in_script("The user executing the script can't run this command or subcommand"), "+publish;"),
             (
@@ -211,7 +222,9 @@ mod tests {
                 "~{larder}:*;",
             ),
             (
-                in_script("The user executing the script can't publish to the channel mentioned in the command"),
+                in_script(
+                    "The user executing the script can't publish to the channel mentioned in the command",
+                ),
                 "&{larder}:*;",
             ),
         ] {
