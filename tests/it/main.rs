@@ -9,6 +9,7 @@ mod faults;
 mod fleet;
 mod interop;
 mod metrics;
+mod queue_input;
 mod resume;
 mod stage;
 mod store;
