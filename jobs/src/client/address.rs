@@ -105,6 +105,10 @@ impl Address {
         self.info.redis_settings().username().unwrap_or("default")
     }
 
+    pub(super) fn has_tls(&self) -> bool {
+        matches!(self.info.addr(), ConnectionAddr::TcpTls { .. })
+    }
+
     pub(super) fn client(&self) -> Result<redis::Client, redis::RedisError> {
         #[cfg(feature = "tls")]
         if let Some(ca) = &self.ca {

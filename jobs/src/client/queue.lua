@@ -38,6 +38,8 @@ local RAW = {}
 local function load(id)
   -- A key of another type is no job, and must not stop the others.
   local raw = redis.pcall('HGETALL', P .. 'job:' .. id)
+  -- Any other refusal is told, by asking again.
+  if raw.err and not string.find(raw.err, 'WRONGTYPE', 1, true) then redis.call('HGETALL', P .. 'job:' .. id) end
   if raw.err or #raw == 0 then return nil end
   local job = {}
   for i = 1, #raw, 2 do job[raw[i]] = raw[i + 1] end

@@ -26,7 +26,7 @@ use super::{
     Cancelled, Claimed, Config, Enqueued, Filter, JobStore, Outcome, Reaped, Renewal, Settled, Settlement,
     Stats, observe,
 };
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Cancellations that a slow listener may miss; its next renewal tells it anyway.
 const CANCELLATIONS: usize = 64;
@@ -48,6 +48,8 @@ struct Held {
     jobs: HashMap<JobId, Record>,
     /// Numbers of claims whose answer never came: the job that they got is still to be fetched.
     unanswered: Vec<String>,
+    /// Why it is not registered, while it is not: it hears of no job then, and others ask it for none.
+    absent: Option<Error>,
 }
 
 impl fmt::Debug for Redis {

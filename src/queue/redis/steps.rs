@@ -197,6 +197,9 @@ impl Redis {
     }
 
     pub(super) async fn count(&self) -> Result<Stats> {
+        if let Some(error) = self.held().absent.clone() {
+            return Err(error);
+        }
         let mut stats = Stats::default();
         for kind in Kind::ALL {
             let step = State::ALL.iter().fold(Step::new("stats").arg(kind), Step::arg);
