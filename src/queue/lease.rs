@@ -8,6 +8,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use jiff::{SignedDuration, Timestamp};
 use larder_jobs::{JobId, Progress, Reason, State};
 use tokio::sync::{OwnedSemaphorePermit, broadcast, watch};
 use tokio::task::AbortHandle;
@@ -42,6 +43,8 @@ pub struct Lease {
     id: JobId,
     token: u64,
     length: Duration,
+    /// When the claim was made, by the clock of the queue and by this process' own.
+    claimed: (Timestamp, Instant),
     report: watch::Sender<(State, Progress)>,
     signal: Signal,
     renewer: AbortHandle,
@@ -87,7 +90,11 @@ impl Lease {
             signal: signal.clone(),
         };
         let renewer = tokio::spawn(renewer.run()).abort_handle();
-        Self { store, id, token, length, report, signal, renewer, _slot: None }
+        // The queue gave the claim for one length from its now on.
+        let ends = claim.record.lease_until.unwrap_or_else(Timestamp::now);
+        let begun = SignedDuration::try_from(length).ok().and_then(|length| ends.checked_sub(length).ok());
+        let claimed = (begun.unwrap_or(ends), Instant::now());
+        Self { store, id, token, length, claimed, report, signal, renewer, _slot: None }
     }
 
     /// Keeps `slot` taken for as long as the lease is kept.
@@ -100,6 +107,13 @@ impl Lease {
     /// The job's id.
     pub fn id(&self) -> JobId {
         self.id
+    }
+
+    /// How long until `time` by the clock of the queue; that of this host may be hours off.
+    pub fn until(&self, time: Timestamp) -> Duration {
+        let (begun, since) = self.claimed;
+        let left = Duration::try_from(time.duration_since(begun)).unwrap_or_default();
+        left.saturating_sub(since.elapsed())
     }
 
     /// Where the job stands now; others see it within half a second. Cheap, the latest wins.
