@@ -45,7 +45,8 @@ pub(super) fn store(connection: Connection, config: Config, host: &str) -> Redis
 
 async fn put(store: &Redis, record: &Record) {
     let fields = write_record(record);
-    let step = fields.iter().fold(Step::new("restore"), |step, (name, value)| step.arg(name).arg(value));
+    let step = Step::new("restore").arg("");
+    let step = fields.iter().fold(step, |step, (name, value)| step.arg(name).arg(value));
     store.queue.connection().run(&step).await.expect("planted");
 }
 
