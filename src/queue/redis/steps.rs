@@ -131,6 +131,7 @@ impl Redis {
         let step = Step::new("restore").arg(self.lease());
         let step = fields.iter().fold(step, |step, (name, value)| step.arg(name).arg(value));
         let back = matches!(self.run(step).await?, Reply::Int(1));
+        self.emptied.notify_one();
         tracing::warn!(job = %id, back, "the queue has lost a job that runs here: Redis was emptied; the job goes on");
         Ok(true)
     }
