@@ -8,6 +8,7 @@ mod docs;
 mod faults;
 mod interop;
 mod metrics;
+mod redis;
 mod resume;
 mod stage;
 mod store;
