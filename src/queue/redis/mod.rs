@@ -9,6 +9,8 @@ mod attend;
 mod steps;
 
 #[cfg(test)]
+mod backlog;
+#[cfg(test)]
 mod random;
 #[cfg(test)]
 mod tests;
