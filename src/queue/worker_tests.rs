@@ -123,7 +123,7 @@ async fn until(store: &dyn JobStore, done: impl Fn(&[Record]) -> bool) -> Vec<Re
     let mut changed = store.changed();
     let wait = async {
         loop {
-            let all = store.list(Filter { limit: 1_000, ..Filter::default() }).await.expect("lists");
+            let all = store.list(Filter { limit: usize::MAX, ..Filter::default() }).await.expect("lists");
             if done(&all) {
                 return all;
             }
