@@ -97,7 +97,7 @@ fn ask(daemon: &Daemon, model: &Model, hosts: &str) -> String {
 
 /// Waits until the job is as `wanted` says.
 #[track_caller]
-fn wait_for(daemon: &Daemon, id: &str, patience: Duration, wanted: impl Fn(&Value) -> bool) -> Value {
+fn wait_for(daemon: &Daemon, id: &str, patience: Duration, wanted: impl FnMut(&Value) -> bool) -> Value {
     daemon.wait_until(&format!("/v1/jobs/{id}"), patience, wanted)
 }
 

@@ -75,27 +75,38 @@ fn a_stop_while_redis_says_nothing_ends_in_time() {
     assert!(ended.is_some(), "it still runs after {GRACE:?}\n{}", daemon.logs().join("\n"));
 }
 
+/// How often the job was claimed within the last lease.
+fn claims(fleet: &Fleet, id: &str) -> usize {
+    let answered = fleet.redis.keys("{larder}:claimed:*");
+    answered.iter().filter(|key| fleet.redis.command(&["GET", key]).text() == id).count()
+}
+
 #[test]
 fn a_draining_worker_takes_nothing_new() {
     let fleet = Fleet::start();
-    let proxy = Proxy::to(fleet.redis.address());
+    let [slow, slower] = [0; 2].map(|_| Proxy::to(fleet.redis.address()));
     let (running, fresh) = (fleet.held_model(533), fleet.model(534, 100_000));
-    let stopped = fleet.host_behind(&proxy.url(), "gpu-1", "60s");
+    let stopped = fleet.host_behind(&slow.url(), "gpu-1", "60s");
     let mut one = leaving(stopped.serve());
     let held = ask(&one, &running, "this");
     fleet.wait_held();
-    let larder = fleet.host("gpu-2", "60s");
+    let larder = fleet.host_behind(&slower.url(), "gpu-2", "60s");
     let two = larder.serve();
-    // Handing back takes seconds now, and a slot is free.
-    proxy.delay(Duration::from_secs(1));
+    // Both have a free slot, and know when there will be something for it.
+    let (now, wait) = (Instant::now(), Duration::from_secs(3));
+    let mut wish = body(&fresh, "pool");
+    wish["not_before"] = (Timestamp::now() + wait).to_string().into();
+    let id = id_of(&two.post("/v1/jobs", &wish).expect(202));
+    // Handing back takes longer than a second now, and the other would ask first.
+    slow.delay(Duration::from_millis(300));
+    slower.delay(Duration::from_millis(600));
+    std::thread::sleep((wait - Duration::from_millis(300)).saturating_sub(now.elapsed()));
     one.signal(Signal::TERM);
-    wait_log(&one, "stopping; running jobs go back");
-    let begun = Instant::now();
-    let id = ask(&two, &fresh, "pool");
-    let job = two.wait_job(&id, AT_ONCE);
-    assert!(one.is_running(), "it still hands back after {:?}", begun.elapsed());
-    assert_eq!(job["hosts"], json!(["gpu-2"]), "{job}");
-    fleet.assert_ran_once(&job, &fresh);
+    std::thread::sleep((wait + Duration::from_millis(200)).saturating_sub(now.elapsed()));
+    assert!(one.is_running(), "it hands back when the job may run");
+    wait_for(&two, &id, AT_ONCE, |job| job["hosts"] == json!(["gpu-2"]));
+    fleet.assert_ran_once(&two.wait_job(&id, PATIENCE), &fresh);
+    assert_eq!(claims(&fleet, &id), 1, "somebody took it and gave it back");
     assert!(one.wait_exit(GRACE).is_some_and(|status| status.success()));
     let job = two.get(&format!("/v1/jobs/{held}")).expect(200);
     assert_eq!((&job["state"], &job["attempts"]), (&"queued".into(), &0.into()), "{job}");
