@@ -23,6 +23,8 @@ use crate::worker::{self, Context, Patience};
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long the start waits for the first look at the queue.
 const FIRST_SAMPLE: Duration = Duration::from_secs(1);
+/// How long the services may take to end when the jobs have gone back; a Redis that is silent takes longer.
+const SERVICES_END: Duration = Duration::from_secs(3);
 /// What a foreground command leaves free at most, since somebody watches the disk.
 const FOREGROUND_KEEP_FREE: u64 = 1 << 30;
 
@@ -151,7 +153,8 @@ impl House {
         // Workers first, so that whoever watches a job over the API sees it go back.
         while workers.join_next().await.is_some() {}
         stop.cancel();
-        while services.join_next().await.is_some() {}
+        let ended = async { while services.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(SERVICES_END, ended).await;
         if let Err(error) = self.ledger.durable().await {
             tracing::error!(%error, "the last records may be lost");
         }

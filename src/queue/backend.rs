@@ -165,8 +165,12 @@ impl Feeder {
         while let Some(slot) = self.free_slot().await {
             // Seen before the claim, so that a change during the claim wakes the wait after it.
             self.changed.borrow_and_update();
-            // Not raced against the drain: a claim that was begun is also answered for.
-            let wait = match self.store.claim(self.kind).await {
+            // A claim that was begun is also answered for, unless the queue is silent for too long.
+            let claimed = tokio::select! {
+                claimed = self.store.claim(self.kind) => claimed,
+                () = self.given_up() => return,
+            };
+            let wait = match claimed {
                 Ok(Claimed::Job(claim)) => {
                     pause = PAUSE_MIN;
                     self.hand_over(*claim, slot).await;
@@ -205,6 +209,12 @@ impl Feeder {
             () = self.drain.cancelled() => {}
             () = self.offer.closed() => {}
         }
+    }
+
+    /// A while after the worker stopped.
+    async fn given_up(&self) {
+        self.stopped().await;
+        tokio::time::sleep(lease::RELEASE).await;
     }
 
     /// A free slot, or nothing once the worker stops.

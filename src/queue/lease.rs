@@ -8,6 +8,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use jiff::{SignedDuration, Timestamp};
 use larder_jobs::{JobId, Progress, Reason, State};
 use tokio::sync::{OwnedSemaphorePermit, broadcast, watch};
 use tokio::task::AbortHandle;
@@ -15,7 +16,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Claim, JobStore, Renewal, Settled, Settlement, Verdict};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Least time between two reports of progress.
 const REPORT: Duration = Duration::from_millis(500);
@@ -24,8 +25,8 @@ const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// Leases for which a settlement is tried before it is given up; by then the job is another worker's.
 const SETTLE_LEASES: u32 = 3;
-/// Longest time for which handing a job back is tried.
-const RELEASE: Duration = Duration::from_secs(10);
+/// Longest time for which handing a job back is tried, silence of the queue included.
+pub(super) const RELEASE: Duration = Duration::from_secs(10);
 
 /// Why a worker should stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +43,8 @@ pub struct Lease {
     id: JobId,
     token: u64,
     length: Duration,
+    /// When the claim was made, by the clock of the queue and by this process' own.
+    claimed: (Timestamp, Instant),
     report: watch::Sender<(State, Progress)>,
     signal: Signal,
     renewer: AbortHandle,
@@ -87,7 +90,11 @@ impl Lease {
             signal: signal.clone(),
         };
         let renewer = tokio::spawn(renewer.run()).abort_handle();
-        Self { store, id, token, length, report, signal, renewer, _slot: None }
+        // The queue gave the claim for one length from its now on.
+        let ends = claim.record.lease_until.unwrap_or_else(Timestamp::now);
+        let begun = SignedDuration::try_from(length).ok().and_then(|length| ends.checked_sub(length).ok());
+        let claimed = (begun.unwrap_or(ends), Instant::now());
+        Self { store, id, token, length, claimed, report, signal, renewer, _slot: None }
     }
 
     /// Keeps `slot` taken for as long as the lease is kept.
@@ -100,6 +107,13 @@ impl Lease {
     /// The job's id.
     pub fn id(&self) -> JobId {
         self.id
+    }
+
+    /// How long until `time` by the clock of the queue; that of this host may be hours off.
+    pub fn until(&self, time: Timestamp) -> Duration {
+        let (begun, since) = self.claimed;
+        let left = Duration::try_from(time.duration_since(begun)).unwrap_or_default();
+        left.saturating_sub(since.elapsed())
     }
 
     /// Where the job stands now; others see it within half a second. Cheap, the latest wins.
@@ -128,16 +142,26 @@ impl Lease {
     /// Those of the store; the job then goes back when the lease expires.
     pub async fn settle(&self, verdict: Verdict) -> Result<Settled> {
         self.renewer.abort();
+        if !matches!(verdict, Verdict::Interrupted) {
+            return self.end(verdict, self.length * SETTLE_LEASES).await;
+        }
+        // Somebody waits for this process to end, and the job goes back by itself in the end.
+        let patience = self.length.min(RELEASE);
+        tokio::time::timeout(patience, self.end(verdict, patience)).await.unwrap_or_else(|_| {
+            Err(Error::new(
+                Reason::QueueUnavailable,
+                format!("the queue has been silent for {} s", patience.as_secs()),
+                "nothing to do: the job goes back when its lease expires",
+            ))
+        })
+    }
+
+    async fn end(&self, verdict: Verdict, patience: Duration) -> Result<Settled> {
         if !matches!(verdict, Verdict::Done(_)) {
             let (state, progress) = self.report.borrow().clone();
             // The last progress is worth a try, not a failure.
             let _ = self.store.renew(self.id, self.token, state, progress).await;
         }
-        let patience = match verdict {
-            // Somebody waits for this process to end, and the job goes back by itself in the end.
-            Verdict::Interrupted => self.length.min(RELEASE),
-            _ => self.length * SETTLE_LEASES,
-        };
         settle(&*self.store, self.id, self.token, verdict.into(), patience).await
     }
 }

@@ -1,31 +1,106 @@
-//! Leases and sources in real time: an apalis worker on the embedded queue, and stores that fail.
+//! Leases and sources in real time: an apalis worker on each store, and stores that fail.
 
+mod cut;
+
+use std::any::Any;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use apalis_core::worker::builder::WorkerBuilder;
-use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 use jiff::Timestamp;
-use larder_jobs::{Job, JobId, Kind, Progress, Reason, State};
-use tempfile::TempDir;
-use tokio::sync::{Notify, broadcast, watch};
+use larder_jobs::client::{Address, Connection, Step, write_record};
+use larder_jobs::{JobId, Kind, Progress, Reason, State, Target};
+use tokio::sync::Notify;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::testing::{config, folder, job, span};
 use super::*;
-use crate::error::{Error, Result};
+use crate::error::Error;
 use crate::store::Store;
 
 const KIND: Kind = Kind::Download;
 const SOON: Duration = Duration::from_secs(20);
+const LOOK: Duration = Duration::from_millis(20);
 
-fn open(dir: &TempDir, lease_ms: u64) -> (Arc<dyn JobStore>, Config) {
-    let config = Config { lease: span(lease_ms), ..config() };
+/// A store under test.
+struct Place {
+    store: Arc<dyn JobStore>,
+    config: Config,
+    /// Puts a queued record there as another program would have.
+    plant: Box<dyn Fn(Record) -> BoxFuture<'static, ()> + Send + Sync>,
+    /// What must live as long as the store.
+    _keep: Box<dyn Any + Send + Sync>,
+}
+
+/// Opens an empty store whose leases last so many milliseconds.
+type Open = fn(u64) -> BoxFuture<'static, Place>;
+
+fn embedded(lease_ms: u64) -> BoxFuture<'static, Place> {
+    let (dir, config) = (folder(), Config { lease: span(lease_ms), ..config() });
     let (store, _) = Store::open(dir.path()).expect("the store opens");
-    (Arc::new(Embedded::open(store, config.clone(), Scope::All).expect("opens")), config)
+    let store = Arc::new(Embedded::open(store, config.clone(), Scope::All).expect("opens"));
+    let planted = Arc::clone(&store);
+    let plant = Box::new(move |record| {
+        planted.plant(record);
+        Box::pin(async {}) as BoxFuture<'static, ()>
+    });
+    Box::pin(async move { Place { store, config, plant, _keep: Box::new(dir) } })
+}
+
+fn redis(lease_ms: u64) -> BoxFuture<'static, Place> {
+    Box::pin(async move {
+        let (server, config) = (support::Redis::start(), Config { lease: span(lease_ms), ..config() });
+        let address = Address::new(&server.url(), "test").expect("an address");
+        let host: larder_jobs::HostName = "gpu-1".parse().expect("a name");
+        let connection = Connection::new(address.clone());
+        let store = Arc::new(Redis::new(address, config.clone(), host.clone()));
+        let (stop, mut changed) = (CancellationToken::new(), store.changed());
+        let (attending, stopped) = (Arc::clone(&store), stop.clone());
+        tokio::spawn(async move { attending.attend_until(&stopped).await });
+        // It says so when it listens.
+        changed.changed().await.expect("the store lives");
+        let plant = Box::new(move |record| {
+            let (connection, target) = (connection.clone(), Target::Host(host.clone()));
+            let fields = write_record(&Record { target, ..record });
+            let step = Step::new("restore").arg("");
+            let step = fields.iter().fold(step, |step, (name, value)| step.arg(name).arg(value));
+            Box::pin(async move { drop(connection.run(&step).await.expect("planted")) })
+                as BoxFuture<'static, ()>
+        });
+        Place { store, config, plant, _keep: Box::new((stop.drop_guard(), server)) }
+    })
+}
+
+/// Runs each case on each store.
+macro_rules! on_each_store {
+    ($($case:ident)*) => {
+        on_each_store!(@ embedded; $($case)*);
+        on_each_store!(@ redis; $($case)*);
+    };
+    (@ $store:ident; $($case:ident)*) => {
+        mod $store {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $case() {
+                    super::$case(super::$store).await;
+                }
+            )*
+        }
+    };
+}
+use on_each_store;
+
+on_each_store! {
+    a_worker_runs_each_job_once_within_its_slots_and_survives_panics
+    a_drain_hands_back_what_runs_and_takes_nothing_more
+    a_source_that_is_dropped_gives_its_claim_back
+    unreadable_payloads_never_reach_the_worker
+    a_lease_outlives_its_length_reports_progress_and_ends_when_dropped
+    a_cancel_reaches_the_worker_at_once
 }
 
 async fn enqueue(store: &dyn JobStore, repo: &str) -> JobId {
@@ -43,7 +118,7 @@ async fn get(store: &dyn JobStore, id: JobId) -> Record {
     store.get(id).await.expect("reads").expect("is known")
 }
 
-/// Waits until the queue, looked at after each of its changes, is as `done` says.
+/// Waits until the queue is as `done` says. Not every change is announced to everybody.
 async fn until(store: &dyn JobStore, done: impl Fn(&[Record]) -> bool) -> Vec<Record> {
     let mut changed = store.changed();
     let wait = async {
@@ -52,7 +127,7 @@ async fn until(store: &dyn JobStore, done: impl Fn(&[Record]) -> bool) -> Vec<Re
             if done(&all) {
                 return all;
             }
-            changed.changed().await.expect("the store lives");
+            let _ = timeout(LOOK, changed.changed()).await;
         }
     };
     timeout(SOON, wait).await.expect("in time")
@@ -62,10 +137,9 @@ fn all_in(state: State) -> impl Fn(&[Record]) -> bool {
     move |all| all.iter().all(|record| record.state == state)
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_runs_each_job_once_within_its_slots_and_survives_panics() {
-    let dir = folder();
-    let (store, config) = open(&dir, 5_000);
+async fn a_worker_runs_each_job_once_within_its_slots_and_survives_panics(open: Open) {
+    let place = open(5_000).await;
+    let (store, config) = (Arc::clone(&place.store), &place.config);
     for n in 0..50 {
         enqueue(&*store, &format!("a/{n}")).await;
     }
@@ -116,10 +190,9 @@ async fn a_worker_runs_each_job_once_within_its_slots_and_survives_panics() {
     timeout(SOON, worker).await.expect("ends").expect("no panic").expect("no error");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_drain_hands_back_what_runs_and_takes_nothing_more() {
-    let dir = folder();
-    let (store, config) = open(&dir, 5_000);
+async fn a_drain_hands_back_what_runs_and_takes_nothing_more(open: Open) {
+    let place = open(5_000).await;
+    let (store, config) = (Arc::clone(&place.store), &place.config);
     for n in 0..10 {
         enqueue(&*store, &format!("a/{n}")).await;
     }
@@ -145,10 +218,9 @@ async fn a_drain_hands_back_what_runs_and_takes_nothing_more() {
     assert!(all.iter().all(|record| (record.state, record.attempts) == (State::Queued, 0)), "{all:?}");
 }
 
-#[tokio::test]
-async fn a_source_that_is_dropped_gives_its_claim_back() {
-    let dir = folder();
-    let (store, config) = open(&dir, 60_000);
+async fn a_source_that_is_dropped_gives_its_claim_back(open: Open) {
+    let place = open(60_000).await;
+    let (store, config) = (Arc::clone(&place.store), &place.config);
     let id = enqueue(&*store, "a/b").await;
     let source = Source::start(Arc::clone(&store), KIND, 1, config.lease.get(), CancellationToken::new());
     let wait = async {
@@ -163,18 +235,14 @@ async fn a_source_that_is_dropped_gives_its_claim_back() {
     assert_eq!(all[0].attempts, 0);
 }
 
-#[tokio::test]
-async fn unreadable_payloads_never_reach_the_worker() {
-    let dir = folder();
-    let config = config();
-    let (store, _) = Store::open(dir.path()).expect("the store opens");
-    let queue = Embedded::open(store, config.clone(), Scope::All).expect("opens");
+async fn unreadable_payloads_never_reach_the_worker(open: Open) {
+    let place = open(1_000).await;
+    let (store, config) = (Arc::clone(&place.store), &place.config);
     let bad = JobId::new(Timestamp::now(), 1);
     let mut record = rules::accept(&job("a/b"), bad, 0, Timestamp::now()).expect("accepted");
     record.job = serde_json::json!({"v": 2, "kind": "download"});
     record.want = "another".into();
-    queue.plant(record);
-    let store: Arc<dyn JobStore> = Arc::new(queue);
+    (place.plant)(record).await;
     let good = enqueue(&*store, "a/b").await;
     let drain = CancellationToken::new();
     let source = Source::start(Arc::clone(&store), KIND, 1, config.lease.get(), drain.clone());
@@ -189,10 +257,9 @@ async fn unreadable_payloads_never_reach_the_worker() {
     timeout(SOON, worker).await.expect("ends").expect("no panic").expect("no error");
 }
 
-#[tokio::test]
-async fn a_lease_outlives_its_length_reports_progress_and_ends_when_dropped() {
-    let dir = folder();
-    let (store, config) = open(&dir, 300);
+async fn a_lease_outlives_its_length_reports_progress_and_ends_when_dropped(open: Open) {
+    let place = open(300).await;
+    let (store, config) = (Arc::clone(&place.store), &place.config);
     let id = enqueue(&*store, "a/b").await;
     let claimed = claim(&*store).await;
     let stop = CancellationToken::new();
@@ -212,10 +279,9 @@ async fn a_lease_outlives_its_length_reports_progress_and_ends_when_dropped() {
     timeout(SOON, reaper).await.expect("ends").expect("no panic");
 }
 
-#[tokio::test]
-async fn a_cancel_reaches_the_worker_at_once() {
-    let dir = folder();
-    let (store, config) = open(&dir, 600_000);
+async fn a_cancel_reaches_the_worker_at_once(open: Open) {
+    let place = open(600_000).await;
+    let (store, config) = (Arc::clone(&place.store), &place.config);
     let id = enqueue(&*store, "a/b").await;
     let claimed = claim(&*store).await;
     let lease = Lease::start(Arc::clone(&store), &claimed, config.lease.get());
@@ -226,152 +292,4 @@ async fn a_cancel_reaches_the_worker_at_once() {
     let cancelled = Error::new(Reason::Cancelled, "it was cancelled", "ask again");
     lease.settle(Verdict::Cancel(cancelled)).await.expect("settles");
     assert_eq!(get(&*store, id).await.state, State::Cancelled);
-}
-
-/// A store whose connection can be cut.
-struct Cut {
-    inner: Arc<dyn JobStore>,
-    cut: AtomicBool,
-    refused: Notify,
-}
-
-impl Cut {
-    fn check(&self) -> Result<()> {
-        if self.cut.load(Ordering::SeqCst) {
-            self.refused.notify_one();
-            return Err(Error::new(Reason::QueueUnavailable, "the connection is cut", "wait"));
-        }
-        Ok(())
-    }
-}
-
-#[async_trait]
-impl JobStore for Cut {
-    async fn enqueue(&self, job: Job) -> Result<Enqueued> {
-        self.check()?;
-        self.inner.enqueue(job).await
-    }
-    async fn claim(&self, kind: Kind) -> Result<Claimed> {
-        self.check()?;
-        self.inner.claim(kind).await
-    }
-    async fn renew(&self, id: JobId, token: u64, state: State, progress: Progress) -> Result<Renewal> {
-        self.check()?;
-        self.inner.renew(id, token, state, progress).await
-    }
-    async fn settle(&self, id: JobId, token: u64, settlement: Settlement) -> Result<Settled> {
-        self.check()?;
-        self.inner.settle(id, token, settlement).await
-    }
-    async fn cancel(&self, id: JobId, requester: Option<&str>) -> Result<Cancelled> {
-        self.inner.cancel(id, requester).await
-    }
-    async fn get(&self, id: JobId) -> Result<Option<Record>> {
-        self.check()?;
-        self.inner.get(id).await
-    }
-    async fn list(&self, filter: Filter) -> Result<Vec<Record>> {
-        self.inner.list(filter).await
-    }
-    async fn stats(&self) -> Result<Stats> {
-        self.inner.stats().await
-    }
-    async fn retry(&self, id: JobId) -> Result<Record> {
-        self.inner.retry(id).await
-    }
-    async fn redrive(&self, kind: Kind) -> Result<usize> {
-        self.inner.redrive(kind).await
-    }
-    async fn reap(&self) -> Result<Reaped> {
-        self.check()?;
-        self.inner.reap().await
-    }
-    fn changed(&self) -> watch::Receiver<u64> {
-        self.inner.changed()
-    }
-    fn cancellations(&self) -> broadcast::Receiver<JobId> {
-        self.inner.cancellations()
-    }
-}
-
-fn cut(dir: &TempDir, lease_ms: u64) -> (Arc<Cut>, Config) {
-    let (inner, config) = open(dir, lease_ms);
-    (Arc::new(Cut { inner, cut: AtomicBool::new(true), refused: Notify::new() }), config)
-}
-
-#[tokio::test]
-async fn a_store_that_does_not_answer_stops_neither_job_nor_worker() {
-    let dir = folder();
-    let (store, config) = cut(&dir, 3_000);
-    let drain = CancellationToken::new();
-    let source = Source::start(store.clone(), KIND, 1, config.lease.get(), drain.clone());
-    let handler = {
-        let store = Arc::clone(&store);
-        move |assignment: Assignment| {
-            let store = Arc::clone(&store);
-            async move {
-                store.cut.store(true, Ordering::SeqCst);
-                // A renewal fails, the job goes on.
-                store.refused.notified().await;
-                assert_eq!(assignment.lease.stop_cause(), None);
-                let settled = assignment.lease.settle(Verdict::Done(Done::default()));
-                let mend = async {
-                    store.refused.notified().await;
-                    store.refused.notified().await;
-                    store.cut.store(false, Ordering::SeqCst);
-                };
-                let (settled, ()) = tokio::join!(settled, mend);
-                assert!(matches!(settled, Ok(Settled::Done(_))));
-            }
-        }
-    };
-    let worker = tokio::spawn(WorkerBuilder::new("test").backend(source).build(handler).run());
-    store.inner.enqueue(job("a/b")).await.expect("accepted");
-    timeout(SOON, store.refused.notified()).await.expect("a claim is refused");
-    store.cut.store(false, Ordering::SeqCst);
-    let all = until(&*store.inner, all_in(State::Ready)).await;
-    assert_eq!(all[0].attempts, 1);
-    drain.cancel();
-    timeout(SOON, worker).await.expect("ends").expect("no panic").expect("no error");
-}
-
-#[tokio::test]
-async fn a_lost_claim_is_told_and_cannot_settle() {
-    let dir = folder();
-    let (store, config) = cut(&dir, 300);
-    store.cut.store(false, Ordering::SeqCst);
-    let id = store.enqueue(job("a/b")).await.expect("accepted").record.id;
-    let old = claim(&*store).await;
-    let lease = Lease::start(store.clone(), &old, config.lease.get());
-    store.cut.store(true, Ordering::SeqCst);
-    timeout(SOON, store.refused.notified()).await.expect("a renewal fails");
-    tokio::time::sleep(config.lease.get()).await;
-    assert_eq!(store.inner.reap().await.expect("reaps").returned, 1);
-    store.cut.store(false, Ordering::SeqCst);
-    timeout(SOON, lease.stop_requested().cancelled()).await.expect("is told");
-    assert_eq!(lease.stop_cause(), Some(Stop::Lost));
-    let settled = lease.settle(Verdict::Done(Done::default())).await;
-    assert_eq!(settled, Ok(Settled::Fenced));
-    assert_eq!(get(&*store, id).await.state, State::Queued);
-}
-
-#[tokio::test]
-async fn a_reaper_takes_no_job_until_the_store_has_been_back_for_a_lease() {
-    let dir = folder();
-    let (store, config) = cut(&dir, 400);
-    let lease = config.lease.get();
-    store.inner.enqueue(job("a/b")).await.expect("accepted");
-    claim(&*store.inner).await;
-    let stop = CancellationToken::new();
-    let reaper = {
-        let (store, stop) = (store.clone(), stop.clone());
-        tokio::spawn(async move { reap_until(&*store, lease, &stop).await })
-    };
-    tokio::time::sleep(lease * 2).await;
-    store.cut.store(false, Ordering::SeqCst);
-    let back = std::time::Instant::now();
-    until(&*store.inner, all_in(State::Queued)).await;
-    assert!(back.elapsed() >= lease, "the worker could renew for {:?} only", back.elapsed());
-    stop.cancel();
-    reaper.await.expect("no panic");
 }

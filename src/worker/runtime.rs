@@ -51,7 +51,7 @@ async fn perform(job: Job, earlier: u64, lease: Arc<Lease>, context: Context) ->
             let cause = tokio::select! {
                 () = lease.stop_requested().cancelled() => stopped(&lease),
                 () = drain.cancelled() => interrupted(),
-                () = passed(deadline) => missed(),
+                () = passed(&lease, deadline) => missed(),
             };
             stop.cancel();
             cause
@@ -105,10 +105,9 @@ fn missed() -> Error {
     )
 }
 
-async fn passed(deadline: Option<Timestamp>) {
+async fn passed(lease: &Lease, deadline: Option<Timestamp>) {
     let Some(deadline) = deadline else { return std::future::pending().await };
-    let left = deadline.duration_since(Timestamp::now());
-    tokio::time::sleep(Duration::try_from(left).unwrap_or(Duration::ZERO)).await;
+    tokio::time::sleep(lease.until(deadline)).await;
 }
 
 fn verdict(result: Result<Done>, context: &Context) -> Verdict {

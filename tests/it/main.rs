@@ -10,6 +10,7 @@ mod fleet;
 mod interop;
 mod metrics;
 mod queue_input;
+mod redis;
 mod resume;
 mod stage;
 mod store;

@@ -560,10 +560,12 @@ function verbs.stats(kind, ...)
   return counts
 end
 
--- field value ... -> whether it was put: a job that this server has forgotten, unless another one does the same
-function verbs.restore(...)
+-- lease field value ... -> whether it was put: a job that this server has forgotten, unless another one does the
+-- same. A running one is its worker's for a lease from now on, as the worker's own clock may be wrong; '' leaves it
+function verbs.restore(lease, ...)
   local job, list = draft({}), { ... }
   for i = 1, #list, 2 do job[list[i]] = list[i + 1] end
+  if lease ~= '' and RUNNING[job.state] then job.lease_until = int(NOW + lease) end
   if redis.call('EXISTS', P .. 'job:' .. job.id) == 1 then return 1 end
   if joinable(job) and rival(job) then return 0 end
   if tonumber(redis.call('GET', P .. 'seq') or 0) <= tonumber(job.seq) then

@@ -115,7 +115,8 @@ impl Queue {
     /// # Errors
     /// `queue_unavailable`.
     pub async fn list(&self, kinds: &[Kind], state: Option<State>, limit: usize) -> Result<Vec<Record>> {
-        let step = Step::new("list").arg(limit).maybe(state);
+        // Beyond this Redis takes no number for an index.
+        let step = Step::new("list").arg(limit.min(u32::MAX as usize)).maybe(state);
         let step = kinds.iter().fold(step, Step::arg);
         match self.connection.run(&step).await? {
             Value::Array(rows) => Ok(rows.iter().filter_map(|row| row::read(row).ok()).collect()),

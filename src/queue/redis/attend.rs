@@ -83,6 +83,7 @@ impl Redis {
             tokio::select! {
                 message = messages.next() => self.heed(&message?),
                 _ = heartbeat.tick() => self.register(instance, told).await?,
+                () = self.emptied.notified() => self.register(instance, told).await?,
             }
         }
     }

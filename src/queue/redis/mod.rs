@@ -9,6 +9,8 @@ mod attend;
 mod steps;
 
 #[cfg(test)]
+mod backlog;
+#[cfg(test)]
 mod random;
 #[cfg(test)]
 mod tests;
@@ -20,7 +22,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use larder_jobs::client::{Address, Connection, Queue, Server};
 use larder_jobs::{HostName, Hosts, Job, JobId, Kind, Progress, Record, State, Target};
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{Notify, broadcast, watch};
 
 use super::{
     Cancelled, Claimed, Config, Enqueued, Filter, JobStore, Outcome, Reaped, Renewal, Settled, Settlement,
@@ -39,6 +41,8 @@ pub struct Redis {
     changed: watch::Sender<u64>,
     cancelled: broadcast::Sender<JobId>,
     held: Mutex<Held>,
+    /// Redis has lost what runs here, and so this host's registration, too.
+    emptied: Notify,
 }
 
 /// What this process holds.
@@ -72,6 +76,7 @@ impl Redis {
             changed: watch::Sender::new(0),
             cancelled: broadcast::Sender::new(CANCELLATIONS),
             held: Mutex::default(),
+            emptied: Notify::new(),
         }
     }
 

@@ -124,11 +124,11 @@ impl Redis {
         if let Some((state, progress)) = now {
             (record.state, record.progress) = (state, progress);
         }
-        let lease = self.config.lease.get();
-        record.lease_until = Some(rules::after(jiff::Timestamp::now(), lease));
         let fields = write_record(&record);
-        let step = fields.iter().fold(Step::new("restore"), |step, (name, value)| step.arg(name).arg(value));
+        let step = Step::new("restore").arg(self.lease());
+        let step = fields.iter().fold(step, |step, (name, value)| step.arg(name).arg(value));
         let back = matches!(self.run(step).await?, Reply::Int(1));
+        self.emptied.notify_one();
         tracing::warn!(job = %id, back, "the queue has lost a job that runs here: Redis was emptied; the job goes on");
         Ok(true)
     }

@@ -151,7 +151,7 @@ impl Daemon {
 
     /// Waits until `GET path` gives a JSON that `wanted` accepts, and returns it; panics when the time is over.
     #[track_caller]
-    pub fn wait_until(&self, path: &str, timeout: Duration, wanted: impl Fn(&Value) -> bool) -> Value {
+    pub fn wait_until(&self, path: &str, timeout: Duration, mut wanted: impl FnMut(&Value) -> bool) -> Value {
         let start = Instant::now();
         loop {
             let answer = self.get(path);
