@@ -47,7 +47,7 @@ fn sources(below: &str) -> Vec<(PathBuf, String)> {
         for entry in fs::read_dir(&folder).expect("readable").map(|entry| entry.expect("entry").path()) {
             if entry.is_dir() {
                 folders.push(entry);
-            } else if entry.extension().is_some_and(|ending| ending == "rs") {
+            } else if entry.extension().is_some_and(|ending| ending == "rs" || ending == "lua") {
                 let text = fs::read_to_string(&entry).expect("UTF-8");
                 found.push((entry.strip_prefix(root).expect("inside").to_owned(), text));
             }
@@ -140,7 +140,8 @@ fn files_are_small_and_say_what_they_are_for() {
     for (path, text) in &all {
         let lines = text.lines().count();
         assert!(lines <= HARD_LIMIT, "{} has {lines} lines", path.display());
-        assert!(text.starts_with("//!"), "{} does not say what it is for", path.display());
+        let head = if path.extension().is_some_and(|ending| ending == "lua") { "-- " } else { "//!" };
+        assert!(text.starts_with(head), "{} does not say what it is for", path.display());
         long += usize::from(lines > SOFT_LIMIT);
     }
     let allowed = all.len() / SOFT_ONE_IN;

@@ -146,7 +146,7 @@ fn the_document_of_the_queue_says_what_the_program_does() {
         assert!(client.contains(&format!("//! {line}\n")), "the doc test of the client has: {line}");
     }
 
-    let head = read("jobs/src/client/queue.lua");
+    let head = read("jobs/src/client/lua/records.lua");
     let head = head.lines().take_while(|line| line.starts_with("--"));
     let keys: Vec<String> = head
         .filter_map(|line| line.strip_prefix("--   "))

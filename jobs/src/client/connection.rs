@@ -2,7 +2,7 @@
 //!
 //! `redis::aio::ConnectionManager` is not used: it keeps a connection whose answers time out (a peer that
 //! vanished behind a firewall), answers the first command after an outage with the old error, and asks a new
-//! server nothing. Every step of the queue may be repeated (see `queue.lua`), so a step that met a broken
+//! server nothing. Every step of the queue may be repeated (see `lua/`), so a step that met a broken
 //! connection is sent again, for a second or two.
 
 use std::sync::Arc;
@@ -30,9 +30,10 @@ const AGAIN: Duration = Duration::from_millis(50);
 const AGAIN_TIMES: usize = 5;
 
 /// The steps of the queue.
-const SCRIPT: &str = include_str!("queue.lua");
+const SCRIPT: &str =
+    concat!(include_str!("lua/records.lua"), include_str!("lua/rules.lua"), include_str!("lua/steps.lua"));
 
-/// One step: a verb of `queue.lua` and its arguments.
+/// One step: a verb of `lua/steps.lua` and its arguments.
 #[derive(Debug, Clone)]
 pub struct Step(Vec<Vec<u8>>);
 

@@ -1,6 +1,6 @@
 //! The queue of a fleet: records in Redis, shared by every larder that has the same `queue.url`.
 //!
-//! Each step is one atomic script (`jobs/src/client/queue.lua`) by the clock of Redis; this room turns them into a
+//! Each step is one atomic script (`jobs/src/client/lua/`) by the clock of Redis; this room turns them into a
 //! [`JobStore`]. Every step may be repeated after a lost answer, also the claim: it carries a number that is
 //! used once, and a repeated one gets the same job again. What this process runs is remembered here, so that
 //! a Redis that lost its data gets it back.

@@ -1,0 +1,168 @@
+-- The Redis queue of larder: every step of a job as one atomic script.
+--
+-- This file and the two others (rules.lua, steps.lua) are sent as one, in this order.
+-- KEYS[1] is the prefix of all keys, with the one hash tag; ARGV[1] is the verb. What may happen to a job is
+-- defined by larder's pure rules (src/queue/rules.rs); this file says the same in Redis' language, and a
+-- property test runs both side by side. Times are microseconds since the epoch by the clock of this server.
+--
+--   job:<id>              hash     the record, one field each; absent means none
+--   jobs:<kind>:<state>   zset     ids by place in the order of asking; the queued by when they became so
+--   ready:<kind>:<queue>  zset     queued jobs: score -priority, member place .. id
+--   due:<kind>:<queue>    zset     waiting jobs by when they may run
+--   leases                zset     running jobs by when their claim ends
+--   ended                 zset     id:kind:state by when they ended; of those that ended together by id
+--   wants                 hash     queue and want -> the job in flight that does it
+--   key:<text>            string   idempotency key -> id, gone a while after the job ended
+--   claims                hash     the number that a claim came with -> the job that runs under it
+--   seq                   counter  the order of asking
+--   hosts, host:<name>    zset and string: the larders that were there a moment ago
+--   layout                string   the version of these keys
+-- Channels: to:<queue> says "ready <kind>" and "cancel <id>"; about:<id> says the new state.
+
+local P = KEYS[1]
+local CHUNK = 64
+local UNENDED = { 'queued', 'waiting', 'planning', 'fetching', 'verifying' }
+local RUNNING = { planning = true, fetching = true, verifying = true }
+local ENDED = { ready = true, failed = true, cancelled = true }
+
+local clock = redis.call('TIME')
+local NOW = clock[1] * 1000000 + clock[2]
+
+local function int(number) return string.format('%.0f', number) end
+local function given(text) return text ~= '' and text end
+local function number(job, field) return tonumber(job[field] or 0) end
+
+local RAW = {}
+
+local function load(id)
+  -- A key of another type is no job, and must not stop the others.
+  local raw = redis.pcall('HGETALL', P .. 'job:' .. id)
+  -- Any other refusal is told, by asking again.
+  if raw.err and not string.find(raw.err, 'WRONGTYPE', 1, true) then redis.call('HGETALL', P .. 'job:' .. id) end
+  if raw.err or #raw == 0 then return nil end
+  local job = {}
+  for i = 1, #raw, 2 do job[raw[i]] = raw[i + 1] end
+  RAW[job] = raw
+  return job
+end
+
+-- A job to be changed: it reads like `old`, and has as its own fields what differs; `false` is none.
+local function draft(old) return setmetatable({}, { __index = old }) end
+
+-- The record as a list of fields and values; a later one replaces an earlier one.
+local function reply(job, old)
+  local out = old and RAW[old] or RAW[job] or {}
+  if RAW[job] then return out end
+  local n = #out
+  for field, value in pairs(job) do
+    out[n + 1], out[n + 2] = field, value
+    n = n + 2
+  end
+  return out
+end
+
+local function is_whole(job)
+  return job.id and job.kind and job.target and job.want and job.job
+    and (job.state == 'queued' or job.state == 'waiting' or ENDED[job.state]
+      or RUNNING[job.state] and tonumber(job.lease_until))
+    and tonumber(job.seq) and number(job, 'priority') and number(job, 'attempts') and number(job, 'token')
+end
+
+local function joinable(job) return not ENDED[job.state] and not job.cancel end
+
+local function since(job) return tonumber(job.due or job.created_at or 0) or 0 end
+
+-- Where a job lies: the key of its state, and the key of its place, each with score and member.
+local function places(job)
+  local state, seq = job.state, tonumber(job.seq)
+  local by = job.kind .. ':' .. job.target
+  local all = { P .. 'jobs:' .. job.kind .. ':' .. state, state == 'queued' and since(job) or seq, job.id }
+  if state == 'queued' then
+    return all, { P .. 'ready:' .. by, -number(job, 'priority'), string.format('%016.0f', seq) .. job.id }
+  elseif state == 'waiting' then
+    return all, { P .. 'due:' .. by, since(job), job.id }
+  elseif ENDED[state] then
+    return all, { P .. 'ended', tonumber(job.finished_at), job.id .. ':' .. job.kind .. ':' .. state }
+  end
+  return all, { P .. 'leases', tonumber(job.lease_until), job.id }
+end
+
+local function want_of(job) return job.target .. ' ' .. job.want end
+
+-- The job in flight that does the same; one that is not there any more does nothing.
+local function rival(job)
+  local id = redis.call('HGET', P .. 'wants', want_of(job))
+  if not id then return nil end
+  if redis.call('EXISTS', P .. 'job:' .. id) == 1 then return id end
+  redis.call('HDEL', P .. 'wants', want_of(job))
+end
+
+local function move(from, to)
+  local stays = from and from[1] == to[1] and from[3] == to[3]
+  if not stays or from[2] ~= to[2] then redis.call('ZADD', to[1], int(to[2]), to[3]) end
+  if from and not stays then redis.call('ZREM', from[1], from[3]) end
+end
+
+-- Writes what `job` has as its own, and moves it from where `old` (nil for a new job) lay to where it lies now. The
+-- first write is one that Redis refuses when its memory is full, so a refusal changes nothing.
+local function save(old, job)
+  local key, set, gone = P .. 'job:' .. job.id, {}, {}
+  for field, value in pairs(job) do
+    if value then
+      set[#set + 1], set[#set + 2] = field, value
+    elseif old and old[field] then
+      gone[#gone + 1] = field
+    end
+  end
+  if #set > 0 then redis.call('HSET', key, unpack(set)) end
+  if #gone > 0 then redis.call('HDEL', key, unpack(gone)) end
+  local all, place = places(job)
+  local was_all, was_place
+  if old then was_all, was_place = places(old) end
+  move(was_all, all)
+  move(was_place, place)
+  local flew, flies = old and joinable(old), joinable(job)
+  if flies and not flew then
+    redis.call('HSETNX', P .. 'wants', want_of(job), job.id)
+  elseif flew and not flies and redis.call('HGET', P .. 'wants', want_of(old)) == job.id then
+    redis.call('HDEL', P .. 'wants', want_of(old))
+  end
+  local nonce, earlier = job.nonce, old and old.nonce
+  if nonce and nonce ~= earlier then redis.call('HSET', P .. 'claims', nonce, job.id) end
+  if earlier and nonce ~= earlier then redis.call('HDEL', P .. 'claims', earlier) end
+  local state = job.state
+  local same = old and old.state == state
+  if (state == 'queued' or state == 'waiting') and not (same and old.due == job.due) then
+    redis.call('PUBLISH', P .. 'to:' .. job.target, 'ready ' .. job.kind)
+  end
+  if not same then redis.call('PUBLISH', P .. 'about:' .. job.id, state) end
+end
+
+local function names(text)
+  local fine, list = pcall(cjson.decode, text)
+  return fine and type(list) == 'table' and list or {}
+end
+
+local function written(list) return #list > 0 and cjson.encode(list) end
+
+-- Adds a name within the bounds of a record; says whether it is remembered.
+local function remember(job, field, name)
+  local list = names(job[field])
+  for _, known in ipairs(list) do
+    if known == name then return true end
+  end
+  list[#list + 1] = name
+  local text = cjson.encode(list)
+  if #list > 64 or #text > 6144 then return false end
+  job[field] = text
+  return true
+end
+
+local function remember_requester(job, name)
+  if not name or not remember(job, 'requesters', name) then job.anonymous = '1' end
+end
+
+local function remember_key(job, key)
+  if key and remember(job, 'keys', key) then redis.call('SET', P .. 'key:' .. key, job.id) end
+end
+

@@ -1,0 +1,92 @@
+-- What may happen to a job: the same as the pure rules in src/queue/rules.rs.
+
+local function quiet(job)
+  if not job.progress then return end
+  -- The files in flight are the last field; what is not there any more is cut off as text, since this
+  -- language cannot write back every JSON that it reads.
+  local at = string.find(job.progress, ',"active":[', 1, true)
+  if at then job.progress = string.sub(job.progress, 1, at - 1) .. '}' end
+end
+
+local function finish(job, state, retention)
+  job.state = state
+  job.due = false
+  job.lease_until = false
+  job.nonce = false
+  quiet(job)
+  job.finished_at = int(NOW)
+  -- The reaper forgets it at its time; the server does if no reaper is there.
+  local ttl = int(retention / 1000 + 60000)
+  redis.call('PEXPIRE', P .. 'job:' .. job.id, ttl)
+  for _, key in ipairs(names(job.keys)) do redis.call('PEXPIRE', P .. 'key:' .. key, ttl) end
+end
+
+local function fail(job, reason, message, retention)
+  job.reason = reason
+  job.message = message
+  finish(job, 'failed', retention)
+end
+
+local function miss_deadline(job, retention)
+  local before = job.message and ' (before: ' .. job.message .. ')' or ''
+  fail(job, 'deadline_missed', 'the job was not done by its deadline; hint: ask again with a later one, or with none'
+    .. before, retention)
+end
+
+local function call_off(job, retention)
+  job.reason = 'cancelled'
+  finish(job, 'cancelled', retention)
+end
+
+local function snooze(job, reason, message, due, retention)
+  local deadline = tonumber(job.deadline)
+  if deadline and deadline <= due then
+    job.message = message
+    return miss_deadline(job, retention)
+  end
+  job.reason = reason
+  job.message = message
+  job.state = 'waiting'
+  job.due = int(due)
+  quiet(job)
+end
+
+local function requeue(job)
+  job.state = 'queued'
+  job.reason = false
+  job.due = int(NOW)
+  quiet(job)
+end
+
+local function wake(job)
+  local due = tonumber(job.due)
+  if job.state == 'waiting' and not (due and due > NOW) then
+    job.state = 'queued'
+    job.reason = false
+  end
+end
+
+-- Follows the clock, so that a token which this server may have forgotten is never given twice.
+local function next_token(job) return int(math.max(number(job, 'token') + 1, NOW)) end
+
+local function give_attempt_back(job) job.attempts = int(math.max(number(job, 'attempts') - 1, 0)) end
+
+-- What cannot be read becomes a dead letter: a clean record that keeps the payload and says what was wrong.
+local function bury(id, job, kind, target, retention, reason, message, payload)
+  local dead = draft({})
+  dead.v, dead.id, dead.kind, dead.target, dead.want = '1', id, kind, target, job.want or ''
+  dead.seq = tonumber(job.seq) and job.seq or int(redis.call('INCR', P .. 'seq') - 1)
+  dead.created_at = tonumber(job.created_at) and job.created_at or int(NOW)
+  dead.anonymous, dead.job = '1', payload or job.job or cjson.encode(job)
+  fail(dead, reason or 'invalid_request', message
+    or 'the record of the job is damaged; hint: ask for the job again if it is still wanted', retention)
+  -- What it was before is unknown, so every place that it may lie in is looked at.
+  redis.call('DEL', P .. 'job:' .. id)
+  save(nil, dead)
+  redis.call('PEXPIRE', P .. 'job:' .. id, int(retention / 1000 + 60000))
+  for _, state in ipairs(UNENDED) do redis.call('ZREM', P .. 'jobs:' .. kind .. ':' .. state, id) end
+  redis.call('ZREM', P .. 'leases', id)
+  if redis.call('HGET', P .. 'wants', want_of(dead)) == id then redis.call('HDEL', P .. 'wants', want_of(dead)) end
+  if job.nonce then redis.call('HDEL', P .. 'claims', job.nonce) end
+end
+
