@@ -129,8 +129,7 @@ impl Queue {
     /// # Errors
     /// `not_found` for an id that the queue does not know, `queue_unavailable`.
     pub async fn cancel(&self, id: JobId, requester: Option<&str>) -> Result<(Outcome, Record)> {
-        let step =
-            Step::new("cancel").arg(id).maybe(requester).arg(self.retention.as_micros());
+        let step = Step::new("cancel").arg(id).maybe(requester).arg(self.retention.as_micros());
         let reply = self.connection.run(&step).await?;
         if row::text(&reply).is_some() {
             return Err(unknown(id));

@@ -102,7 +102,9 @@ impl Redis {
     async fn register(&self, instance: &str, told: &mut Told) -> Result<()> {
         let step = Step::new("attend").arg(&self.host).arg(instance).arg(BELIEVED.as_millis());
         let reply = self.queue.connection().run(&step).await?;
-        let Reply::Array(parts) = &reply else { return Err(Error::internal("a registration without an answer")) };
+        let Reply::Array(parts) = &reply else {
+            return Err(Error::internal("a registration without an answer"));
+        };
         let emptied = matches!(parts.first(), Some(Reply::Int(1)));
         if emptied && told.registered {
             tracing::warn!(
@@ -129,10 +131,16 @@ impl Redis {
         let place = self.queue.connection().address().place();
         tracing::info!(redis = place, version = server.version, host = %self.host, "the queue is in Redis");
         if !server.append_only {
-            tracing::warn!(redis = place, "Redis runs without an append-only file: a crash of it loses accepted jobs; set appendonly yes");
+            tracing::warn!(
+                redis = place,
+                "Redis runs without an append-only file: a crash of it loses accepted jobs; set appendonly yes"
+            );
         }
         if server.evicts {
-            tracing::warn!(redis = place, "Redis throws keys away when its memory is full, also jobs; set maxmemory-policy noeviction");
+            tracing::warn!(
+                redis = place,
+                "Redis throws keys away when its memory is full, also jobs; set maxmemory-policy noeviction"
+            );
         }
         told.server = Some(server);
     }

@@ -7,9 +7,7 @@ use larder_jobs::{JobId, Kind, Progress, Record, State};
 
 use super::Redis;
 use crate::error::{Error, Result};
-use crate::queue::{
-    Claim, Claimed, Reaped, Renewal, Settled, Settlement, Stats, bounds, observe, rules,
-};
+use crate::queue::{Claim, Claimed, Reaped, Renewal, Settled, Settlement, Stats, bounds, observe, rules};
 
 /// Most jobs that one step of tidying changes, so that Redis is not kept from others.
 const CHUNK: usize = 256;

@@ -183,11 +183,22 @@ async fn what_other_programs_break_is_buried_and_the_queue_goes_on() {
     let mut found: Vec<_> = failed.iter().map(|record| (record.id.to_string(), record.reason)).collect();
     found.sort();
     let damaged = Some(Reason::InvalidRequest);
-    let expected =
-        [(1, damaged), (3, damaged), (4, Some(Reason::UnsupportedVersion)), (5, damaged), (6, damaged), (7, damaged)];
+    let expected = [
+        (1, damaged),
+        (3, damaged),
+        (4, Some(Reason::UnsupportedVersion)),
+        (5, damaged),
+        (6, damaged),
+        (7, damaged),
+    ];
     assert_eq!(found, expected.map(|(n, reason)| (id(n), reason)));
-    assert!(failed.iter().all(|record| record.message.as_deref().is_some_and(|text| text.contains("hint: "))));
-    assert_eq!(failed.iter().find(|record| record.id.to_string() == id(1)).expect("kept").job, json!({"kind": "download"}));
+    assert!(
+        failed.iter().all(|record| record.message.as_deref().is_some_and(|text| text.contains("hint: ")))
+    );
+    assert_eq!(
+        failed.iter().find(|record| record.id.to_string() == id(1)).expect("kept").job,
+        json!({"kind": "download"})
+    );
 }
 
 #[tokio::test]
@@ -209,7 +220,8 @@ async fn a_redis_that_lost_its_data_gets_back_what_runs() {
     assert_eq!(record.state, State::Ready);
     assert_eq!(two.get(id).await.expect("reads").expect("is there").state, State::Ready);
     // Nobody else may bring a job into being.
-    let renewal = two.renew(larder_jobs::JobId::random(record.created_at), 1, State::Fetching, Progress::default());
+    let renewal =
+        two.renew(larder_jobs::JobId::random(record.created_at), 1, State::Fetching, Progress::default());
     assert_eq!(renewal.await, Ok(Renewal::Lost));
 }
 
