@@ -17,9 +17,11 @@ fn the_smallest_job_reads_with_every_default() {
 
 #[test]
 fn the_fullest_job_reads_and_is_written_the_same() {
-    let full = golden("download-full.v1.json");
-    let job = Job::from_json(full.clone()).expect("reads");
-    assert_eq!(serde_json::to_value(&job).expect("writes"), full);
+    for name in ["download-full.v1.json", "download-pool.v1.json", "download-named-host.v1.json"] {
+        let full = golden(name);
+        let job = Job::from_json(full.clone()).expect("reads");
+        assert_eq!(serde_json::to_value(&job).expect("writes"), full);
+    }
 }
 
 #[test]

@@ -64,7 +64,8 @@ impl Sampler {
         let mut counted: Option<Instant> = None;
         while !stop.is_cancelled() {
             let old = self.latest().queue.clone();
-            let (due, failing) = (counted.is_none_or(|at| at.elapsed() >= QUEUE_INTERVAL), failed(old.as_ref()));
+            let (due, failing) =
+                (counted.is_none_or(|at| at.elapsed() >= QUEUE_INTERVAL), failed(old.as_ref()));
             let news = changed.has_changed().unwrap_or(false);
             let counts = if due || news || failing {
                 changed.borrow_and_update();

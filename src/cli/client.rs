@@ -66,8 +66,8 @@ impl Client {
         if let Some(client) = Self::larder(settings).await? {
             return Ok(Some(client));
         }
-        Ok(settings.fleet.clone().map(|(address, host)| {
-            Self { transport: Transport::Fleet(fleet::Client::new(address).on_host(host)) }
+        Ok(settings.fleet.clone().map(|(address, host)| Self {
+            transport: Transport::Fleet(fleet::Client::new(address).on_host(host)),
         }))
     }
 

@@ -78,12 +78,15 @@ async fn somebody_takes(client: &Client, job: &Job) -> Result<()> {
     }
     let (what, hint) = match &target {
         Target::Host(name) => (
-            format!("no larder has been there as host {name} within the last minute, so nobody would stage it"),
+            format!(
+                "no larder has been there as host {name} within the last minute, so nobody would stage it"
+            ),
             "start larder serve on that host, name another with --hosts, or stage into this machine's cache \
              without the fleet: --set queue.url=",
         ),
         Target::Pool | Target::Only => (
-            "no larder of the fleet has been there within the last minute, so nobody would stage it".to_owned(),
+            "no larder of the fleet has been there within the last minute, so nobody would stage it"
+                .to_owned(),
             "start larder serve on a host, or stage into this machine's cache without the fleet: --set queue.url=",
         ),
     };

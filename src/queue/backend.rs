@@ -182,7 +182,7 @@ impl Feeder {
                 }
                 Err(error) => {
                     if pause == PAUSE_MIN {
-                        tracing::warn!(kind = %self.kind, %error, "no job can be claimed; trying on");
+                        tracing::warn!(kind = %self.kind, %error, hint = error.hint(), "no job can be claimed; trying on");
                     }
                     pause = (pause * 2).min(PAUSE_MAX);
                     self.changed.borrow_and_update();

@@ -104,7 +104,8 @@ mod tests {
 
     #[test]
     fn the_largest_record_is_below_32_kib() {
-        let mut record = Record::new(JobId::new(Timestamp::MAX, u128::MAX), Kind::Download, 7, Timestamp::MAX);
+        let mut record =
+            Record::new(JobId::new(Timestamp::MAX, u128::MAX), Kind::Download, 7, Timestamp::MAX);
         record.job = json!("x".repeat(larder_jobs::MAX_PAYLOAD - 2));
         record.want = "ab".repeat(32);
         record.reason = Some(Reason::InsufficientDisk);

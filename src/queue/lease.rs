@@ -188,7 +188,7 @@ pub(super) async fn settle(
         match store.settle(id, token, settlement.clone()).await {
             Err(error) if error.reason() == Reason::QueueUnavailable && begun.elapsed() < patience => {
                 if pause == PAUSE_MIN {
-                    tracing::warn!(job = %id, %error, "the end of an attempt cannot be written yet; trying on");
+                    tracing::warn!(job = %id, %error, hint = error.hint(), "the end of an attempt cannot be written yet; trying on");
                 }
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(longest);
@@ -230,7 +230,7 @@ impl Renewer {
                 }
                 Err(error) => {
                     if !failing {
-                        tracing::warn!(job = %self.id, %error, "a claim cannot be renewed; trying on");
+                        tracing::warn!(job = %self.id, %error, hint = error.hint(), "a claim cannot be renewed; trying on");
                     }
                     failing = true;
                     wait = (self.every / 4).max(PAUSE_MIN).min(self.every);

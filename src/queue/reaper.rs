@@ -46,7 +46,7 @@ pub async fn reap_until(store: &dyn JobStore, lease: Duration, stop: &Cancellati
             }
             Err(error) => {
                 if !failing {
-                    tracing::warn!(%error, "the queue cannot be tidied; trying on");
+                    tracing::warn!(%error, hint = error.hint(), "the queue cannot be tidied; trying on");
                 }
                 answering = None;
                 failing = true;

@@ -126,12 +126,12 @@ pub fn settle(mut record: Record, settlement: Settlement, config: &Config, now: 
             end(record, State::Ready, now)
         }
         Settlement::Fail { reason: Reason::DeadlineMissed, .. } => miss_deadline(record, now),
-        Settlement::Fail { reason, message } => fail(record, reason, &message, now),
+        Settlement::Fail { reason, message } => fail(record, reason, bounds::message(&message), now),
         Settlement::Cancelled => call_off(record, now),
         _ if called_off => call_off(record, now),
         Settlement::Retry { reason, message, .. } if record.attempts >= config.max_attempts => {
-            let attempts = record.attempts;
-            fail(record, reason, &format!("{message} (given up after {attempts} attempts)"), now)
+            let (message, attempts) = (bounds::message(&message), record.attempts);
+            fail(record, reason, format!("{message} (given up after {attempts} attempts)"), now)
         }
         Settlement::Retry { reason, message, after: least } => {
             let least = least.unwrap_or_default().min(MAX_RETRY_AFTER);
@@ -159,7 +159,7 @@ pub fn expire(mut record: Record, config: &Config, now: Timestamp) -> Record {
     if record.attempts >= config.max_attempts {
         let what = format!("the worker vanished in attempt {0} of {0}", record.attempts);
         let hint = "look for a crash in the log of the host, then retry the job";
-        return fail(record, Reason::LeaseLost, &format!("{what}; hint: {hint}"), now);
+        return fail(record, Reason::LeaseLost, format!("{what}; hint: {hint}"), now);
     }
     requeue(record, now)
 }
@@ -212,16 +212,18 @@ pub fn retry(mut record: Record, now: Timestamp) -> Result<Record> {
 /// A job whose payload cannot be read fails and keeps the beginning of the payload.
 pub fn bury(record: Record, now: Timestamp) -> Record {
     let Err(invalid) = record.decode() else { return record };
-    fail(record, invalid.reason(), &Error::from(invalid).message(), now)
+    fail(record, invalid.reason(), bounds::message(&Error::from(invalid).message()), now)
 }
 
 /// The pause after attempt number `attempt` (from 1): it doubles, is bounded, and lies between half of
-/// itself and itself, so that jobs that failed together do not come back together.
+/// itself and itself, so that jobs that failed together do not come back together. Whole microseconds, which is
+/// as exact as every store keeps a time.
 pub fn backoff(id: JobId, attempt: u32, config: &Config) -> Duration {
     let doublings = attempt.saturating_sub(1).min(31);
     let full = config.backoff_min.get().saturating_mul(1 << doublings).min(config.backoff_max.get());
     let hash = crc32fast::hash(format!("{id}/{attempt}").as_bytes());
-    full.mul_f64(0.5 + 0.5 * f64::from(hash) / f64::from(u32::MAX))
+    let pause = full.mul_f64(0.5 + 0.5 * f64::from(hash) / f64::from(u32::MAX));
+    Duration::new(pause.as_secs(), pause.subsec_micros() * 1_000)
 }
 
 /// `now` and `wait`, or the end of time.
@@ -230,12 +232,11 @@ pub(super) fn after(now: Timestamp, wait: Duration) -> Timestamp {
 }
 
 fn snooze(mut record: Record, reason: Reason, message: &str, due: Timestamp, now: Timestamp) -> Record {
+    record.message = Some(bounds::message(message));
     if record.deadline.is_some_and(|deadline| deadline <= due) {
-        record.message = Some(message.to_owned());
         return miss_deadline(record, now);
     }
     record.reason = Some(reason);
-    record.message = Some(bounds::message(message));
     record.state = State::Waiting;
     record.due = Some(due);
     record.progress.active.clear();
@@ -256,7 +257,7 @@ fn miss_deadline(record: Record, now: Timestamp) -> Record {
     let message = format!(
         "the job was not done by its deadline; hint: ask again with a later one, or with none{before}"
     );
-    fail(record, Reason::DeadlineMissed, &message, now)
+    fail(record, Reason::DeadlineMissed, message, now)
 }
 
 fn call_off(mut record: Record, now: Timestamp) -> Record {
@@ -264,9 +265,10 @@ fn call_off(mut record: Record, now: Timestamp) -> Record {
     end(record, State::Cancelled, now)
 }
 
-fn fail(mut record: Record, reason: Reason, message: &str, now: Timestamp) -> Record {
+/// `message` is within its bound but for what these rules say themselves, which is never cut off.
+fn fail(mut record: Record, reason: Reason, message: String, now: Timestamp) -> Record {
     record.reason = Some(reason);
-    record.message = Some(bounds::message(message));
+    record.message = Some(message);
     if record.decode().is_err() {
         record.job = clipped_payload(&record.job);
     }

@@ -1,9 +1,10 @@
 //! The house keeps its shape: arrows between rooms point downwards, files stay small, and the crates that are
 //! walled in are named only where they are walled in.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// Floors from the bottom; a room may use rooms of lower floors, and of its own floor only itself.
 const FLOORS: &[&[&str]] = &[
@@ -24,10 +25,15 @@ const WALLS: &[(&str, &[&str])] = &[
     ("apalis_core", &["queue/backend.rs"]),
     ("apalis", &["queue/backend.rs", "worker/runtime.rs"]),
     ("reqwest", &["hub/", "cli/client.rs"]),
+    // The room of that name; the crate is larder-jobs' alone.
+    ("redis", &["queue/mod.rs"]),
     ("indicatif", &["cli/"]),
     ("clap", &["cli/"]),
     ("metrics_exporter_prometheus", &["metrics.rs", "api/mod.rs", "serve.rs"]),
 ];
+/// Crates behind larder-jobs, itself included: exactly, and at most with the feature `client`.
+const LETTERBOX: usize = 28;
+const LETTERBOX_CLIENT: usize = 95;
 const HARD_LIMIT: usize = 600;
 /// At most one file in so many may be longer than the soft limit.
 const SOFT_LIMIT: usize = 400;
@@ -156,4 +162,34 @@ fn the_letterbox_stays_light() {
         required,
         ["bytesize", "humantime", "jiff", "serde", "serde_json", "serde_path_to_error", "thiserror", "ulid"]
     );
+}
+
+/// Names and versions of everything that larder-jobs is built from.
+fn behind_the_letterbox(features: &[&str]) -> BTreeSet<String> {
+    let mut tree = Command::new(env!("CARGO"));
+    tree.args(["tree", "--offline", "--locked", "-p", "larder-jobs", "-e", "normal", "--prefix", "none"]);
+    let output = tree.args(features).current_dir(env!("CARGO_MANIFEST_DIR")).output().expect("cargo runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let lines = String::from_utf8(output.stdout).expect("UTF-8");
+    lines.lines().map(|line| line.trim_end_matches(" (*)").to_owned()).collect()
+}
+
+#[test]
+fn little_is_behind_the_letterbox() {
+    let plain = behind_the_letterbox(&[]);
+    assert_eq!(plain.len(), LETTERBOX, "{plain:#?}");
+    for heavy in ["tokio ", "redis ", "reqwest ", "sled ", "rustls "] {
+        assert!(!plain.iter().any(|name| name.starts_with(heavy)), "{heavy}");
+    }
+    let client = behind_the_letterbox(&["--features", "client"]);
+    assert!(client.len() <= LETTERBOX_CLIENT, "{}: {client:#?}", client.len());
+    assert!(client.iter().any(|name| name.starts_with("redis ")), "the feature brings the client");
+}
+
+#[test]
+fn only_the_letterbox_depends_on_redis() {
+    let manifest =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml")).expect("reads");
+    let package = manifest.split("[package]").nth(1).expect("the section");
+    assert!(!package.lines().any(|line| line.starts_with("redis")), "the server asks larder-jobs");
 }

@@ -108,3 +108,74 @@ fn the_readme_names_the_first_commands() {
     }
     assert!(root().join("tests/run.sh").is_file());
 }
+
+/// What stands between backticks.
+fn quoted(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().flat_map(|line| line.split('`').skip(1).step_by(2))
+}
+
+#[test]
+fn every_key_that_a_document_names_exists() {
+    let shown = larder().run(&["config", "show", "--json"]).expect_code(0).json();
+    let shown = shown.as_array().expect("keys").iter();
+    let keys: Vec<&str> = shown.map(|key| key["key"].as_str().expect("a key")).collect();
+    let sections: Vec<&str> = keys.iter().filter_map(|key| key.split('.').next()).collect();
+    let is_key = |word: &str| {
+        let (section, rest) = word.split_once('.').unwrap_or((word, ""));
+        let fits = |c: char| c.is_ascii_lowercase() || matches!(c, '_' | '.');
+        sections.contains(&section) && !rest.is_empty() && rest.chars().all(fits)
+    };
+    let mut named = 0;
+    for path in ["README.md", "docs/queue.md", "docs/api.md", "docs/architecture.md", "docs/reasons.md"] {
+        for word in quoted(&read(path)).filter(|word| is_key(word)) {
+            let is_file =
+                [".toml", ".rs", ".lua", ".json", ".sock", ".md"].iter().any(|end| word.ends_with(end));
+            assert!(is_file || keys.contains(&word), "{path} names {word}, which is no key");
+            named += usize::from(!is_file);
+        }
+    }
+    assert!(named >= 20, "keys are found: {named}");
+}
+
+#[test]
+fn the_document_of_the_queue_says_what_the_program_does() {
+    let (text, client) = (read("docs/queue.md"), read("jobs/src/client/mod.rs"));
+    let example =
+        text.split("```rust\n").nth(1).and_then(|rest| rest.split("```").next()).expect("an example");
+    for line in example.lines() {
+        assert!(client.contains(&format!("//! {line}\n")), "the doc test of the client has: {line}");
+    }
+
+    let head = read("jobs/src/client/queue.lua");
+    let head = head.lines().take_while(|line| line.starts_with("--"));
+    let keys: Vec<String> = head
+        .filter_map(|line| line.strip_prefix("--   "))
+        .flat_map(|line| line.split("  ").next().unwrap_or_default().split(", ").map(str::to_owned))
+        .collect();
+    assert!(keys.len() >= 12, "{keys:?}");
+    for key in &keys {
+        assert!(quoted(&text).any(|word| word == key), "docs/queue.md lists {key}");
+    }
+
+    let sources = ["jobs/src/client/error.rs", "jobs/src/client/server.rs", "src/queue/redis/attend.rs"];
+    let sources = sources.map(read).concat();
+    let table = text.split("## When something is wrong").nth(1).and_then(|rest| rest.split("\n## ").next());
+    let rows = table.expect("the section").lines().filter(|line| line.starts_with("| `"));
+    let symptoms: Vec<&str> =
+        rows.flat_map(|row| quoted(row.split('|').nth(1).unwrap_or_default())).collect();
+    assert!(symptoms.len() >= 9, "{symptoms:?}");
+    for symptom in symptoms {
+        for part in symptom.split('…') {
+            assert!(sources.contains(part.trim()), "larder says `{}`", part.trim());
+        }
+    }
+
+    let defaults = read("config/default.toml");
+    for (key, shown) in [
+        ("max_queued = 100000", "100,000"),
+        ("max_finished = 10000", "10,000"),
+        ("retention = \"7d\"", "7 days"),
+    ] {
+        assert!(defaults.contains(key) && text.contains(shown), "{key}: {shown}");
+    }
+}

@@ -39,7 +39,10 @@ impl Address {
         // The URL itself is never part of a message: it may carry a password.
         let scheme = url.split(':').next().unwrap_or_default();
         if !["redis", "rediss", "redis+unix", "unix"].contains(&scheme) {
-            return Err(wrong(&format!("begins with `{}`, which is no Redis", crate::invalid::shown(scheme))));
+            return Err(wrong(&format!(
+                "begins with `{}`, which is no Redis",
+                crate::invalid::shown(scheme)
+            )));
         }
         if url.contains('#') {
             return Err(wrong("has a part behind `#`; certificates are always checked"));
@@ -102,6 +105,10 @@ impl Address {
         self.info.redis_settings().username().unwrap_or("default")
     }
 
+    pub(super) fn has_tls(&self) -> bool {
+        matches!(self.info.addr(), ConnectionAddr::TcpTls { .. })
+    }
+
     pub(super) fn client(&self) -> Result<redis::Client, redis::RedisError> {
         #[cfg(feature = "tls")]
         if let Some(ca) = &self.ca {
@@ -116,7 +123,11 @@ fn shown(address: &ConnectionAddr) -> String {
     match address {
         ConnectionAddr::Unix(path) => path.display().to_string(),
         ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => {
-            if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+            if host.contains(':') {
+                format!("[{host}]:{port}")
+            } else {
+                format!("{host}:{port}")
+            }
         }
         other => other.to_string(),
     }
@@ -161,8 +172,13 @@ mod tests {
 
     #[test]
     fn what_is_no_address_is_refused_without_showing_it() {
-        for url in ["http://:secret@h", "redis://:secret@h:x", "redis://:secret@h/x", "rediss://:secret@h#insecure", ""]
-        {
+        for url in [
+            "http://:secret@h",
+            "redis://:secret@h:x",
+            "redis://:secret@h/x",
+            "rediss://:secret@h#insecure",
+            "",
+        ] {
             let error = Address::new(url, "larder").expect_err(url);
             assert_eq!(error.reason(), Reason::InvalidRequest);
             assert!(!error.to_string().contains("secret"), "{error}");

@@ -13,7 +13,7 @@ use futures_util::StreamExt as _;
 use redis::aio::{MultiplexedConnection, PubSubSink, PubSubStream};
 use redis::{AsyncConnectionConfig, ErrorKind, RedisError, Script, ServerErrorKind, Value};
 use tokio::sync::Mutex;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::address::Address;
 use super::error::{self, Error, Result};
@@ -66,8 +66,16 @@ pub struct Connection {
 struct Inner {
     address: Address,
     script: Script,
-    /// The connection in use, with a number that tells it from the one before.
-    current: Mutex<(u64, Option<(MultiplexedConnection, Server)>)>,
+    current: Mutex<Current>,
+}
+
+#[derive(Default)]
+struct Current {
+    /// Tells a connection from the one before.
+    number: u64,
+    open: Option<(MultiplexedConnection, Server)>,
+    /// The last attempt that failed, and when: whoever waited for it need not wait for one of his own.
+    failed: Option<(Instant, Fault)>,
 }
 
 impl std::fmt::Debug for Connection {
@@ -85,8 +93,8 @@ impl Connection {
     /// The same with steps of another kind; a test puts its own clock in.
     #[doc(hidden)]
     pub fn with_script(address: Address, script: &str) -> Self {
-        let current = Mutex::new((0, None));
-        Self { inner: Arc::new(Inner { address, script: Script::new(script), current }) }
+        let script = Script::new(script);
+        Self { inner: Arc::new(Inner { address, script, current: Mutex::default() }) }
     }
 
     /// The text of the steps.
@@ -150,31 +158,50 @@ impl Connection {
     /// As [`Connection::server`].
     pub async fn listen(&self, channels: &[String]) -> Result<Messages> {
         let address = &self.inner.address;
-        let explain = |error: RedisError| error::explain(address.place(), address.user(), &error);
+        let explain = |error: RedisError| error::explain(address, &error);
         let client = address.client().map_err(explain)?;
         let open = async {
             let (mut sink, stream) = client.get_async_pubsub().await?.split();
-            let channels: Vec<_> = channels.iter().map(|name| format!("{}{name}", address.prefix())).collect();
+            let channels: Vec<_> =
+                channels.iter().map(|name| format!("{}{name}", address.prefix())).collect();
             sink.subscribe(channels).await?;
             Ok((sink, stream))
         };
         let (sink, stream) = timeout(CONNECT, open)
             .await
-            .map_err(|_| error::silent(address.place(), CONNECT.as_secs()))?
+            .map_err(|_| error::silent(address, CONNECT.as_secs()))?
             .map_err(explain)?;
         Ok(Messages { sink, stream, address: address.clone() })
     }
 
     /// The connection in use, or a new one.
     async fn open(&self) -> Result<(u64, MultiplexedConnection, Server), Fault> {
+        let asked = Instant::now();
         let mut current = self.inner.current.lock().await;
-        if let (number, Some((connection, server))) = &*current {
-            return Ok((*number, connection.clone(), server.clone()));
+        if let Some((connection, server)) = &current.open {
+            return Ok((current.number, connection.clone(), server.clone()));
         }
+        if let Some((at, fault)) = &current.failed
+            && *at >= asked
+        {
+            return Err(fault.clone());
+        }
+        match self.connect().await {
+            Ok((connection, server)) => {
+                current.number += 1;
+                current.open = Some((connection.clone(), server.clone()));
+                Ok((current.number, connection, server))
+            }
+            Err(fault) => {
+                current.failed = Some((Instant::now(), fault.clone()));
+                Err(fault)
+            }
+        }
+    }
+
+    async fn connect(&self) -> Result<(MultiplexedConnection, Server), Fault> {
         let address = &self.inner.address;
-        let explain = |error: RedisError| {
-            Fault(error::explain(address.place(), address.user(), &error), passes(&error))
-        };
+        let explain = |error: RedisError| Fault(error::explain(address, &error), passes(&error));
         let client = address.client().map_err(explain)?;
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT))
@@ -184,14 +211,12 @@ impl Connection {
             let server = Server::ask(&mut connection, address.prefix()).await?;
             Ok((connection, server))
         };
-        let (connection, server) = timeout(CONNECT + ANSWER, greet)
+        let (connection, server) = timeout(ANSWER, greet)
             .await
-            .map_err(|_| Fault(error::silent(address.place(), ANSWER.as_secs()), false))?
+            .map_err(|_| Fault(error::silent(address, ANSWER.as_secs()), false))?
             .map_err(explain)?;
         server.check(address.place()).map_err(|error| Fault(error, false))?;
-        current.0 += 1;
-        current.1 = Some((connection.clone(), server.clone()));
-        Ok((current.0, connection, server))
+        Ok((connection, server))
     }
 
     /// What a step that failed means; a connection that is of no more use is given up.
@@ -207,23 +232,24 @@ impl Connection {
         if replaced {
             self.give_up(number).await;
         }
-        Fault(error::explain(address.place(), address.user(), error), passes(error))
+        Fault(error::explain(address, error), passes(error))
     }
 
     async fn silent(&self, number: u64) -> Error {
         self.give_up(number).await;
-        error::silent(self.inner.address.place(), ANSWER.as_secs())
+        error::silent(&self.inner.address, ANSWER.as_secs())
     }
 
     async fn give_up(&self, number: u64) {
         let mut current = self.inner.current.lock().await;
-        if current.0 == number {
-            current.1 = None;
+        if current.number == number {
+            current.open = None;
         }
     }
 }
 
 /// A failed step, and whether the next moment may bring a better answer.
+#[derive(Clone)]
 struct Fault(Error, bool);
 
 fn passes(error: &RedisError) -> bool {
@@ -262,8 +288,8 @@ impl Messages {
                 Err(_) => {
                     timeout(ANSWER, self.sink.ping::<Value>())
                         .await
-                        .map_err(|_| error::silent(address.place(), ANSWER.as_secs()))?
-                        .map_err(|error| error::explain(address.place(), address.user(), &error))?;
+                        .map_err(|_| error::silent(address, ANSWER.as_secs()))?
+                        .map_err(|error| error::explain(address, &error))?;
                 }
             }
         }

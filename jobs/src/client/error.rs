@@ -2,6 +2,8 @@
 
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 
+use super::address::Address;
+use super::connection::Connection;
 use crate::{Invalid, Reason};
 
 /// The result of everything that asks the queue.
@@ -50,21 +52,23 @@ pub(super) fn unavailable(place: &str, what: &str, hint: impl Into<String>) -> E
 }
 
 /// Nothing came within the time that an answer may take.
-pub(super) fn silent(place: &str, seconds: u64) -> Error {
-    unavailable(
-        place,
-        &format!("gave no answer within {seconds} s"),
-        "see whether it is overloaded, frozen or behind a firewall; larder tries on",
-    )
+pub(super) fn silent(address: &Address, seconds: u64) -> Error {
+    let hint = format!("see whether it is overloaded, frozen or behind a firewall{}", or_no_tls(address));
+    unavailable(address.place(), &format!("gave no answer within {seconds} s"), hint)
+}
+
+/// A server that expects something else than TLS waits for the rest of it.
+fn or_no_tls(address: &Address) -> &'static str {
+    if address.has_tls() { "; if that port has no TLS write redis://" } else { "; larder tries on" }
 }
 
 /// A failure that the library reports, in words that lead somewhere.
-pub(super) fn explain(place: &str, user: &str, error: &RedisError) -> Error {
-    let text = error.to_string();
+pub(super) fn explain(address: &Address, error: &RedisError) -> Error {
+    let (place, user, text) = (address.place(), address.user(), error.to_string());
     let said = error.detail().map_or_else(|| text.clone(), str::to_owned);
     let code = error.code().unwrap_or_default();
-    if code == "NOPERM" || text.contains("no permissions") || text.contains("No permissions") {
-        return denied(place, user, &said);
+    if code == "NOPERM" || DENIALS.iter().any(|words| text.contains(words)) {
+        return denied(address, &text);
     }
     if code == "WRONGPASS" || code == "NOAUTH" || error.kind() == ErrorKind::AuthenticationFailed {
         let hint = "correct user and password: queue.username and queue.password_file, or those in queue.url";
@@ -86,7 +90,7 @@ pub(super) fn explain(place: &str, user: &str, error: &RedisError) -> Error {
             Error::new(Reason::InvalidRequest, format!("queue.url: {said}"), ADDRESS_HINT)
         }
         ErrorKind::Parse | ErrorKind::UnexpectedReturnType => not_redis(place),
-        ErrorKind::Io => unreachable(place, error, &text),
+        ErrorKind::Io => unreachable(address, error, &text),
         _ if text.contains("invalid response") => not_redis(place),
         _ if text.contains("DB index is out of range") => Error::new(
             Reason::InvalidRequest,
@@ -115,37 +119,117 @@ pub(super) fn read_only(place: &str) -> Error {
     unavailable(place, "is a read-only replica", "point queue.url at the master; larder tries on")
 }
 
-fn unreachable(place: &str, error: &RedisError, text: &str) -> Error {
+fn unreachable(address: &Address, error: &RedisError, text: &str) -> Error {
+    let place = address.place();
     if error.is_timeout() {
-        return unavailable(place, "cannot be reached in time", "see whether it runs and the network lets it through");
+        let hint = format!("see whether it runs and the network lets it through{}", or_no_tls(address));
+        return unavailable(place, "cannot be reached in time", hint);
     }
     if text.contains("certificate") || text.contains("UnknownIssuer") {
         let hint = "name the CA that signed it in queue.ca_file, and a host name that the certificate has";
         return unavailable(place, &format!("has a certificate that is not trusted: {text}"), hint);
     }
     if text.contains("corrupt message") || text.contains("InvalidContentType") {
-        return unavailable(place, "does not speak TLS", "write redis:// instead of rediss://, or the port that has TLS");
+        return unavailable(
+            place,
+            "does not speak TLS",
+            "write redis:// instead of rediss://, or the port that has TLS",
+        );
     }
     let closed = ["reset", "closed", "broken pipe", "unexpected end", "eof", "disconnect"];
     if closed.iter().any(|word| text.to_lowercase().contains(word)) {
         let hint = "see whether it restarts; if it wants TLS write rediss:// in queue.url; larder tries on";
         return unavailable(place, "closed the connection", hint);
     }
-    unavailable(place, &format!("cannot be reached: {text}"), "see whether it runs (redis-cli ping); larder tries on")
-}
-
-/// The user lacks a right; the server says which.
-fn denied(place: &str, user: &str, said: &str) -> Error {
-    let rule = if said.contains("channel") {
-        "the channels: &{NAMESPACE}:*".to_owned()
-    } else if said.contains("key") && !said.contains("command") {
-        "the keys: ~{NAMESPACE}:*".to_owned()
-    } else {
-        said.split('\'').nth(1).map_or_else(|| "the command".to_owned(), |name| format!("the command: +{name}"))
-    };
     unavailable(
         place,
-        &format!("denies the user `{user}` something that larder needs: {said}"),
-        format!("grant {rule} (ACL SETUSER {user} …); docs/queue.md lists every rule"),
+        &format!("cannot be reached: {text}"),
+        "see whether it runs (redis-cli ping); larder tries on",
     )
+}
+
+/// How the versions of Redis say that a user lacks a right, in a script and outside.
+const DENIALS: [&str; 3] = ["no permissions", "No permissions", "user executing the script can't"];
+
+/// The user lacks a right.
+fn denied(address: &Address, said: &str) -> Error {
+    let (place, user, prefix) = (address.place(), address.user(), address.prefix());
+    let what = |thing: &str| format!("denies the user `{user}` what larder needs: {thing}");
+    let grant = |rules: &str| {
+        format!("grant it: ACL SETUSER {user} {rules}; docs/queue.md has all that larder needs")
+    };
+    let commands = commands_in(said);
+    if !commands.is_empty() {
+        let rules: Vec<_> = commands.iter().map(|name| format!("+{name}")).collect();
+        return unavailable(
+            place,
+            &what(&format!("to run {}", commands.join(", "))),
+            grant(&rules.join(" ")),
+        );
+    }
+    let (thing, sign) = match () {
+        () if said.contains("channel") => ("channels", '&'),
+        () if said.contains("key") => ("keys", '~'),
+        () => return unavailable(place, &what(said), grant("…")),
+    };
+    unavailable(place, &what(&format!("the {thing} {prefix}*")), grant(&format!("{sign}{prefix}*")))
+}
+
+/// The commands that a denial is about. Of a script, Redis before 7.2 says only which line it did not get past.
+fn commands_in(said: &str) -> Vec<String> {
+    if let Some(name) = said.split("run the '").nth(1).and_then(|rest| rest.split('\'').next()) {
+        return vec![name.to_lowercase()];
+    }
+    if !said.contains("can't run this command") {
+        return Vec::new();
+    }
+    let number = |part: &str| {
+        let end = part.find(|c: char| !c.is_ascii_digit()).unwrap_or(part.len());
+        part[..end].parse::<usize>().ok()?.checked_sub(1)
+    };
+    let line = said.split("@user_script:").skip(1).find_map(number);
+    let text = line.and_then(|line| Connection::script().lines().nth(line)).unwrap_or_default();
+    let names = text.split("call('").skip(1).filter_map(|rest| rest.split('\'').next());
+    names.map(str::to_lowercase).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_denial_names_the_rule_that_is_missing() {
+        let address = Address::new("redis://larder@h", "larder").expect("an address");
+        let line = 1 + Connection::script()
+            .lines()
+            .position(|line| line.contains("'PUBLISH'"))
+            .expect("it publishes");
+        let in_script = |said: &str| format!("{said} script: 08be, on @user_script:{line}.");
+        for (said, rule) in [
+            ("this user has no permissions to run the 'info' command".to_owned(), "+info;"),
+            ("User larder has no permissions to run the 'script|load' command".to_owned(), "+script|load;"),
+            (
+                "this user has no permissions to access one of the keys used as arguments".to_owned(),
+                "~{larder}:*;",
+            ),
+            ("No permissions to access a channel".to_owned(), "&{larder}:*;"),
+            (in_script("The user executing the script can't run this command or subcommand"), "+publish;"),
+            (
+                in_script(
+                    "The user executing the script can't access at least one of the keys mentioned in the command \
+                     arguments",
+                ),
+                "~{larder}:*;",
+            ),
+            (
+                in_script(
+                    "The user executing the script can't publish to the channel mentioned in the command",
+                ),
+                "&{larder}:*;",
+            ),
+        ] {
+            let error = denied(&address, &said);
+            assert!(error.hint().contains(&format!("ACL SETUSER larder {rule}")), "{said}: {error}");
+        }
+    }
 }

@@ -36,10 +36,10 @@ pub use address::Address;
 pub use connection::{Connection, Messages, Step};
 pub use error::{Error, Result};
 pub use queue::{Outcome, Queue, strange};
-pub use row::{Unreadable, read as read_record, text as reply_text, write as write_record};
-pub use server::{LAYOUT, Server};
 /// A reply of the server.
 pub use redis::Value as Reply;
+pub use row::{Unreadable, read as read_record, text as reply_text, write as write_record};
+pub use server::{LAYOUT, Server};
 
 /// How often a job that is waited for is looked at, should its announcement get lost.
 const LOOK: Duration = Duration::from_secs(2);

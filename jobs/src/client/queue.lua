@@ -9,10 +9,10 @@
 --   ready:<kind>:<queue>  zset     queued jobs: score -priority, member place .. id
 --   due:<kind>:<queue>    zset     waiting jobs by when they may run
 --   leases                zset     running jobs by when their claim ends
---   ended                 zset     kind:state:id by when they ended
+--   ended                 zset     id:kind:state by when they ended; of those that ended together by id
 --   wants                 hash     queue and want -> the job in flight that does it
 --   key:<text>            string   idempotency key -> id, gone a while after the job ended
---   claimed:<nonce>       string   the id that a claim was answered with, for one lease
+--   claims                hash     the number that a claim came with -> the job that runs under it
 --   seq                   counter  the order of asking
 --   hosts, host:<name>    zset and string: the larders that were there a moment ago
 --   layout                string   the version of these keys
@@ -21,7 +21,6 @@
 local P = KEYS[1]
 local CHUNK = 64
 local UNENDED = { 'queued', 'waiting', 'planning', 'fetching', 'verifying' }
-local NO_PROGRESS = '{"commit":null,"bytes_total":null,"bytes_done":0,"bytes_fetched":0,"files_total":null,"files_done":0}'
 local RUNNING = { planning = true, fetching = true, verifying = true }
 local ENDED = { ready = true, failed = true, cancelled = true }
 
@@ -29,22 +28,37 @@ local clock = redis.call('TIME')
 local NOW = clock[1] * 1000000 + clock[2]
 
 local function int(number) return string.format('%.0f', number) end
-local function given(text) if text ~= '' then return text end end
+local function given(text) return text ~= '' and text end
+local function number(job, field) return tonumber(job[field] or 0) end
 
 -- Records -------------------------------------------------------------------------------------------------
 
+local RAW = {}
+
 local function load(id)
   -- A key of another type is no job, and must not stop the others.
-  local flat = redis.pcall('HGETALL', P .. 'job:' .. id)
-  if flat.err or #flat == 0 then return nil end
+  local raw = redis.pcall('HGETALL', P .. 'job:' .. id)
+  -- Any other refusal is told, by asking again.
+  if raw.err and not string.find(raw.err, 'WRONGTYPE', 1, true) then redis.call('HGETALL', P .. 'job:' .. id) end
+  if raw.err or #raw == 0 then return nil end
   local job = {}
-  for i = 1, #flat, 2 do job[flat[i]] = flat[i + 1] end
+  for i = 1, #raw, 2 do job[raw[i]] = raw[i + 1] end
+  RAW[job] = raw
   return job
 end
 
-local function flat(job)
-  local out = {}
-  for field, value in pairs(job) do out[#out + 1] = field; out[#out + 1] = value end
+-- A job to be changed: it reads like `old`, and has as its own fields what differs; `false` is none.
+local function draft(old) return setmetatable({}, { __index = old }) end
+
+-- The record as a list of fields and values; a later one replaces an earlier one.
+local function reply(job, old)
+  local out = old and RAW[old] or RAW[job] or {}
+  if RAW[job] then return out end
+  local n = #out
+  for field, value in pairs(job) do
+    out[n + 1], out[n + 2] = field, value
+    n = n + 2
+  end
   return out
 end
 
@@ -52,32 +66,26 @@ local function is_whole(job)
   return job.id and job.kind and job.target and job.want and job.job
     and (job.state == 'queued' or job.state == 'waiting' or ENDED[job.state]
       or RUNNING[job.state] and tonumber(job.lease_until))
-    and tonumber(job.seq) and tonumber(job.priority) and tonumber(job.attempts) and tonumber(job.token)
+    and tonumber(job.seq) and number(job, 'priority') and number(job, 'attempts') and number(job, 'token')
 end
-
-local function time(job, field) return tonumber(job[field]) end
 
 local function joinable(job) return not ENDED[job.state] and not job.cancel end
 
-local function since(job) return time(job, 'due') or time(job, 'created_at') or 0 end
+local function since(job) return tonumber(job.due or job.created_at or 0) or 0 end
 
--- Where a job lies: key -> { score, member }.
+-- Where a job lies: the key of its state, and the key of its place, each with score and member.
 local function places(job)
-  local where = {}
+  local state, seq = job.state, tonumber(job.seq)
   local by = job.kind .. ':' .. job.target
-  local seq = tonumber(job.seq)
-  where[P .. 'jobs:' .. job.kind .. ':' .. job.state] =
-    { job.state == 'queued' and since(job) or seq, job.id }
-  if job.state == 'queued' then
-    where[P .. 'ready:' .. by] = { -tonumber(job.priority), string.format('%016.0f', seq) .. job.id }
-  elseif job.state == 'waiting' then
-    where[P .. 'due:' .. by] = { since(job), job.id }
-  elseif ENDED[job.state] then
-    where[P .. 'ended'] = { time(job, 'finished_at'), job.kind .. ':' .. job.state .. ':' .. job.id }
-  else
-    where[P .. 'leases'] = { time(job, 'lease_until'), job.id }
+  local all = { P .. 'jobs:' .. job.kind .. ':' .. state, state == 'queued' and since(job) or seq, job.id }
+  if state == 'queued' then
+    return all, { P .. 'ready:' .. by, -number(job, 'priority'), string.format('%016.0f', seq) .. job.id }
+  elseif state == 'waiting' then
+    return all, { P .. 'due:' .. by, since(job), job.id }
+  elseif ENDED[state] then
+    return all, { P .. 'ended', tonumber(job.finished_at), job.id .. ':' .. job.kind .. ':' .. state }
   end
-  return where
+  return all, { P .. 'leases', tonumber(job.lease_until), job.id }
 end
 
 local function want_of(job) return job.target .. ' ' .. job.want end
@@ -90,44 +98,45 @@ local function rival(job)
   redis.call('HDEL', P .. 'wants', want_of(job))
 end
 
--- Writes what changed between `old` (nil for a new job) and `job`, and moves it to where it lies now. The first
--- write is one that Redis refuses when its memory is full, so a refusal changes nothing.
-local function save(old, job)
-  local set, gone = {}, {}
-  for field, value in pairs(job) do
-    if not old or old[field] ~= value then set[#set + 1] = field; set[#set + 1] = value end
-  end
-  if #set > 0 then redis.call('HSET', P .. 'job:' .. job.id, unpack(set)) end
-  for field in pairs(old or {}) do
-    if job[field] == nil then gone[#gone + 1] = field end
-  end
-  if #gone > 0 then redis.call('HDEL', P .. 'job:' .. job.id, unpack(gone)) end
-  local before = old and places(old) or {}
-  local after = places(job)
-  for key, entry in pairs(after) do
-    local was = before[key]
-    if was and was[2] ~= entry[2] then redis.call('ZREM', key, was[2]); was = nil end
-    if not was or was[1] ~= entry[1] then redis.call('ZADD', key, int(entry[1]), entry[2]) end
-  end
-  for key, entry in pairs(before) do
-    if not after[key] then redis.call('ZREM', key, entry[2]) end
-  end
-  if joinable(job) then
-    if not (old and joinable(old)) then redis.call('HSETNX', P .. 'wants', want_of(job), job.id) end
-  elseif old and joinable(old) and redis.call('HGET', P .. 'wants', want_of(old)) == job.id then
-    redis.call('HDEL', P .. 'wants', want_of(old))
-  end
-  local waits = job.state == 'queued' or job.state == 'waiting'
-  if waits and not (old and old.state == job.state and old.due == job.due) then
-    redis.call('PUBLISH', P .. 'to:' .. job.target, 'ready ' .. job.kind)
-  end
-  if not (old and old.state == job.state) then redis.call('PUBLISH', P .. 'about:' .. job.id, job.state) end
+local function move(from, to)
+  local stays = from and from[1] == to[1] and from[3] == to[3]
+  if not stays or from[2] ~= to[2] then redis.call('ZADD', to[1], int(to[2]), to[3]) end
+  if from and not stays then redis.call('ZREM', from[1], from[3]) end
 end
 
-local function copy(job)
-  local twin = {}
-  for field, value in pairs(job) do twin[field] = value end
-  return twin
+-- Writes what `job` has as its own, and moves it from where `old` (nil for a new job) lay to where it lies now. The
+-- first write is one that Redis refuses when its memory is full, so a refusal changes nothing.
+local function save(old, job)
+  local key, set, gone = P .. 'job:' .. job.id, {}, {}
+  for field, value in pairs(job) do
+    if value then
+      set[#set + 1], set[#set + 2] = field, value
+    elseif old and old[field] then
+      gone[#gone + 1] = field
+    end
+  end
+  if #set > 0 then redis.call('HSET', key, unpack(set)) end
+  if #gone > 0 then redis.call('HDEL', key, unpack(gone)) end
+  local all, place = places(job)
+  local was_all, was_place
+  if old then was_all, was_place = places(old) end
+  move(was_all, all)
+  move(was_place, place)
+  local flew, flies = old and joinable(old), joinable(job)
+  if flies and not flew then
+    redis.call('HSETNX', P .. 'wants', want_of(job), job.id)
+  elseif flew and not flies and redis.call('HGET', P .. 'wants', want_of(old)) == job.id then
+    redis.call('HDEL', P .. 'wants', want_of(old))
+  end
+  local nonce, earlier = job.nonce, old and old.nonce
+  if nonce and nonce ~= earlier then redis.call('HSET', P .. 'claims', nonce, job.id) end
+  if earlier and nonce ~= earlier then redis.call('HDEL', P .. 'claims', earlier) end
+  local state = job.state
+  local same = old and old.state == state
+  if (state == 'queued' or state == 'waiting') and not (same and old.due == job.due) then
+    redis.call('PUBLISH', P .. 'to:' .. job.target, 'ready ' .. job.kind)
+  end
+  if not same then redis.call('PUBLISH', P .. 'about:' .. job.id, state) end
 end
 
 local function names(text)
@@ -135,7 +144,7 @@ local function names(text)
   return fine and type(list) == 'table' and list or {}
 end
 
-local function written(list) return #list > 0 and cjson.encode(list) or '[]' end
+local function written(list) return #list > 0 and cjson.encode(list) end
 
 -- Adds a name within the bounds of a record; says whether it is remembered.
 local function remember(job, field, name)
@@ -170,9 +179,9 @@ end
 
 local function finish(job, state, retention)
   job.state = state
-  job.due = nil
-  job.lease_until = nil
-  job.nonce = nil
+  job.due = false
+  job.lease_until = false
+  job.nonce = false
   quiet(job)
   job.finished_at = int(NOW)
   -- The reaper forgets it at its time; the server does if no reaper is there.
@@ -199,7 +208,7 @@ local function call_off(job, retention)
 end
 
 local function snooze(job, reason, message, due, retention)
-  local deadline = time(job, 'deadline')
+  local deadline = tonumber(job.deadline)
   if deadline and deadline <= due then
     job.message = message
     return miss_deadline(job, retention)
@@ -213,34 +222,31 @@ end
 
 local function requeue(job)
   job.state = 'queued'
-  job.reason = nil
+  job.reason = false
   job.due = int(NOW)
   quiet(job)
 end
 
 local function wake(job)
-  local due = time(job, 'due')
+  local due = tonumber(job.due)
   if job.state == 'waiting' and not (due and due > NOW) then
     job.state = 'queued'
-    job.reason = nil
+    job.reason = false
   end
 end
 
 -- Follows the clock, so that a token which this server may have forgotten is never given twice.
-local function next_token(job) return int(math.max(tonumber(job.token) + 1, NOW)) end
+local function next_token(job) return int(math.max(number(job, 'token') + 1, NOW)) end
 
-local function give_attempt_back(job) job.attempts = int(math.max(tonumber(job.attempts) - 1, 0)) end
+local function give_attempt_back(job) job.attempts = int(math.max(number(job, 'attempts') - 1, 0)) end
 
 -- What cannot be read becomes a dead letter: a clean record that keeps the payload and says what was wrong.
 local function bury(id, job, kind, target, retention, reason, message, payload)
-  local dead = {
-    v = '1', id = id, kind = kind, target = target, want = job.want or '', priority = '0', attempts = '0',
-    token = '0', anonymous = '1', requesters = '[]', keys = '[]', progress = NO_PROGRESS, state = 'queued',
-    seq = tonumber(job.seq) and job.seq or int(redis.call('INCR', P .. 'seq') - 1),
-    created_at = tonumber(job.created_at) and job.created_at or int(NOW),
-    job = payload or job.job or cjson.encode(job),
-  }
-  local rest = copy(dead)
+  local dead = draft({})
+  dead.v, dead.id, dead.kind, dead.target, dead.want = '1', id, kind, target, job.want or ''
+  dead.seq = tonumber(job.seq) and job.seq or int(redis.call('INCR', P .. 'seq') - 1)
+  dead.created_at = tonumber(job.created_at) and job.created_at or int(NOW)
+  dead.anonymous, dead.job = '1', payload or job.job or cjson.encode(job)
   fail(dead, reason or 'invalid_request', message
     or 'the record of the job is damaged; hint: ask for the job again if it is still wanted', retention)
   -- What it was before is unknown, so every place that it may lie in is looked at.
@@ -249,8 +255,8 @@ local function bury(id, job, kind, target, retention, reason, message, payload)
   redis.call('PEXPIRE', P .. 'job:' .. id, int(retention / 1000 + 60000))
   for _, state in ipairs(UNENDED) do redis.call('ZREM', P .. 'jobs:' .. kind .. ':' .. state, id) end
   redis.call('ZREM', P .. 'leases', id)
-  if redis.call('HGET', P .. 'wants', want_of(rest)) == id then redis.call('HDEL', P .. 'wants', want_of(rest)) end
-  return dead
+  if redis.call('HGET', P .. 'wants', want_of(dead)) == id then redis.call('HDEL', P .. 'wants', want_of(dead)) end
+  if job.nonce then redis.call('HDEL', P .. 'claims', job.nonce) end
 end
 
 -- Verbs ---------------------------------------------------------------------------------------------------
@@ -261,16 +267,17 @@ local verbs = {}
 -- -> created, job; or FULL and how many wait
 function verbs.enqueue(id, kind, target, want, payload, priority, deadline, not_before, requester, key, pin, most)
   deadline, not_before, requester, key = given(deadline), given(not_before), given(requester), given(key)
+  -- The answer to the first try may have got lost, and the job may even be done by now.
+  local mine = load(id)
+  if mine then return { 1, reply(mine) } end
   local known = key and redis.call('GET', P .. 'key:' .. key)
   local keyed = known and load(known)
-  -- The answer to the first try may have got lost.
-  if keyed then return { keyed.id == id and 1 or 0, flat(keyed) } end
+  if keyed then return { 0, reply(keyed) } end
   local wanted = redis.call('HGET', P .. 'wants', target .. ' ' .. want)
   local old = wanted and load(wanted)
-  if old and old.id == id then return { 1, flat(old) } end
   if old and is_whole(old) then
-    local job = copy(old)
-    job.priority = int(math.max(tonumber(job.priority), tonumber(priority)))
+    local job = draft(old)
+    job.priority = int(math.max(number(job, 'priority'), tonumber(priority)))
     if deadline and (not job.deadline or tonumber(deadline) < tonumber(job.deadline)) then
       job.deadline = deadline
     end
@@ -283,87 +290,92 @@ function verbs.enqueue(id, kind, target, want, payload, priority, deadline, not_
       wake(job)
     end
     save(old, job)
-    return { 0, flat(job) }
+    return { 0, reply(job, old) }
   end
   local backlog = redis.call('ZCARD', P .. 'jobs:' .. kind .. ':queued')
     + redis.call('ZCARD', P .. 'jobs:' .. kind .. ':waiting')
   if backlog >= tonumber(most) then return 'FULL ' .. int(backlog) end
-  local due = not_before and tonumber(not_before) > NOW and not_before or nil
+  local due = not_before and tonumber(not_before) > NOW and not_before
   if wanted then redis.call('HDEL', P .. 'wants', target .. ' ' .. want) end
-  local job = {
-    v = '1', id = id, kind = kind, target = target, want = want, job = payload, priority = priority,
-    state = due and 'waiting' or 'queued', due = due, deadline = deadline, attempts = '0', token = '0',
-    created_at = int(NOW), seq = int(redis.call('INCR', P .. 'seq') - 1), requesters = '[]', keys = '[]',
-    progress = NO_PROGRESS,
-  }
+  -- What is not there has its first value: no attempts, no progress, nobody's name.
+  local job = draft({})
+  job.v, job.id, job.kind, job.target, job.want, job.job = '1', id, kind, target, want, payload
+  job.priority, job.deadline = priority ~= '0' and priority, deadline
+  job.state, job.due = due and 'waiting' or 'queued', due
+  job.created_at, job.seq = int(NOW), int(redis.call('INCR', P .. 'seq') - 1)
   remember_requester(job, requester)
   remember_key(job, key)
   save(nil, job)
-  return { 1, flat(job) }
+  return { 1, reply(job) }
 end
 
--- kind host nonce again lease retention target... -> {1, job, missed} or {0, wait, missed}: what it may do, or how
--- long until it may do something; and the jobs that it found too late for their deadline
-function verbs.claim(kind, host, nonce, again, lease, retention, ...)
-  if again == '1' then
-    local id = redis.call('GET', P .. 'claimed:' .. nonce)
-    local job = id and load(id)
-    if job and job.nonce == nonce and RUNNING[job.state] then
-      local held = copy(job)
-      held.lease_until = int(NOW + lease)
-      save(job, held)
-      return { 1, flat(held), {} }
+-- Queues the jobs whose time has come, some at a time.
+local function wake_due(kind, queue, retention)
+  local due = P .. 'due:' .. kind .. ':' .. queue
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', due, '-inf', int(NOW), 'LIMIT', 0, CHUNK)) do
+    local old = load(id)
+    if old and is_whole(old) and old.state == 'waiting' then
+      local job = draft(old)
+      wake(job)
+      save(old, job)
+    else
+      redis.call('ZREM', due, id)
+      if old and not is_whole(old) then bury(id, old, kind, queue, retention) end
     end
+  end
+end
+
+-- The job that goes first. What is no job of this kind is put aside, some at a time.
+local function first(kind, queue, retention)
+  local ready = P .. 'ready:' .. kind .. ':' .. queue
+  for _ = 1, CHUNK do
+    local member = redis.call('ZRANGE', ready, 0, 0)[1]
+    if not member then return nil end
+    local id = string.sub(member, 17)
+    local old = load(id)
+    local sound = old and is_whole(old) and old.kind == kind
+    if sound and old.state == 'queued' then return old end
+    redis.call('ZREM', ready, member)
+    if old and not sound then bury(id, old, kind, queue, retention) end
+  end
+end
+
+-- kind host nonce lease retention target... -> {1, job, missed} or {0, wait, missed}: what it may do, or how long
+-- until it may do something; and the jobs that it found too late for their deadline
+function verbs.claim(kind, host, nonce, lease, retention, ...)
+  -- The answer to the first try may have got lost, and this one gets the same job.
+  local held = redis.call('HGET', P .. 'claims', nonce)
+  local old = held and load(held)
+  if old and old.nonce == nonce and RUNNING[old.state] then
+    local job = draft(old)
+    job.lease_until = int(NOW + lease)
+    save(old, job)
+    return { 1, reply(job, old), {} }
   end
   local targets, missed = { ... }, {}
   for _ = 1, CHUNK do
-    local id, target
+    local old
     for _, queue in ipairs(targets) do
-      local by = kind .. ':' .. queue
-      for _, due in ipairs(redis.call('ZRANGEBYSCORE', P .. 'due:' .. by, '-inf', int(NOW), 'LIMIT', 0, CHUNK)) do
-        local old = load(due)
-        if old and is_whole(old) and old.state == 'waiting' then
-          local job = copy(old)
-          wake(job)
-          save(old, job)
-        else
-          redis.call('ZREM', P .. 'due:' .. by, due)
-          if old and not is_whole(old) then bury(due, old, kind, queue, retention) end
-        end
-      end
-      local first = redis.call('ZRANGE', P .. 'ready:' .. by, 0, 0)[1]
-      if first then
-        id, target = string.sub(first, 17), queue
-        local old = load(id)
-        if not old or not is_whole(old) or old.kind ~= kind or old.state ~= 'queued' then
-          redis.call('ZREM', P .. 'ready:' .. by, first)
-          if old and (not is_whole(old) or old.kind ~= kind) then bury(id, old, kind, queue, retention) end
-        else
-          local job = copy(old)
-          local deadline = time(job, 'deadline')
-          if deadline and deadline <= NOW then
-            miss_deadline(job, retention)
-            save(old, job)
-            missed[#missed + 1] = flat(job)
-          else
-            job.state = 'planning'
-            job.reason = nil
-            job.due = nil
-            job.attempts = int(tonumber(job.attempts) + 1)
-            job.token = next_token(job)
-            job.lease_until = int(NOW + lease)
-            job.started_at = job.started_at or int(NOW)
-            job.owner = host
-            job.nonce = nonce
-            save(old, job)
-            redis.call('SET', P .. 'claimed:' .. nonce, id, 'PX', int(math.max(lease / 1000, 1)))
-            return { 1, flat(job), missed }
-          end
-        end
-        break
-      end
+      wake_due(kind, queue, retention)
+      old = old or first(kind, queue, retention)
     end
-    if not id then break end
+    if not old then break end
+    local job = draft(old)
+    local deadline = tonumber(job.deadline)
+    if deadline and deadline <= NOW then
+      miss_deadline(job, retention)
+      save(old, job)
+      missed[#missed + 1] = reply(job, old)
+    else
+      job.state, job.reason, job.due = 'planning', false, false
+      job.attempts = int(number(job, 'attempts') + 1)
+      job.token = next_token(job)
+      job.lease_until = int(NOW + lease)
+      job.started_at = job.started_at or int(NOW)
+      job.owner, job.nonce = host, nonce
+      save(old, job)
+      return { 1, reply(job, old), missed }
+    end
   end
   local next
   for _, queue in ipairs(targets) do
@@ -380,7 +392,7 @@ function verbs.renew(id, token, state, progress, lease)
   local old = load(id)
   if not old then return 'GONE' end
   if old.token ~= token or not RUNNING[old.state] then return 'LOST' end
-  local job = copy(old)
+  local job = draft(old)
   if RUNNING[state] then job.state = state end
   job.progress = progress
   job.lease_until = int(NOW + lease)
@@ -394,12 +406,12 @@ function verbs.settle(id, token, how, reason, message, pause, max_attempts, rete
   if not old then return 'GONE' end
   if old.token ~= token or token == '0' then return 'LOST' end
   -- This token has settled before, and the answer got lost.
-  if not RUNNING[old.state] then return flat(old) end
-  local job = copy(old)
-  job.lease_until = nil
-  job.nonce = nil
+  if not RUNNING[old.state] then return reply(old) end
+  local job = draft(old)
+  job.lease_until = false
+  job.nonce = false
   if how == 'done' then
-    job.progress, job.path, job.reason, job.message = progress, given(path), nil, nil
+    job.progress, job.path, job.reason, job.message = progress, given(path), false, false
     finish(job, 'ready', retention)
   elseif how == 'fail' and reason == 'deadline_missed' then
     miss_deadline(job, retention)
@@ -408,7 +420,7 @@ function verbs.settle(id, token, how, reason, message, pause, max_attempts, rete
     fail(job, reason, message, retention)
   elseif how == 'cancelled' or job.cancel then
     call_off(job, retention)
-  elseif how == 'retry' and tonumber(job.attempts) >= tonumber(max_attempts) then
+  elseif how == 'retry' and number(job, 'attempts') >= tonumber(max_attempts) then
     fail(job, reason, message .. ' (given up after ' .. job.attempts .. ' attempts)', retention)
   elseif how == 'retry' then
     snooze(job, reason, message, NOW + pause, retention)
@@ -420,7 +432,7 @@ function verbs.settle(id, token, how, reason, message, pause, max_attempts, rete
     requeue(job)
   end
   save(old, job)
-  return flat(job)
+  return reply(job, old)
 end
 
 -- id token kind reason message payload retention -> nothing; of a claimed job that its worker cannot read
@@ -435,8 +447,8 @@ end
 function verbs.cancel(id, requester, retention)
   local old = load(id)
   if not old then return 'GONE' end
-  if ENDED[old.state] then return { 'over', flat(old) } end
-  local job = copy(old)
+  if ENDED[old.state] then return { 'over', reply(old) } end
+  local job = draft(old)
   if requester ~= '' then
     local left = {}
     for _, name in ipairs(names(job.requesters)) do
@@ -445,18 +457,18 @@ function verbs.cancel(id, requester, retention)
     job.requesters = written(left)
     if job.anonymous or #left > 0 then
       save(old, job)
-      return { 'wanted', flat(job) }
+      return { 'wanted', reply(job, old) }
     end
   end
   if RUNNING[job.state] then
     job.cancel = '1'
     save(old, job)
     if job.owner then redis.call('PUBLISH', P .. 'to:host:' .. job.owner, 'cancel ' .. id) end
-    return { 'stopping', flat(job) }
+    return { 'stopping', reply(job, old) }
   end
   call_off(job, retention)
   save(old, job)
-  return { 'ended', flat(job) }
+  return { 'ended', reply(job, old) }
 end
 
 -- id -> job, or the state that forbids it, or the job in flight that does the same
@@ -466,17 +478,17 @@ function verbs.retry(id)
   if old.state ~= 'failed' and old.state ~= 'cancelled' then return 'STATE ' .. old.state end
   local other = rival(old)
   if other then return 'TAKEN ' .. other end
-  local job = copy(old)
+  local job = draft(old)
   job.attempts = '0'
-  job.cancel, job.message, job.started_at, job.finished_at = nil, nil, nil, nil
-  local deadline = time(job, 'deadline')
-  if deadline and deadline <= NOW then job.deadline = nil end
+  job.cancel, job.message, job.started_at, job.finished_at = false, false, false, false
+  local deadline = tonumber(job.deadline)
+  if deadline and deadline <= NOW then job.deadline = false end
   if #names(job.requesters) == 0 then job.anonymous = '1' end
   requeue(job)
   save(old, job)
   redis.call('PERSIST', P .. 'job:' .. id)
   for _, key in ipairs(names(job.keys)) do redis.call('SET', P .. 'key:' .. key, id) end
-  return flat(job)
+  return reply(job, old)
 end
 
 -- limit max_attempts retention max_finished -> returned and ended jobs, number of forgotten ones
@@ -488,27 +500,27 @@ function verbs.reap(limit, max_attempts, retention, max_finished)
       redis.call('ZREM', P .. 'leases', id)
       if old and not is_whole(old) then bury(id, old, old.kind or 'download', old.target or 'pool', retention) end
     else
-      local job = copy(old)
-      job.lease_until = nil
-      job.nonce = nil
+      local job = draft(old)
+      job.lease_until = false
+      job.nonce = false
       job.token = next_token(job)
       if job.cancel then
         call_off(job, retention)
-      elseif tonumber(job.attempts) >= tonumber(max_attempts) then
+      elseif number(job, 'attempts') >= tonumber(max_attempts) then
         fail(job, 'lease_lost', 'the worker vanished in attempt ' .. job.attempts .. ' of ' .. job.attempts
           .. '; hint: look for a crash in the log of the host, then retry the job', retention)
       else
         requeue(job)
       end
       save(old, job)
-      reaped[#reaped + 1] = { flat(old), flat(job) }
+      reaped[#reaped + 1] = reply(job, old)
     end
   end
   local surplus = redis.call('ZCARD', P .. 'ended') - max_finished
   local old = redis.call('ZRANGEBYSCORE', P .. 'ended', '-inf', int(NOW - retention), 'LIMIT', 0, limit)
   if surplus > #old then old = redis.call('ZRANGE', P .. 'ended', 0, math.min(surplus, limit) - 1) end
   for _, member in ipairs(old) do
-    local kind, state, id = string.match(member, '^(.-):(.-):(.*)$')
+    local id, kind, state = string.match(member, '^(.-):(.-):(.*)$')
     local keys = redis.call('HGET', P .. 'job:' .. id, 'keys')
     for _, key in ipairs(names(keys)) do
       if redis.call('GET', P .. 'key:' .. key) == id then redis.call('DEL', P .. 'key:' .. key) end
@@ -551,7 +563,7 @@ end
 -- lease field value ... -> whether it was put: a job that this server has forgotten, unless another one does the
 -- same. A running one is its worker's for a lease from now on, as the worker's own clock may be wrong; '' leaves it
 function verbs.restore(lease, ...)
-  local job, list = {}, { ... }
+  local job, list = draft({}), { ... }
   for i = 1, #list, 2 do job[list[i]] = list[i + 1] end
   if lease ~= '' and RUNNING[job.state] then job.lease_until = int(NOW + lease) end
   if redis.call('EXISTS', P .. 'job:' .. job.id) == 1 then return 1 end

@@ -1,10 +1,12 @@
 //! A job's record as a Redis hash and back. Fields that a newer larder added are left alone on both ways.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use redis::Value as Reply;
 use serde_json::{Map, Value};
 
-use crate::{Invalid, JobId, RECORD_VERSION, Record};
+use crate::{Invalid, JobId, Progress, RECORD_VERSION, Record};
 
 const NUMBERS: [&str; 5] = ["v", "seq", "priority", "attempts", "token"];
 const TIMES: [&str; 6] = ["due", "lease_until", "created_at", "started_at", "finished_at", "deadline"];
@@ -49,14 +51,18 @@ pub fn read(reply: &Reply) -> Result<Record, Box<Unreadable>> {
     })
 }
 
-/// The texts of a flat list of fields and values; whatever is not text is left out.
-fn fields(reply: &Reply) -> std::collections::BTreeMap<String, String> {
-    let list = match reply {
-        Reply::Array(list) => list.as_slice(),
-        _ => &[],
-    };
-    let pairs = list.chunks_exact(2).filter_map(|pair| Some((text(&pair[0])?, text(&pair[1])?)));
-    pairs.collect()
+/// A flat list of fields and values; a later one replaces an earlier one, and one that is not text takes it away.
+fn fields(reply: &Reply) -> BTreeMap<String, String> {
+    let mut fields = BTreeMap::new();
+    let Reply::Array(list) = reply else { return fields };
+    for pair in list.chunks_exact(2) {
+        match (text(&pair[0]), text(&pair[1])) {
+            (Some(name), Some(value)) => drop(fields.insert(name, value)),
+            (Some(name), None) => drop(fields.remove(&name)),
+            (None, _) => {}
+        }
+    }
+    fields
 }
 
 /// A reply that is text.
@@ -69,8 +75,17 @@ pub fn text(reply: &Reply) -> Option<String> {
     }
 }
 
-fn document(fields: &std::collections::BTreeMap<String, String>) -> Result<Map<String, Value>, String> {
+fn document(fields: &BTreeMap<String, String>) -> Result<Map<String, Value>, String> {
     let mut document = Map::new();
+    // What a job begins with is not written down.
+    for number in ["priority", "attempts", "token"] {
+        document.insert(number.into(), 0.into());
+    }
+    for names in ["requesters", "keys"] {
+        document.insert(names.into(), Value::Array(Vec::new()));
+    }
+    let none = serde_json::to_value(Progress::default()).map_err(|error| error.to_string())?;
+    document.insert("progress".into(), none);
     for flag in FLAGS {
         document.insert(flag.into(), Value::Bool(fields.get(flag).is_some_and(|value| value == "1")));
     }
@@ -157,6 +172,32 @@ mod tests {
         assert_eq!(read(&reply(&write(&record()))), Ok(record()));
         let only = Record { target: Target::Only, cancel: false, ..record() };
         assert_eq!(read(&reply(&write(&only))), Ok(only));
+    }
+
+    #[test]
+    fn version_1_reads_the_same_for_ever() {
+        let golden = include_str!("../../golden/record-redis.v1.json");
+        let golden: BTreeMap<String, String> = serde_json::from_str(golden).expect("JSON");
+        let fields: Vec<_> = golden.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
+        let record = read(&reply(&fields)).expect("reads");
+        assert_eq!(
+            (record.target.clone(), record.state, record.priority),
+            (Target::Pool, State::Fetching, -5)
+        );
+        assert_eq!(
+            (record.anonymous, record.cancel, record.keys.as_slice()),
+            (true, true, &["night/1".to_owned()][..])
+        );
+        assert_eq!(record.decode().expect("a job").work.want_hash(), record.want);
+        // What is written is what was read, but for what only the steps know.
+        let mut again: BTreeMap<_, _> =
+            write(&record).into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        again.extend(["nonce", "pin"].map(|name| (name.to_owned(), golden[name].clone())));
+        assert_eq!(
+            read(&reply(&again.iter().map(|(n, v)| (n.as_str(), v.clone())).collect::<Vec<_>>())),
+            Ok(record)
+        );
+        assert_eq!(again.keys().collect::<Vec<_>>(), golden.keys().collect::<Vec<_>>(), "no field is lost");
     }
 
     #[test]

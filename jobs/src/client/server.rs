@@ -32,16 +32,21 @@ impl Server {
         prefix: &str,
     ) -> Result<Self, RedisError> {
         let info: InfoDict = redis::cmd("INFO").query_async(connection).await?;
-        let layout = redis::cmd("GET").arg(format!("{prefix}layout")).query_async(connection).await?;
         let text = |key: &str| info.get::<String>(key).unwrap_or_default();
         let policy = text("maxmemory_policy");
-        Ok(Self {
+        let server = Self {
             version: text("redis_version"),
             replica: text("role") == "slave",
             append_only: text("aof_enabled") == "1",
             evicts: text("maxmemory") != "0" && !policy.is_empty() && policy != "noeviction",
-            layout,
-        })
+            layout: None,
+        };
+        // What will not do anyway need not know any other command.
+        if server.check("").is_err() {
+            return Ok(server);
+        }
+        let layout = redis::cmd("GET").arg(format!("{prefix}layout")).query_async(connection).await?;
+        Ok(Self { layout, ..server })
     }
 
     /// Whether it will do as a queue.

@@ -7,7 +7,7 @@ use larder_jobs::{JobId, Progress, Reason, State};
 
 use super::{KIND, Make, Renewal, Settled, Settlement, done, permanent, transient};
 use crate::queue::testing::{config, job};
-use crate::queue::{Claimed, rules};
+use crate::queue::{Claimed, Config, rules};
 
 pub(in crate::queue) async fn one_job_has_one_worker(make: Make) {
     let rig = make(config()).await;
@@ -197,4 +197,34 @@ pub(in crate::queue) async fn a_retry_after_the_deadline_fails_now(make: Make) {
     let record = rig.get(id).await;
     assert_eq!((record.state, record.reason), (State::Failed, Some(Reason::DeadlineMissed)));
     assert!(record.message.expect("says why").contains("slow down"));
+}
+
+pub(in crate::queue) async fn a_vanished_worker_does_not_bring_a_forgotten_job_back(make: Make) {
+    let rig = make(Config { max_attempts: 1, ..config() }).await;
+    let id = rig.enqueue("a/b").await;
+    let claim = rig.claim().await;
+    rig.pass_ms(1_001).await;
+    assert_eq!(rig.store.reap().await.expect("reaps").ended, 1);
+    rig.pass_ms(5_001).await;
+    assert_eq!(rig.store.reap().await.expect("reaps").purged, 1);
+    assert_eq!(rig.renew(&claim).await, Renewal::Lost);
+    assert_eq!(rig.store.settle(id, claim.token, done()).await, Ok(Settled::Fenced));
+    assert_eq!(rig.store.get(id).await, Ok(None));
+}
+
+pub(in crate::queue) async fn a_long_message_is_cut_before_what_larder_adds(make: Make) {
+    let rig = make(Config { max_attempts: 1, ..config() }).await;
+    let long = || Settlement::Retry { reason: Reason::Stalled, message: "é\n".repeat(2_000), after: None };
+    rig.enqueue("a/b").await;
+    let claim = rig.claim().await;
+    let message = rig.settle(&claim, long()).await.message.expect("says why");
+    assert!(message.ends_with("… (given up after 1 attempts)") && message.len() < 3_000, "{message}");
+    let mut urgent = job("c/d");
+    urgent.common.deadline = Some(rules::after((rig.now)(), Duration::from_secs(1)));
+    rig.store.enqueue(urgent).await.expect("accepted");
+    let claim = rig.claim().await;
+    let wait = Duration::from_secs(60);
+    let late = Settlement::Wait { reason: Reason::HostDrained, message: "é\n".repeat(2_000), wait };
+    let message = rig.settle(&claim, late).await.message.expect("says why");
+    assert!(message.ends_with("…)") && message.contains("hint: ") && message.len() < 3_000, "{message}");
 }

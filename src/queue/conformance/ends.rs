@@ -141,3 +141,20 @@ pub(in crate::queue) async fn ended_jobs_are_bounded(make: Make) {
     let left: Vec<_> = left.iter().map(|record| record.job["repo"].as_str().expect("a repo")).collect();
     assert_eq!(left, ["g/h", "e/f"], "the oldest go first");
 }
+
+pub(in crate::queue) async fn of_jobs_that_ended_together_the_older_id_is_forgotten(make: Make) {
+    let rig = make(Config { max_finished: 2, ..config() }).await;
+    let mut ids = Vec::new();
+    for n in 0..6 {
+        let id = rig.enqueue(&format!("a/{n}")).await;
+        let claim = rig.claim().await;
+        rig.settle(&claim, if n % 2 == 0 { done() } else { permanent() }).await;
+        ids.push((rig.get(id).await.finished_at, id));
+    }
+    assert_eq!(rig.store.reap().await.expect("reaps").purged, 4);
+    ids.sort();
+    let mut left: Vec<_> =
+        rig.store.list(Filter::default()).await.expect("lists").iter().map(|r| r.id).collect();
+    left.sort();
+    assert_eq!(left, [ids[4].1.min(ids[5].1), ids[4].1.max(ids[5].1)]);
+}

@@ -52,6 +52,7 @@ macro_rules! conformance {
             list_is_newest_first_and_stats_count
             one_job_has_one_worker
             a_stale_token_changes_nothing
+            a_vanished_worker_does_not_bring_a_forgotten_job_back
             a_settlement_may_be_repeated
             renewals_keep_a_claim
             a_vanished_worker_costs_an_attempt
@@ -62,6 +63,7 @@ macro_rules! conformance {
             waiting_spends_no_attempt
             a_missed_deadline_fails
             a_retry_after_the_deadline_fails_now
+            a_long_message_is_cut_before_what_larder_adds
             cancel_before_and_while_waiting
             cancel_of_a_running_job
             cancel_of_one_requester_is_not_for_all
@@ -69,6 +71,7 @@ macro_rules! conformance {
             redrive_runs_all_failed
             ended_jobs_are_forgotten
             ended_jobs_are_bounded
+            of_jobs_that_ended_together_the_older_id_is_forgotten
         );
     };
     (@ $make:expr; $($case:ident)*) => {

@@ -132,7 +132,7 @@ fn key(id: JobId) -> Vec<u8> {
 #[async_trait]
 impl JobStore for Embedded {
     async fn enqueue(&self, job: Job) -> Result<Enqueued> {
-        let enqueued = self.accept(&job)?;
+        let enqueued = self.accept(JobId::random(self.now()), &job)?;
         self.announce();
         self.store.durable().await?;
         Ok(enqueued)

@@ -9,7 +9,8 @@ use serde_json::Value;
 use super::{Embedded, Inner, JOBS, Scope, key};
 use crate::error::{Error, Result};
 use crate::queue::{
-    Cancelled, Claim, Claimed, Enqueued, Filter, Reaped, Record, Renewal, Settled, Settlement, bounds, observe, rules,
+    Cancelled, Claim, Claimed, Enqueued, Filter, Reaped, Record, Renewal, Settled, Settlement, bounds,
+    observe, rules,
 };
 use crate::store::Batch;
 
@@ -82,7 +83,7 @@ impl Embedded {
         Ok(None)
     }
 
-    pub(super) fn accept(&self, job: &Job) -> Result<Enqueued> {
+    pub(in crate::queue) fn accept(&self, id: JobId, job: &Job) -> Result<Enqueued> {
         job.validate()?;
         let now = self.now();
         let mut inner = self.lock();
@@ -105,7 +106,7 @@ impl Embedded {
                 "try again when some are done, cancel some, or raise queue.max_queued",
             ));
         }
-        let record = rules::accept(job, JobId::random(now), inner.index.next_seq(), now)?;
+        let record = rules::accept(job, id, inner.index.next_seq(), now)?;
         let mut changes = Changes::default();
         changes.put(None, record.clone());
         self.apply(&mut inner, changes)?;

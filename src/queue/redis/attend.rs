@@ -46,6 +46,7 @@ impl Redis {
                         tracing::warn!(reason = %error.reason(), hint = error.hint(), "the queue is away: {error}");
                     }
                     told.away = true;
+                    self.held().absent = Some(error);
                 }
             }
             // So that whoever samples the queue looks at once.
@@ -74,6 +75,7 @@ impl Redis {
         if std::mem::take(&mut told.away) {
             tracing::info!("the queue is back");
         }
+        self.held().absent = None;
         self.announce();
         let mut heartbeat = tokio::time::interval_at(Instant::now() + HEARTBEAT, HEARTBEAT);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -143,5 +145,52 @@ impl Redis {
             );
         }
         told.server = Some(server);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{address, store};
+    use super::*;
+    use crate::queue::JobStore as _;
+    use crate::queue::testing::config;
+    use larder_jobs::client::Connection;
+
+    #[tokio::test]
+    async fn a_twin_is_told_once_and_a_restart_is_none() {
+        let server = support::Redis::start();
+        let store = store(Connection::new(address(&server)), config(), "gpu-1");
+        let (mut before, mut here, mut twin) = (Told::default(), Told::default(), Told::default());
+        store.register("before the crash", &mut before).await.expect("registers");
+        store.register("here", &mut here).await.expect("registers");
+        assert!(!here.twin, "it may be what this host was before a crash");
+        store.register("here", &mut here).await.expect("registers");
+        assert!(!here.twin);
+        store.register("twin", &mut twin).await.expect("registers");
+        store.register("here", &mut here).await.expect("registers");
+        assert!(here.twin, "somebody else was there in between");
+    }
+
+    #[tokio::test]
+    async fn who_cannot_listen_is_not_there() {
+        let server = support::Redis::start();
+        let rules = ["ACL", "SETUSER", "deaf", "on", ">x", "~*", "&*", "+@all", "-subscribe"];
+        server.command(&rules);
+        let deaf = address(&server).with_login("deaf", Some("x"));
+        let store = std::sync::Arc::new(store(Connection::new(deaf), config(), "gpu-1"));
+        let (stop, mut changed) = (CancellationToken::new(), store.changed());
+        let attending = {
+            let (store, stop) = (std::sync::Arc::clone(&store), stop.clone());
+            tokio::spawn(async move { store.attend_until(&stop).await })
+        };
+        changed.changed().await.expect("it says so");
+        let error = store.stats().await.expect_err("it is not registered");
+        assert!(error.hint().contains("+subscribe"), "{error:?}");
+        server.command(&["ACL", "SETUSER", "deaf", "+subscribe"]);
+        while store.stats().await.is_err() {
+            changed.changed().await.expect("it tries on");
+        }
+        stop.cancel();
+        attending.await.expect("no panic");
     }
 }

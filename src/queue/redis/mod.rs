@@ -28,7 +28,7 @@ use super::{
     Cancelled, Claimed, Config, Enqueued, Filter, JobStore, Outcome, Reaped, Renewal, Settled, Settlement,
     Stats, observe,
 };
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Cancellations that a slow listener may miss; its next renewal tells it anyway.
 const CANCELLATIONS: usize = 64;
@@ -52,6 +52,8 @@ struct Held {
     jobs: HashMap<JobId, Record>,
     /// Numbers of claims whose answer never came: the job that they got is still to be fetched.
     unanswered: Vec<String>,
+    /// Why it is not registered, while it is not: it hears of no job then, and others ask it for none.
+    absent: Option<Error>,
 }
 
 impl fmt::Debug for Redis {
@@ -88,6 +90,14 @@ impl Redis {
 
     fn held(&self) -> MutexGuard<'_, Held> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// This process does not run the job any more; under a newer claim it may.
+    fn let_go(&self, id: JobId, token: u64) {
+        let mut held = self.held();
+        if held.jobs.get(&id).is_some_and(|record| record.token == token) {
+            held.jobs.remove(&id);
+        }
     }
 
     fn announce(&self) {

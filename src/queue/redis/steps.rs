@@ -30,13 +30,11 @@ impl Redis {
     pub(super) async fn take(&self, kind: Kind) -> Result<Claimed> {
         loop {
             let unanswered = self.held().unanswered.pop();
-            let again = unanswered.is_some();
             let nonce = unanswered.unwrap_or_else(|| JobId::random(jiff::Timestamp::now()).to_string());
             let step = Step::new("claim")
                 .arg(kind)
                 .arg(&self.host)
                 .arg(&nonce)
-                .arg(u8::from(again))
                 .arg(self.lease())
                 .arg(self.retention())
                 .arg(self.target(&larder_jobs::Hosts::This))
@@ -73,7 +71,8 @@ impl Redis {
         let field = |name: &str| {
             let Reply::Array(list) = row else { return None };
             let mut pairs = list.chunks_exact(2).map(|pair| (reply_text(&pair[0]), reply_text(&pair[1])));
-            pairs.find(|(key, _)| key.as_deref() == Some(name)).and_then(|(_, value)| value)
+            // A later one replaces an earlier one.
+            pairs.rfind(|(key, _)| key.as_deref() == Some(name)).and_then(|(_, value)| value)
         };
         let error = Error::from(unreadable.invalid.clone());
         let id = field("id");
@@ -108,7 +107,7 @@ impl Redis {
                 Ok(Renewal::Held { cancel: false })
             }
             Some("GONE" | "LOST") => {
-                self.held().jobs.remove(&id);
+                self.let_go(id, token);
                 Ok(Renewal::Lost)
             }
             _ => Err(strange().into()),
@@ -141,7 +140,7 @@ impl Redis {
         if reply_text(&reply).as_deref() == Some("GONE") && self.put_back(id, token, None).await? {
             reply = self.run(step).await?;
         }
-        self.held().jobs.remove(&id);
+        self.let_go(id, token);
         if reply_text(&reply).is_some() {
             return Ok(Settled::Fenced);
         }
@@ -198,6 +197,9 @@ impl Redis {
     }
 
     pub(super) async fn count(&self) -> Result<Stats> {
+        if let Some(error) = self.held().absent.clone() {
+            return Err(error);
+        }
         let mut stats = Stats::default();
         for kind in Kind::ALL {
             let step = State::ALL.iter().fold(Step::new("stats").arg(kind), Step::arg);
@@ -225,17 +227,18 @@ impl Redis {
             let reply = self.run(step).await?;
             let [steps, purged] = parts(&reply)?;
             let Reply::Array(steps) = steps else { return Err(strange().into()) };
-            for step in steps {
-                let [before, after] = parts(step)?;
-                let (Ok(before), Ok(after)) = (read_record(before), read_record(after)) else { continue };
+            for after in steps.iter().filter_map(|row| read_record(row).ok()) {
                 tracing::warn!(
                     job = %after.id,
-                    host = before.owner.as_ref().map(tracing::field::display),
-                    attempt = before.attempts,
+                    host = after.owner.as_ref().map(tracing::field::display),
+                    attempt = after.attempts,
                     state = %after.state,
                     "the worker of a job vanished"
                 );
+                let before = Record { state: State::Planning, ..after.clone() };
                 observe::step(Some(&before), &after);
+                // The claim was given up: it must not bring the job back once it is forgotten.
+                self.held().jobs.retain(|id, held| *id != after.id || held.token >= after.token);
                 if after.state.is_terminal() { reaped.ended += 1 } else { reaped.returned += 1 }
             }
             let purged: usize = reply_text(purged).and_then(|n| n.parse().ok()).ok_or_else(strange)?;

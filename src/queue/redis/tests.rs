@@ -226,6 +226,27 @@ async fn a_redis_that_lost_its_data_gets_back_what_runs() {
 }
 
 #[tokio::test]
+async fn a_stale_claim_does_not_make_a_host_forget_its_newer_one() {
+    let server = support::Redis::start();
+    let hands = Hands::new();
+    set_clock(&server, &hands);
+    let store = store(with_hands(&server), config(), "gpu-1");
+    let id = store.enqueue(job("a/b")).await.expect("accepted").record.id;
+    let old = claim(&store).await.expect("a job");
+    hands.pass(Duration::from_millis(1_001));
+    set_clock(&server, &hands);
+    assert_eq!(store.reap().await.expect("reaps").returned, 1);
+    let new = claim(&store).await.expect("a job");
+    let renew = |token| store.renew(id, token, State::Fetching, Progress::default());
+    assert_eq!(renew(old.token).await, Ok(Renewal::Lost));
+    assert_eq!(store.settle(id, old.token, Settlement::Release).await, Ok(Settled::Fenced));
+    server.command(&["FLUSHALL"]);
+    set_clock(&server, &hands);
+    assert_eq!(renew(new.token).await, Ok(Renewal::Held { cancel: false }));
+    assert_eq!(store.get(id).await.expect("reads").expect("is back").token, new.token);
+}
+
+#[tokio::test]
 async fn nothing_is_left_when_the_time_is_over() {
     const JOBS: usize = 300;
     let server = support::Redis::start();
@@ -245,8 +266,6 @@ async fn nothing_is_left_when_the_time_is_over() {
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
         assert_eq!(store.reap().await.expect("reaps").purged, JOBS);
-        // What lets a claim be repeated goes by itself within a lease.
-        tokio::time::sleep(store.config.lease.get()).await;
         assert_eq!(server.keys("*"), ["{test}:seq"]);
         used.push(server.used_memory());
     }
