@@ -2,7 +2,7 @@
 //! names apalis.
 //!
 //! A task of its own does the waiting: it takes a free slot, claims exactly one job for it, and hands it
-//! over. So nothing is prefetched, no timer runs in the task that polls the worker, and a store that fails
+//! over; while there is work it does so for a few slots at once. So nothing is prefetched, no timer runs in the task that polls the worker, and a store that fails
 //! never reaches the worker as an error (apalis would end it). A claim that is not taken over, because the
 //! worker stops meanwhile, goes back with its attempt.
 
@@ -22,8 +22,10 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::{Claim, Claimed, JobStore, Lease, Record, Settlement, Verdict, lease};
-use crate::error::Error;
+use crate::error::{Error, Result};
 
+/// Claims under way at once while there is work, each for a free slot of its own; an idle worker makes one.
+const AT_ONCE: usize = 4;
 /// Longest wait before the store is asked again, in case a wake-up got lost.
 const TICK: Duration = Duration::from_secs(15);
 /// Longest pause before a store that does not answer is asked again.
@@ -159,49 +161,82 @@ struct Feeder {
     offer: mpsc::Sender<Assignment>,
 }
 
+/// The slot that a claim was made for, and what came of it.
+type Attempted = (OwnedSemaphorePermit, Result<Claimed>);
+
 impl Feeder {
     async fn run(mut self) {
-        let mut pause = PAUSE_MIN;
-        while let Some(slot) = self.free_slot().await {
-            // Seen before the claim, so that a change during the claim wakes the wait after it.
-            self.changed.borrow_and_update();
+        let mut claims = JoinSet::new();
+        let (mut at_once, mut pause) = (1, PAUSE_MIN);
+        loop {
+            if claims.is_empty() {
+                let Some(slot) = self.free_slot().await else { return };
+                // Seen before the claim, so that a change during the claim wakes the wait after it.
+                self.changed.borrow_and_update();
+                self.claim(slot, &mut claims);
+            }
+            while claims.len() < at_once
+                && !self.is_stopped()
+                && let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned()
+            {
+                self.claim(slot, &mut claims);
+            }
             // A claim that was begun is also answered for, unless the queue is silent for too long.
             let claimed = tokio::select! {
-                claimed = self.store.claim(self.kind) => claimed,
+                claimed = claims.join_next() => claimed,
                 () = self.given_up() => return,
             };
             let wait = match claimed {
-                Ok(Claimed::Job(claim)) => {
-                    pause = PAUSE_MIN;
+                Some(Ok((slot, Ok(Claimed::Job(claim))))) => {
+                    (at_once, pause) = (AT_ONCE, PAUSE_MIN);
                     self.hand_over(*claim, slot).await;
                     continue;
                 }
-                Ok(Claimed::Nothing { wait }) => {
+                Some(Ok((_, Ok(Claimed::Nothing { wait })))) => {
                     pause = PAUSE_MIN;
                     wait.unwrap_or(TICK).min(TICK)
                 }
-                Err(error) => {
-                    if pause == PAUSE_MIN {
-                        tracing::warn!(kind = %self.kind, %error, hint = error.hint(), "no job can be claimed; trying on");
-                    }
-                    pause = (pause * 2).min(PAUSE_MAX);
-                    self.changed.borrow_and_update();
-                    tokio::select! {
-                        () = self.stopped() => {}
-                        () = tokio::time::sleep(pause) => {}
-                    }
-                    continue;
-                }
+                Some(Ok((_, Err(error)))) => self.told(&error, &mut pause),
+                Some(Err(died)) => self.told(&Error::internal(format!("a claim died: {died}")), &mut pause),
+                None => continue,
             };
-            drop(slot);
-            let mut changed = self.changed.clone();
-            tokio::select! {
-                () = self.stopped() => {}
-                () = tokio::time::sleep(wait) => {}
-                // The sender lives as long as the store.
-                _ = changed.changed() => {}
+            at_once = 1;
+            if claims.is_empty() {
+                self.rest(wait, pause > PAUSE_MIN).await;
             }
         }
+    }
+
+    fn claim(&self, slot: OwnedSemaphorePermit, claims: &mut JoinSet<Attempted>) {
+        let (store, kind) = (Arc::clone(&self.store), self.kind);
+        claims.spawn(async move { (slot, store.claim(kind).await) });
+    }
+
+    /// Says once that no job can be claimed; returns how long to wait before the next attempt.
+    fn told(&self, error: &Error, pause: &mut Duration) -> Duration {
+        if *pause == PAUSE_MIN {
+            tracing::warn!(kind = %self.kind, %error, hint = error.hint(), "no job can be claimed; trying on");
+        }
+        *pause = (*pause * 2).min(PAUSE_MAX);
+        *pause
+    }
+
+    /// Until there may be something to claim; what a failing store says of changes is not believed.
+    async fn rest(&mut self, wait: Duration, failing: bool) {
+        if failing {
+            self.changed.borrow_and_update();
+        }
+        let mut changed = self.changed.clone();
+        tokio::select! {
+            () = self.stopped() => {}
+            () = tokio::time::sleep(wait) => {}
+            // The sender lives as long as the store.
+            _ = changed.changed(), if !failing => {}
+        }
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.drain.is_cancelled() || self.offer.is_closed()
     }
 
     async fn stopped(&self) {
