@@ -128,9 +128,25 @@ impl Connection {
             command.arg(argument);
         }
         let command = &command;
+        self.send(|mut connection| async move { command.invoke_async(&mut connection).await }).await
+    }
+
+    /// Runs one plain command that may be repeated.
+    ///
+    /// # Errors
+    /// As [`Connection::server`].
+    pub async fn command(&self, command: &redis::Cmd) -> Result<Value> {
+        self.send(|mut connection| async move { command.query_async(&mut connection).await }).await
+    }
+
+    /// Asks over the connection in use; over a new one if that broke.
+    async fn send<F>(&self, ask: impl Fn(MultiplexedConnection) -> F) -> Result<Value>
+    where
+        F: Future<Output = Result<Value, RedisError>>,
+    {
         let once = || async {
-            let (number, mut connection, _) = self.open().await?;
-            match timeout(ANSWER + CONNECT, command.invoke_async(&mut connection)).await {
+            let (number, connection, _) = self.open().await?;
+            match timeout(ANSWER + CONNECT, ask(connection)).await {
                 Ok(Ok(value)) => Ok(value),
                 Ok(Err(error)) => Err(self.broken(number, &error).await),
                 Err(_) => Err(Fault(self.silent(number).await, false)),
@@ -138,19 +154,6 @@ impl Connection {
         };
         let pauses = ExponentialBuilder::default().with_min_delay(AGAIN).with_max_times(AGAIN_TIMES);
         once.retry(pauses).when(|fault: &Fault| fault.1).await.map_err(|fault| fault.0)
-    }
-
-    /// Runs one plain command.
-    ///
-    /// # Errors
-    /// As [`Connection::server`].
-    pub async fn command(&self, command: &redis::Cmd) -> Result<Value> {
-        let (number, mut connection, _) = self.open().await.map_err(|fault| fault.0)?;
-        match timeout(ANSWER + CONNECT, command.query_async(&mut connection)).await {
-            Ok(Ok(value)) => Ok(value),
-            Ok(Err(error)) => Err(self.broken(number, &error).await.0),
-            Err(_) => Err(self.silent(number).await),
-        }
     }
 
     /// Listens to `channels` (without the prefix) over a connection of its own.

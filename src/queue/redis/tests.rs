@@ -272,3 +272,35 @@ async fn nothing_is_left_when_the_time_is_over() {
     // The first round is that of buffers and caches; a job takes more than a kilobyte.
     assert!(used[2] < used[0] + 128 * 1024, "bytes used after each round: {used:?}");
 }
+
+#[tokio::test]
+async fn a_step_that_a_full_redis_refuses_changes_nothing() {
+    let server = support::Redis::start();
+    let [store, _] = two_hosts(&server);
+    let id = store.enqueue(job("a/b")).await.expect("accepted").record.id;
+    let held = claim(&store).await.expect("a job");
+    store.enqueue(job("c/d")).await.expect("accepted");
+    let before = dump(&server);
+    server.command(&["CONFIG", "SET", "maxmemory", "1"]);
+    let full = |error: crate::error::Error| assert_eq!(error.reason(), Reason::QueueUnavailable, "{error}");
+    full(store.enqueue(job("e/f")).await.expect_err("full"));
+    full(store.claim(KIND).await.expect_err("full"));
+    full(store.renew(id, held.token, State::Fetching, Progress::default()).await.expect_err("full"));
+    let done = Settlement::Done(crate::queue::Done::default());
+    full(store.settle(id, held.token, done.clone()).await.expect_err("full"));
+    full(store.cancel(id, None).await.expect_err("full"));
+    server.command(&["CONFIG", "SET", "maxmemory", "0"]);
+    assert_eq!(dump(&server), before);
+    let settled = store.settle(id, held.token, done).await.expect("settles");
+    assert!(matches!(settled, Settled::Done(_)));
+}
+
+/// Everything that the queue keeps, and for how long.
+fn dump(server: &support::Redis) -> Vec<(String, String, i64)> {
+    let of = |key: String| {
+        let value = server.command(&["DUMP", &key]);
+        let left = server.command(&["PTTL", &key]).int();
+        (key, format!("{value:?}"), left)
+    };
+    server.keys("*").into_iter().map(of).collect()
+}

@@ -32,7 +32,8 @@ local function int(number) return string.format('%.0f', number) end
 local function given(text) return text ~= '' and text end
 local function number(job, field) return tonumber(job[field] or 0) end
 
-local RAW = {}
+-- Of the jobs of this step: what was read of each, and how many milliseconds an ended one is kept.
+local RAW, FORGET = {}, {}
 
 local function load(id)
   -- A key of another type is no job, and must not stop the others.
@@ -103,6 +104,11 @@ local function move(from, to)
   if from and not stays then redis.call('ZREM', from[1], from[3]) end
 end
 
+local function names(text)
+  local fine, list = pcall(cjson.decode, text)
+  return fine and type(list) == 'table' and list or {}
+end
+
 -- Writes what `job` has as its own, and moves it from where `old` (nil for a new job) lay to where it lies now. The
 -- first write is one that Redis refuses when its memory is full, so a refusal changes nothing.
 local function save(old, job)
@@ -116,6 +122,11 @@ local function save(old, job)
   end
   if #set > 0 then redis.call('HSET', key, unpack(set)) end
   if #gone > 0 then redis.call('HDEL', key, unpack(gone)) end
+  -- The reaper forgets it at its time; the server does if no reaper is there.
+  if FORGET[job] then
+    redis.call('PEXPIRE', key, FORGET[job])
+    for _, text in ipairs(names(job.keys)) do redis.call('PEXPIRE', P .. 'key:' .. text, FORGET[job]) end
+  end
   local all, place = places(job)
   local was_all, was_place
   if old then was_all, was_place = places(old) end
@@ -136,11 +147,6 @@ local function save(old, job)
     redis.call('PUBLISH', P .. 'to:' .. job.target, 'ready ' .. job.kind)
   end
   if not same then redis.call('PUBLISH', P .. 'about:' .. job.id, state) end
-end
-
-local function names(text)
-  local fine, list = pcall(cjson.decode, text)
-  return fine and type(list) == 'table' and list or {}
 end
 
 local function written(list) return #list > 0 and cjson.encode(list) end

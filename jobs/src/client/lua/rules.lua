@@ -15,10 +15,7 @@ local function finish(job, state, retention)
   job.nonce = false
   quiet(job)
   job.finished_at = int(NOW)
-  -- The reaper forgets it at its time; the server does if no reaper is there.
-  local ttl = int(retention / 1000 + 60000)
-  redis.call('PEXPIRE', P .. 'job:' .. job.id, ttl)
-  for _, key in ipairs(names(job.keys)) do redis.call('PEXPIRE', P .. 'key:' .. key, ttl) end
+  FORGET[job] = int(retention / 1000 + 60000)
 end
 
 local function fail(job, reason, message, retention)
@@ -81,9 +78,10 @@ local function bury(id, job, kind, target, retention, reason, message, payload)
   fail(dead, reason or 'invalid_request', message
     or 'the record of the job is damaged; hint: ask for the job again if it is still wanted', retention)
   -- What it was before is unknown, so every place that it may lie in is looked at.
+  -- Refused here when the memory is full, before anything is gone.
+  redis.call('HSET', P .. 'job:' .. id, 'v', '1')
   redis.call('DEL', P .. 'job:' .. id)
   save(nil, dead)
-  redis.call('PEXPIRE', P .. 'job:' .. id, int(retention / 1000 + 60000))
   for _, state in ipairs(UNENDED) do redis.call('ZREM', P .. 'jobs:' .. kind .. ':' .. state, id) end
   redis.call('ZREM', P .. 'leases', id)
   if redis.call('HGET', P .. 'wants', want_of(dead)) == id then redis.call('HDEL', P .. 'wants', want_of(dead)) end
