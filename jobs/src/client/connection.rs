@@ -286,7 +286,7 @@ impl Messages {
                     return Ok(String::from_utf8_lossy(message.get_payload_bytes()).into_owned());
                 }
                 Ok(None) => {
-                    let hint = "see whether it restarts; larder tries on";
+                    let hint = "see whether it restarts";
                     return Err(error::unavailable(address.place(), "closed the connection", hint));
                 }
                 Err(_) => {

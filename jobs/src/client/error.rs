@@ -59,7 +59,7 @@ pub(super) fn silent(address: &Address, seconds: u64) -> Error {
 
 /// A server that expects something else than TLS waits for the rest of it.
 fn or_no_tls(address: &Address) -> &'static str {
-    if address.has_tls() { "; if that port has no TLS write redis://" } else { "; larder tries on" }
+    if address.has_tls() { "; if that port has no TLS write redis://" } else { "" }
 }
 
 /// A failure that the library reports, in words that lead somewhere.
@@ -75,16 +75,14 @@ pub(super) fn explain(address: &Address, error: &RedisError) -> Error {
         return unavailable(place, &format!("refuses the user `{user}`: wrong or missing password"), hint);
     }
     if text.contains("OOM") {
-        let hint = "raise its maxmemory, or cancel jobs; larder tries on";
+        let hint = "raise its maxmemory, or cancel jobs";
         return unavailable(place, "is out of memory (maxmemory is reached, nothing may be evicted)", hint);
     }
     match error.kind() {
         ErrorKind::Server(ServerErrorKind::ReadOnly) => read_only(place),
-        ErrorKind::Server(ServerErrorKind::BusyLoading) => {
-            unavailable(place, "is loading its data", "wait; larder tries on")
-        }
+        ErrorKind::Server(ServerErrorKind::BusyLoading) => unavailable(place, "is loading its data", "wait"),
         ErrorKind::Server(ServerErrorKind::MasterDown) => {
-            unavailable(place, "has lost its master", "point queue.url at the master; larder tries on")
+            unavailable(place, "has lost its master", "point queue.url at the master")
         }
         ErrorKind::InvalidClientConfig => {
             Error::new(Reason::InvalidRequest, format!("queue.url: {said}"), ADDRESS_HINT)
@@ -97,7 +95,7 @@ pub(super) fn explain(address: &Address, error: &RedisError) -> Error {
             format!("Redis at {place} does not have the database of queue.url"),
             "use a smaller database number; 0 is always there",
         ),
-        _ => unavailable(place, &format!("answers with an error: {text}"), "see its log; larder tries on"),
+        _ => unavailable(place, &format!("answers with an error: {text}"), "see its log"),
     }
 }
 
@@ -116,7 +114,7 @@ pub(super) fn not_redis(place: &str) -> Error {
 
 /// The server is a replica, or was made one.
 pub(super) fn read_only(place: &str) -> Error {
-    unavailable(place, "is a read-only replica", "point queue.url at the master; larder tries on")
+    unavailable(place, "is a read-only replica", "point queue.url at the master")
 }
 
 fn unreachable(address: &Address, error: &RedisError, text: &str) -> Error {
@@ -138,14 +136,10 @@ fn unreachable(address: &Address, error: &RedisError, text: &str) -> Error {
     }
     let closed = ["reset", "closed", "broken pipe", "unexpected end", "eof", "disconnect"];
     if closed.iter().any(|word| text.to_lowercase().contains(word)) {
-        let hint = "see whether it restarts; if it wants TLS write rediss:// in queue.url; larder tries on";
+        let hint = "see whether it restarts; if it wants TLS write rediss:// in queue.url";
         return unavailable(place, "closed the connection", hint);
     }
-    unavailable(
-        place,
-        &format!("cannot be reached: {text}"),
-        "see whether it runs (redis-cli ping); larder tries on",
-    )
+    unavailable(place, &format!("cannot be reached: {text}"), "see whether it runs (redis-cli ping)")
 }
 
 /// How the versions of Redis say that a user lacks a right, in a script and outside.

@@ -20,7 +20,7 @@ const HEARTBEAT: Duration = Duration::from_secs(20);
 const BELIEVED: Duration = Duration::from_secs(60);
 /// Pauses between attempts to reach a Redis that is away.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
-const PAUSE_MAX: Duration = Duration::from_secs(5);
+const PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// What is told once and not at every heartbeat.
 #[derive(Default)]
