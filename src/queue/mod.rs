@@ -37,11 +37,12 @@ mod worker_tests;
 pub use backend::{Assignment, Source};
 pub use config::{Concurrency, Config, Url};
 pub use embedded::{Clock, Embedded, Scope};
+pub use larder_jobs::client::Outcome;
 pub use larder_jobs::{RECORD_VERSION as VERSION, Record};
 pub use lease::{Lease, Stop};
 pub use reaper::reap_until;
 pub use redis::Redis;
 pub use store::{
-    Cancelled, Claim, Claimed, Enqueued, Filter, JobStore, Outcome, Reaped, Renewal, Settled, Stats,
+    Cancelled, Claim, Claimed, Enqueued, Filter, JobStore, Reaped, Renewal, Settled, Stats,
 };
 pub use verdict::{Done, Settlement, Verdict};

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use larder_jobs::client::Outcome;
 use larder_jobs::{Job, JobId, Kind, Progress, State};
 use tokio::sync::{broadcast, watch};
 
@@ -62,19 +63,6 @@ pub enum Settled {
     Done(Box<Record>),
     /// The token is stale; nothing changed.
     Fenced,
-}
-
-/// What a cancel did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    /// The job ended at once.
-    Ended,
-    /// A worker holds the job and was told to stop.
-    Stopping,
-    /// Others want the job too, so it goes on.
-    Wanted,
-    /// The job had ended before.
-    Over,
 }
 
 /// The answer to a cancel.

@@ -135,12 +135,6 @@ impl JobStore for Redis {
 
     async fn cancel(&self, id: JobId, requester: Option<&str>) -> Result<Cancelled> {
         let (outcome, record) = self.queue.cancel(id, requester).await?;
-        let outcome = match outcome {
-            larder_jobs::client::Outcome::Ended => Outcome::Ended,
-            larder_jobs::client::Outcome::Stopping => Outcome::Stopping,
-            larder_jobs::client::Outcome::Wanted => Outcome::Wanted,
-            larder_jobs::client::Outcome::Over => Outcome::Over,
-        };
         if outcome == Outcome::Ended {
             observe::step(None, &record);
         }
