@@ -42,7 +42,5 @@ pub use larder_jobs::{RECORD_VERSION as VERSION, Record};
 pub use lease::{Lease, Stop};
 pub use reaper::reap_until;
 pub use redis::Redis;
-pub use store::{
-    Cancelled, Claim, Claimed, Enqueued, Filter, JobStore, Reaped, Renewal, Settled, Stats,
-};
+pub use store::{Cancelled, Claim, Claimed, Enqueued, Filter, JobStore, Reaped, Renewal, Settled, Stats};
 pub use verdict::{Done, Settlement, Verdict};

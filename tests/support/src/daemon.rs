@@ -184,9 +184,10 @@ impl Daemon {
 
     /// Waits for it to end by itself.
     pub fn wait_exit(&mut self, timeout: Duration) -> Option<ExitStatus> {
-        let status = self.running.wait(timeout);
-        self.stopped |= status.is_some();
-        status
+        let status = self.running.wait(timeout)?;
+        self.stopped = true;
+        self.lines.wait_end();
+        Some(status)
     }
 
     /// Any signal, without waiting.
@@ -211,6 +212,7 @@ impl Daemon {
             self.running.kill();
             panic!("the daemon did not stop within {timeout:?}\n{}", self.logs().join("\n"));
         };
+        self.lines.wait_end();
         status
     }
 
@@ -252,6 +254,7 @@ impl Drop for Daemon {
                 assert!(panicking, "the daemon did not stop within {PATIENCE:?}\n{}", self.logs().join("\n"));
             }
         }
+        self.lines.wait_end();
         if panicking {
             eprintln!("--- log of the daemon ---\n{}", self.logs().join("\n"));
             return;

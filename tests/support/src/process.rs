@@ -3,10 +3,13 @@
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
+
+/// How long the last words of a child that has ended are waited for.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// What a finished command left.
 #[derive(Clone, Debug)]
@@ -105,40 +108,59 @@ impl Running {
 /// Lines of a child's output, as they come.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Lines {
-    inner: Arc<(Mutex<Vec<String>>, Condvar)>,
+    inner: Arc<(Mutex<Said>, Condvar)>,
+}
+
+#[derive(Debug, Default)]
+struct Said {
+    lines: Vec<String>,
+    /// Outputs of which more may come.
+    open: usize,
 }
 
 impl Lines {
     pub(crate) fn follow(&self, source: impl Read + Send + 'static) {
         let lines = self.clone();
+        self.said().open += 1;
         std::thread::spawn(move || {
             let mut reader = BufReader::new(source);
             let mut line = Vec::new();
             while reader.read_until(b'\n', &mut line).is_ok_and(|n| n > 0) {
                 let text = String::from_utf8_lossy(&line).trim_end().to_owned();
-                lines.inner.0.lock().expect("no reader panics").push(text);
+                lines.said().lines.push(text);
                 lines.inner.1.notify_all();
                 line.clear();
             }
+            lines.said().open -= 1;
+            lines.inner.1.notify_all();
         });
     }
 
+    fn said(&self) -> MutexGuard<'_, Said> {
+        self.inner.0.lock().expect("no reader panics")
+    }
+
     pub(crate) fn all(&self) -> Vec<String> {
-        self.inner.0.lock().expect("no reader panics").clone()
+        self.said().lines.clone()
+    }
+
+    /// After the child's end: waits until its last words were read. Grandchildren may hold the outputs open.
+    pub(crate) fn wait_end(&self) {
+        let open = |said: &mut Said| said.open > 0;
+        drop(self.inner.1.wait_timeout_while(self.said(), LAST_WORDS, open).expect("no reader panics"));
     }
 
     /// The first line that `wanted` accepts, waiting for it.
     pub(crate) fn wait(&self, timeout: Duration, wanted: impl Fn(&str) -> bool) -> Option<String> {
-        let (lines, changed) = &*self.inner;
         let mut seen = 0;
-        let missing = |lines: &mut Vec<String>| {
-            let none = lines[seen..].iter().all(|line| !wanted(line));
-            seen = if none { lines.len() } else { seen };
+        let missing = |said: &mut Said| {
+            let none = said.lines[seen..].iter().all(|line| !wanted(line));
+            seen = if none { said.lines.len() } else { seen };
             none
         };
-        let guard = lines.lock().expect("no reader panics");
-        let (guard, _) = changed.wait_timeout_while(guard, timeout, missing).expect("no reader panics");
-        guard.iter().find(|line| wanted(line)).cloned()
+        let waited = self.inner.1.wait_timeout_while(self.said(), timeout, missing);
+        let (said, _) = waited.expect("no reader panics");
+        said.lines.iter().find(|line| wanted(line)).cloned()
     }
 }
 
@@ -162,7 +184,7 @@ pub(crate) fn run(command: &mut Command, timeout: Duration) -> Output {
     let timed_out = status.is_none();
     let status = status.unwrap_or_else(|| running.kill());
     // Grandchildren may hold the pipes open; what they write later is not waited for.
-    let text = |output: Receiver<String>| output.recv_timeout(Duration::from_secs(5)).unwrap_or_default();
+    let text = |output: Receiver<String>| output.recv_timeout(LAST_WORDS).unwrap_or_default();
     Output { code: code_of(status), stdout: text(stdout), stderr: text(stderr), timed_out }
 }
 
