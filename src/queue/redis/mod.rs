@@ -20,7 +20,7 @@ use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use larder_jobs::client::{Address, Connection, Queue, Server};
+use larder_jobs::client::{Address, Connection, Queue};
 use larder_jobs::{HostName, Hosts, Job, JobId, Kind, Progress, Record, State, Target};
 use tokio::sync::{Notify, broadcast, watch};
 
@@ -51,7 +51,7 @@ struct Held {
     /// The jobs that it runs, as they were when it took them.
     jobs: HashMap<JobId, Record>,
     /// Numbers of claims whose answer never came: the job that they got is still to be fetched.
-    unanswered: Vec<String>,
+    unanswered: Vec<(Kind, String)>,
     /// Why it is not registered, while it is not: it hears of no job then, and others ask it for none.
     absent: Option<Error>,
 }
@@ -78,14 +78,6 @@ impl Redis {
             held: Mutex::default(),
             emptied: Notify::new(),
         }
-    }
-
-    /// What the server says of itself.
-    ///
-    /// # Errors
-    /// `queue_unavailable` if it cannot be reached or will not do.
-    pub async fn server(&self) -> Result<Server> {
-        Ok(self.queue.connection().server().await?)
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {

@@ -29,8 +29,7 @@ impl Redis {
 
     pub(super) async fn take(&self, kind: Kind) -> Result<Claimed> {
         loop {
-            let unanswered = self.held().unanswered.pop();
-            let nonce = unanswered.unwrap_or_else(|| JobId::random(jiff::Timestamp::now()).to_string());
+            let nonce = self.nonce(kind);
             let step = Step::new("claim")
                 .arg(kind)
                 .arg(&self.host)
@@ -42,7 +41,7 @@ impl Redis {
             let reply = match self.run(step).await {
                 Ok(reply) => reply,
                 Err(error) => {
-                    self.held().unanswered.push(nonce);
+                    self.held().unanswered.push((kind, nonce));
                     return Err(error);
                 }
             };
@@ -63,6 +62,15 @@ impl Redis {
                 }
                 Err(unreadable) => self.bury(kind, answer, &unreadable).await?,
             }
+        }
+    }
+
+    /// The number of a claim of this kind that was never answered, else a new one.
+    fn nonce(&self, kind: Kind) -> String {
+        let mut held = self.held();
+        match held.unanswered.iter().position(|(asked, _)| *asked == kind) {
+            Some(at) => held.unanswered.swap_remove(at).1,
+            None => JobId::random(jiff::Timestamp::now()).to_string(),
         }
     }
 

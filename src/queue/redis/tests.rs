@@ -132,15 +132,15 @@ async fn a_claim_whose_answer_was_lost_is_answered_again() {
     let id = store.enqueue(job("a/b")).await.expect("accepted").record.id;
     store.enqueue(job("c/d")).await.expect("accepted");
     // The question gets through, the answer does not: as if the step had been taken by a ghost.
-    store.held().unanswered.push("ghost".into());
+    store.held().unanswered.push((KIND, "ghost".into()));
     let first = claim(&store).await.expect("a job");
-    store.held().unanswered.push("ghost".into());
+    store.held().unanswered.push((KIND, "ghost".into()));
     let again = claim(&store).await.expect("a job");
     assert_eq!((first.record.id, again.record.id, again.token), (id, id, first.token));
     assert_eq!(again.record.attempts, 1);
     // Once the job is settled the number is worth nothing any more.
     store.settle(id, again.token, Settlement::Release).await.expect("settles");
-    store.held().unanswered.push("ghost".into());
+    store.held().unanswered.push((KIND, "ghost".into()));
     let next = claim(&store).await.expect("a job");
     assert_eq!((next.record.id, next.record.attempts), (id, 1));
     assert!(next.token > again.token);

@@ -77,11 +77,11 @@ local function bury(id, job, kind, target, retention, reason, message, payload)
   dead.anonymous, dead.job = '1', payload or job.job or cjson.encode(job)
   fail(dead, reason or 'invalid_request', message
     or 'the record of the job is damaged; hint: ask for the job again if it is still wanted', retention)
-  -- What it was before is unknown, so every place that it may lie in is looked at.
   -- Refused here when the memory is full, before anything is gone.
   redis.call('HSET', P .. 'job:' .. id, 'v', '1')
   redis.call('DEL', P .. 'job:' .. id)
   save(nil, dead)
+  -- What it was before is unknown, so every place that it may lie in is looked at.
   for _, state in ipairs(UNENDED) do redis.call('ZREM', P .. 'jobs:' .. kind .. ':' .. state, id) end
   redis.call('ZREM', P .. 'leases', id)
   if redis.call('HGET', P .. 'wants', want_of(dead)) == id then redis.call('HDEL', P .. 'wants', want_of(dead)) end
