@@ -64,6 +64,10 @@ fn describe() {
         "Bytes that were received and thrown away, by reason."
     );
     describe_counter!("larder_download_stalls_total", "Connections that were given up because nothing came.");
+    describe_counter!(
+        "larder_download_quarantined_total",
+        "Files whose bytes were wrong twice and were moved out of the way."
+    );
     describe_counter!("larder_http_responses_total", "Answers of a source by status code.");
     describe_counter!(
         "larder_cache_drift_total",
@@ -90,7 +94,8 @@ fn describe() {
     }
     counter!("larder_download_resumed_bytes_total").absolute(0);
     counter!("larder_download_stalls_total").absolute(0);
-    for reason in ["integrity_mismatch", "restarted"] {
+    counter!("larder_download_quarantined_total").absolute(0);
+    for reason in ["hedged", "integrity_mismatch", "restarted"] {
         counter!("larder_download_wasted_bytes_total", "reason" => reason).absolute(0);
     }
     for drift in ["adopted", "vanished", "damaged"] {
@@ -116,17 +121,25 @@ pub fn job_failed(kind: Kind, reason: Reason) {
     counter!("larder_jobs_failed_total", "kind" => kind.word(), "reason" => reason.word()).increment(1);
 }
 
-/// `source` will be asked: what is counted of it is born at zero.
-pub fn source_known(source: &str) {
-    counter!("larder_download_bytes_total", "source" => source.to_owned()).increment(0);
-    for code in ["200", "206"] {
-        counter!("larder_http_responses_total", "source" => source.to_owned(), "code" => code).increment(0);
+/// The bytes of one source, counted without looking the series up for every chunk.
+pub struct Bytes(metrics::Counter);
+
+impl Bytes {
+    /// So many more came.
+    pub fn more(&self, bytes: u64) {
+        self.0.increment(bytes);
     }
 }
 
-/// `bytes` came from `source` (scheme and host of the configured endpoint, so the label set is bounded).
-pub fn bytes_received(source: &str, bytes: u64) {
-    counter!("larder_download_bytes_total", "source" => source.to_owned()).increment(bytes);
+/// `source` (scheme and host of a configured endpoint, so the label set is bounded) will be asked: what is counted
+/// of it is born at zero.
+pub fn source_known(source: &str) -> Bytes {
+    for code in ["200", "206"] {
+        counter!("larder_http_responses_total", "source" => source.to_owned(), "code" => code).increment(0);
+    }
+    let bytes = counter!("larder_download_bytes_total", "source" => source.to_owned());
+    bytes.increment(0);
+    Bytes(bytes)
 }
 
 /// `bytes` of an earlier attempt were found on the disk and used.
@@ -134,14 +147,23 @@ pub fn bytes_resumed(bytes: u64) {
     counter!("larder_download_resumed_bytes_total").increment(bytes);
 }
 
-/// `bytes` were received and thrown away; `reason` is `integrity_mismatch` or `restarted`.
+/// `bytes` were received and thrown away; `reason` is `integrity_mismatch`, `restarted` (the source ignores ranges) or
+/// `hedged` (another connection was faster).
 pub fn bytes_wasted(reason: &'static str, bytes: u64) {
+    if bytes == 0 {
+        return;
+    }
     counter!("larder_download_wasted_bytes_total", "reason" => reason).increment(bytes);
 }
 
 /// A connection was given up because nothing came.
 pub fn download_stalled() {
     counter!("larder_download_stalls_total").increment(1);
+}
+
+/// A file's bytes were wrong twice, and it was moved out of the way.
+pub fn download_quarantined() {
+    counter!("larder_download_quarantined_total").increment(1);
 }
 
 /// `source` answered with `code`.

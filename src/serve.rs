@@ -56,7 +56,7 @@ impl House {
     pub async fn open(settings: Settings, scope: Scope) -> Result<Self> {
         // Before the store: opening it may already have something to count.
         let handle = metrics::install()?;
-        let hub = Hub::new(&settings.config.hub, settings.token.clone())?;
+        let hub = Hub::new(&settings.config.hub, settings.tokens.clone())?;
         let dir = settings.state_dir.clone();
         let cache = Cache::new(settings.cache_root.clone());
         let grace = settings.config.cache.recovery_grace;

@@ -35,7 +35,7 @@ pub(super) async fn run(settings: Settings, want: Want, output: &Output) -> Resu
     let job = want.job();
     job.validate()?;
     let Work::Download(want) = job.work else { return Err(Error::internal("only downloads are planned")) };
-    let hub = Hub::new(&settings.config.hub, settings.token.clone())?;
+    let hub = Hub::new(&settings.config.hub, settings.tokens.clone())?;
     let context = serve::planner(&settings, hub, true);
     let planned = worker::plan(&context, &want, &CancellationToken::new()).await?;
     let view = view(planned);

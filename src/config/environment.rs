@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Config, Sources, expand};
 use crate::error::{Error, Result};
-use crate::hub::{self, Token};
+use crate::hub::{self, Token, Tokens};
 use larder_jobs::client::Address;
 use larder_jobs::{HostName, Reason};
 
@@ -114,6 +114,16 @@ impl Environment {
 }
 
 impl Environment {
+    /// The tokens of the hub and of each mirror.
+    fn tokens(&self, hub: &hub::Config) -> Result<Tokens> {
+        let of_mirror = |mirror: &hub::Mirror| match mirror.token_file.as_str() {
+            "" => Ok(None),
+            file => Token::from_file(&expand(file, self.home().as_deref())).map(Some),
+        };
+        let mirrors = hub.endpoints.iter().map(of_mirror).collect::<Result<_>>()?;
+        Ok(Tokens { endpoint: self.token(&hub.token_file)?, mirrors })
+    }
+
     /// Where the fleet's queue is, with the password from its file.
     fn fleet(&self, config: &Config) -> Result<Option<(Address, HostName)>> {
         let queue = &config.queue;
@@ -160,8 +170,8 @@ pub struct Settings {
     pub cache_root: PathBuf,
     /// The folder of larder's own records.
     pub state_dir: PathBuf,
-    /// The access token, if there is one.
-    pub token: Option<Token>,
+    /// The access tokens of the hub and its mirrors.
+    pub tokens: Tokens,
     /// The fleet's queue and this host's name in it; `None` on a machine of its own.
     pub fleet: Option<(Address, HostName)>,
     /// The file that was read, if any.
@@ -189,7 +199,7 @@ impl Settings {
         Ok(Self {
             cache_root: absolute(environment.cache_root(&config.cache.root)),
             state_dir: absolute(environment.state_dir(&config.state.path)),
-            token: environment.token(&config.hub.token_file)?,
+            tokens: environment.tokens(&config.hub)?,
             fleet: environment.fleet(&config)?,
             file: Config::file(sources, environment)?,
             config,

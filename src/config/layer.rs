@@ -37,6 +37,11 @@ fn typed(path: &[String], text: &str) -> Value {
     });
     match default {
         Some(Value::Num(..)) => text.parse::<i64>().map_or_else(|_| Value::from(text), Value::from),
+        // A list from one text: `http://a,http://b`.
+        Some(Value::Array(..)) => {
+            let entries = text.split(',').map(str::trim).filter(|entry| !entry.is_empty());
+            Value::from(entries.map(Value::from).collect::<Vec<_>>())
+        }
         Some(Value::Bool(..)) => text.parse::<bool>().map_or_else(|_| Value::from(text), Value::from),
         _ => Value::from(text),
     }

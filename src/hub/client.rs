@@ -14,8 +14,9 @@ use tracing::instrument::WithSubscriber as _;
 use tracing::subscriber::NoSubscriber;
 use url::Url;
 
+use super::source::{Round, Source};
 use super::trouble::{Answer, Asked, explain, not_a_hub, unreachable};
-use super::{Hub, Inner, Token, unless_stopped};
+use super::{Hub, Token, unless_stopped};
 use crate::error::{Error, Result};
 use larder_jobs::{CommitId, RepoId, Revision};
 
@@ -70,13 +71,22 @@ impl Hub {
     ) -> Result<Resolved> {
         let inner = &*self.inner;
         inner.online(&format_args!("the commit of {repo}@{revision}"))?;
-        let ask = || inner.info(repo, revision);
-        let asked = ask.retry(quick()).when(|failed: &Failed| failed.again);
-        unless_stopped(stop, async { asked.await.map_err(|failed| failed.error) }).await
+        let asked = async {
+            let mut round = Round::new(&inner.sources);
+            while let Some(source) = round.next() {
+                let ask = || source.info(repo, revision);
+                match ask.retry(quick()).when(|failed: &Failed| failed.again).await {
+                    Ok(resolved) => return Ok(resolved),
+                    Err(failed) => round.failed(&source, failed.error),
+                }
+            }
+            Err(round.end())
+        };
+        unless_stopped(stop, asked).await
     }
 }
 
-impl Inner {
+impl Source {
     async fn info(&self, repo: &RepoId, revision: &Revision) -> Result<Resolved, Failed> {
         let model = self.hf.model(repo.owner(), repo.name());
         let answer = model.info().revision(revision.as_str()).send();
@@ -98,7 +108,7 @@ impl Inner {
     }
 
     fn failed(&self, repo: &RepoId, revision: &Revision, error: HFError) -> Failed {
-        let endpoint = self.endpoint.as_str().trim_end_matches('/');
+        let endpoint = self.address();
         let token = self.token.is_some();
         let asked = Asked { endpoint, repo, revision: revision.as_str(), path: None, token };
         let (context, retry_after) = match error {
@@ -140,7 +150,7 @@ impl Inner {
     /// Nothing came from the endpoint, or not all of it.
     pub(super) fn no_answer(&self, error: &reqwest::Error) -> Failed {
         let again = !error.is_timeout() && (error.is_connect() || error.is_request());
-        Failed { error: unreachable(&self.source, error), again }
+        Failed { error: unreachable(&self.name, error), again }
     }
 }
 
@@ -149,6 +159,7 @@ mod tests {
     use larder_jobs::Reason;
 
     use super::*;
+    use crate::hub::Tokens;
     use crate::hub::testing::{TestHub, commit, config, repo};
 
     type Case = (u16, &'static [(&'static str, &'static str)], &'static str, Reason);
@@ -202,7 +213,7 @@ mod tests {
 
     #[tokio::test]
     async fn nobody_there_is_told_apart_from_an_answer() {
-        let hub = Hub::new(&config("http://127.0.0.1:1"), None).expect("client");
+        let hub = Hub::new(&config("http://127.0.0.1:1"), Tokens::default()).expect("client");
         let stop = CancellationToken::new();
         let error = hub.resolve(&repo(), &Revision::main(), &stop).await.expect_err("nobody");
         assert_eq!(error.reason(), Reason::SourceUnavailable);

@@ -8,10 +8,12 @@
 //! honoured by reqwest; certificates are those of the system, or those of `SSL_CERT_FILE` and `SSL_CERT_DIR`
 //! instead of them (rustls-native-certs), which is the way to trust a private authority.
 //!
-//! The token is sent to the origin of `hub.endpoint` and to nobody else. No error, log line or metric holds the
+//! Sources are asked in order, `hub.endpoints` before `hub.endpoint`, and the next one when one fails (`source`). A
+//! token is sent to the origin of its own source and to nobody else. No error, log line or metric holds the
 //! query of a URL, because that is where content delivery networks put signatures.
 
 mod client;
+mod source;
 #[cfg(test)]
 mod testing;
 mod token;
@@ -22,24 +24,24 @@ mod trouble;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use crate::error::{Error, Result};
-use crate::metrics;
 use larder_jobs::{Reason, Size, Span};
+use source::{Clients, Source};
 
 pub use client::Resolved;
 pub use token::Token;
-pub use transfer::{Fetch, Fetched, Kept, Phase, Totals, Tracker, Trust, kept};
+pub use transfer::{Fetch, Fetched, Kept, PageCache, Phase, Totals, Tracker, Trust, kept};
 
 /// More connections than this make no transfer faster and no source happier.
 const MAX_CONNECTIONS: usize = 256;
-/// The longest that a question about a repo may take, from the first byte sent to the last received.
-const API_TIMEOUT: Duration = Duration::from_secs(120);
+/// More mirrors than this are a mistake in the configuration.
+const MAX_MIRRORS: usize = 16;
 
 /// The `[hub]` table.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -49,7 +51,9 @@ pub struct Config {
     pub endpoint: String,
     /// A file that holds the token and nothing else; empty means none.
     pub token_file: String,
-    /// Connections that bytes come over at the same time, and files in flight, 1 to 256.
+    /// Mirrors that are asked before the endpoint, in this order.
+    pub endpoints: Vec<Mirror>,
+    /// Connections that bytes come over at the same time, over all downloads, and files in flight, 1 to 256.
     pub connections: usize,
     /// Ask nobody; what is not in the cache is not to be had.
     pub offline: bool,
@@ -59,6 +63,47 @@ pub struct Config {
     pub stall_timeout: Span,
     /// Bytes that one request asks for at most.
     pub range: Size,
+    /// Bytes that may be written and not flushed yet, over all downloads.
+    pub max_dirty: Size,
+    /// What stays in memory of a file that is verified and flushed.
+    pub page_cache: PageCache,
+}
+
+/// One mirror: its address, or a table with what else it needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mirror {
+    /// The address, `https://mirror.example`.
+    pub url: String,
+    /// A file that holds the token for this mirror; empty means none. The hub's own token is never sent to it.
+    pub token_file: String,
+    /// Connections for bytes that it may have at the same time; `hub.connections` is the bound for all.
+    pub connections: Option<usize>,
+}
+
+impl<'de> Deserialize<'de> for Mirror {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Table {
+            url: String,
+            #[serde(default)]
+            token_file: String,
+            connections: Option<usize>,
+        }
+        #[derive(Deserialize)]
+        #[serde(
+            untagged,
+            expecting = "an address, or a table with `url` and perhaps `token_file` and `connections`"
+        )]
+        enum Raw {
+            Url(String),
+            Table(Table),
+        }
+        Ok(match Raw::deserialize(deserializer)? {
+            Raw::Url(url) => Self { url, token_file: String::new(), connections: None },
+            Raw::Table(Table { url, token_file, connections }) => Self { url, token_file, connections },
+        })
+    }
 }
 
 impl Config {
@@ -79,6 +124,18 @@ impl Config {
         if self.range.bytes() == 0 {
             return Err(bad("range", "set a size like 32MiB"));
         }
+        if self.max_dirty.bytes() < 1 << 20 {
+            return Err(bad("max_dirty", "set a size like 256MiB, at least 1MiB"));
+        }
+        if self.endpoints.len() > MAX_MIRRORS {
+            return Err(bad("endpoints", "name 16 mirrors at most"));
+        }
+        for mirror in &self.endpoints {
+            address("hub.endpoints", &mirror.url)?;
+            if mirror.connections.is_some_and(|most| most == 0 || most > MAX_CONNECTIONS) {
+                return Err(bad("endpoints.connections", "set a number from 1 to 256"));
+            }
+        }
         if self.connect_timeout.get().is_zero() || self.stall_timeout.get().is_zero() {
             return Err(bad("connect_timeout or hub.stall_timeout", "set a duration like 30s"));
         }
@@ -86,7 +143,16 @@ impl Config {
     }
 }
 
-/// A client of one hub; clones share its connections.
+/// The tokens of all sources.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tokens {
+    /// For `hub.endpoint`.
+    pub endpoint: Option<Token>,
+    /// For `hub.endpoints`, in their order.
+    pub mirrors: Vec<Option<Token>>,
+}
+
+/// A client of the hub and its mirrors; clones share its connections.
 #[derive(Clone)]
 pub struct Hub {
     inner: Arc<Inner>,
@@ -94,59 +160,51 @@ pub struct Hub {
 
 struct Inner {
     config: Config,
-    endpoint: Url,
-    /// Scheme and host of the endpoint, as metrics name it.
-    source: String,
-    token: Option<Token>,
-    /// Questions about repos: follows redirects, has a time limit.
-    api: reqwest::Client,
-    /// Bytes: HTTP/1.1 and many connections, because one HTTP/2 connection shares one window.
-    bytes: reqwest::Client,
-    hf: hf_hub::HFClient,
-    reached: AtomicBool,
+    /// In the order in which they are asked; never empty, the last one is the hub itself.
+    sources: Vec<Arc<Source>>,
+    /// Connections for bytes over all downloads.
+    connections: Semaphore,
+    /// Bytes that wait for the disk, over all downloads.
+    dirty: Arc<transfer::Dirty>,
+    reached: Arc<AtomicBool>,
 }
 
 impl fmt::Debug for Hub {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Hub")
-            .field("endpoint", &self.inner.endpoint.as_str())
-            .field("token", &self.inner.token)
+            .field("sources", &self.inner.sources)
             .field("offline", &self.inner.config.offline)
             .finish_non_exhaustive()
     }
 }
 
 impl Hub {
-    /// A client of `config.endpoint`. Nothing is asked yet.
+    /// A client of `config.endpoints` and `config.endpoint`. Nothing is asked yet.
     ///
     /// # Errors
     /// `invalid_request` if the configuration makes no sense; `source_unavailable` if the system has no
     /// certificates.
-    pub fn new(config: &Config, token: Option<Token>) -> Result<Self> {
-        let endpoint = endpoint(&config.endpoint)?;
+    pub fn new(config: &Config, tokens: Tokens) -> Result<Self> {
         config.validate()?;
-        let base = || {
-            reqwest::Client::builder()
-                .user_agent(concat!("larder/", env!("CARGO_PKG_VERSION")))
-                .connect_timeout(config.connect_timeout.get())
-        };
-        let api = base()
-            .read_timeout(config.stall_timeout.get())
-            .timeout(API_TIMEOUT)
-            .redirect(reqwest::redirect::Policy::limited(5))
-            .build()
-            .map_err(|error| no_client(&error))?;
-        let bytes = base()
-            .http1_only()
-            .redirect(reqwest::redirect::Policy::none())
-            .pool_max_idle_per_host(config.connections)
-            .build()
-            .map_err(|error| no_client(&error))?;
-        let hf = client::build(&endpoint, token.as_ref(), api.clone())?;
-        let source = endpoint.origin().ascii_serialization();
-        metrics::source_known(&source);
-        let reached = AtomicBool::new(false);
-        let inner = Inner { config: config.clone(), endpoint, source, token, api, bytes, hf, reached };
+        let (clients, reached) = (Arc::new(Clients::new(config)?), Arc::new(AtomicBool::new(false)));
+        let own = Mirror { url: config.endpoint.clone(), token_file: String::new(), connections: None };
+        let mut tokens_of_mirrors = tokens.mirrors.into_iter();
+        let mut all: Vec<(&Mirror, Option<Token>)> =
+            config.endpoints.iter().map(|mirror| (mirror, tokens_of_mirrors.next().flatten())).collect();
+        // Whoever lists the hub among its mirrors means its place in the order.
+        if all.iter().all(|(mirror, _)| endpoint(&mirror.url).ok() != endpoint(&own.url).ok()) {
+            all.push((&own, None));
+        }
+        let mut sources = Vec::with_capacity(all.len());
+        for (mirror, token) in all {
+            let is_own = endpoint(&mirror.url)? == endpoint(&own.url)?;
+            let token = token.or_else(|| tokens.endpoint.clone().filter(|_| is_own));
+            let source = Source::new(mirror, token, Arc::clone(&clients), Arc::clone(&reached))?;
+            sources.push(Arc::new(source));
+        }
+        let connections = Semaphore::new(config.connections);
+        let dirty = Arc::new(transfer::Dirty::new(config.max_dirty.bytes()));
+        let inner = Inner { config: config.clone(), sources, connections, dirty, reached };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -160,29 +218,13 @@ impl Hub {
         self.inner.config.offline
     }
 
-    /// The endpoint, which holds no credentials.
+    /// The hub's own endpoint, which holds no credentials.
     pub fn endpoint(&self) -> &str {
-        self.inner.endpoint.as_str().trim_end_matches('/')
+        self.inner.config.endpoint.trim_end_matches('/')
     }
 }
 
 impl Inner {
-    /// A hub answered; count it.
-    fn answered(&self, status: u16) {
-        self.reached.store(true, Ordering::Relaxed);
-        self.counted(status);
-    }
-
-    /// Something answered that may be no hub at all, such as the page of a captive portal; count it.
-    fn counted(&self, status: u16) {
-        metrics::http_response(&self.source, status);
-    }
-
-    /// Whether `url` is at the endpoint, where the token may go.
-    fn is_home(&self, url: &Url) -> bool {
-        url.origin() == self.endpoint.origin()
-    }
-
     /// # Errors
     /// `offline` if nobody may be asked; `what` names what is missing.
     fn online(&self, what: &dyn fmt::Display) -> Result<()> {
@@ -194,16 +236,6 @@ impl Inner {
             format!("{what} is not in the cache, and offline mode is on"),
             "unset hub.offline and HF_HUB_OFFLINE, or stage it while online",
         ))
-    }
-
-    /// The endpoint with more path segments, each percent-encoded.
-    fn url<'a>(&self, segments: impl IntoIterator<Item = &'a str>) -> Url {
-        let mut url = self.endpoint.clone();
-        // An http URL always has a path; `endpoint` refuses the others.
-        if let Ok(mut path) = url.path_segments_mut() {
-            path.pop_if_empty().extend(segments);
-        }
-        url
     }
 }
 
@@ -230,10 +262,15 @@ pub fn check_endpoint(text: &str) -> Result<()> {
 }
 
 fn endpoint(text: &str) -> Result<Url> {
+    address("hub.endpoint", text)
+}
+
+/// The address that the configuration key `key` holds.
+fn address(key: &str, text: &str) -> Result<Url> {
     let bad = |why: &str| {
         Error::new(
             Reason::InvalidRequest,
-            format!("hub.endpoint is not the address of a hub: {why}"),
+            format!("{key} is not the address of a hub: {why}"),
             "write it like https://huggingface.co, and put a token into HF_TOKEN or hub.token_file",
         )
     };
@@ -280,11 +317,40 @@ mod tests {
     #[test]
     fn urls_keep_the_endpoints_path_and_encode_the_rest() {
         let mut config = testing::config("https://host/api/hf/");
-        let hub = Hub::new(&config, Some(Token::new("hf_geheim").expect("token"))).expect("client");
-        let url = hub.inner.url(["a", "b", "resolve", "feature/x", "d", "f #1?.bin"]);
+        let token = Token::new("hf_geheim").expect("token");
+        let tokens = Tokens { endpoint: Some(token), mirrors: Vec::new() };
+        let hub = Hub::new(&config, tokens).expect("client");
+        let url = hub.inner.sources[0].url(["a", "b", "resolve", "feature/x", "d", "f #1?.bin"]);
         assert_eq!(url.as_str(), "https://host/api/hf/a/b/resolve/feature%2Fx/d/f%20%231%3F.bin");
         assert!(!format!("{hub:?}").contains("geheim"));
         config.connections = 0;
-        assert_eq!(Hub::new(&config, None).expect_err("refused").reason(), Reason::InvalidRequest);
+        let refused = Hub::new(&config, Tokens::default()).expect_err("refused");
+        assert_eq!(refused.reason(), Reason::InvalidRequest);
+    }
+
+    #[test]
+    fn mirrors_come_first_and_a_token_stays_with_its_source() {
+        let mut config = testing::config("https://host");
+        let mirror = |url: &str| Mirror { url: url.to_owned(), token_file: String::new(), connections: None };
+        config.endpoints = vec![mirror("http://a"), mirror("http://b/")];
+        let token = |text: &str| Some(Token::new(text).expect("token"));
+        let tokens = Tokens { endpoint: token("hf_hub"), mirrors: vec![None, token("hf_b")] };
+        let hub = Hub::new(&config, tokens.clone()).expect("client");
+        let seen: Vec<_> =
+            hub.inner.sources.iter().map(|source| (source.name.as_str(), source.token.clone())).collect();
+        assert_eq!(
+            seen,
+            [("http://a", None), ("http://b", token("hf_b")), ("https://host", token("hf_hub"))]
+        );
+
+        config.endpoints = vec![mirror("https://host/"), mirror("http://b")];
+        let hub = Hub::new(&config, tokens).expect("client");
+        let seen: Vec<_> = hub.inner.sources.iter().map(|source| source.name.as_str()).collect();
+        assert_eq!(seen, ["https://host", "http://b"], "the hub may stand in front of a mirror");
+        assert_eq!(hub.inner.sources[0].token, token("hf_hub"));
+
+        config.endpoints = vec![mirror("ftp://x")];
+        let refused = Hub::new(&config, Tokens::default()).expect_err("refused");
+        assert!(refused.to_string().contains("hub.endpoints"), "{refused}");
     }
 }

@@ -11,7 +11,7 @@ use axum::http::{Response, StatusCode};
 use futures_util::StreamExt as _;
 use tokio::net::TcpListener;
 
-use super::{Config, Hub, Token};
+use super::{Config, Hub, PageCache, Token, Tokens};
 use crate::layout::Hasher;
 use larder_jobs::{CommitId, Digest, RepoFile, RepoId, Size, Span};
 
@@ -68,11 +68,14 @@ pub(super) fn config(endpoint: &str) -> Config {
     Config {
         endpoint: endpoint.to_owned(),
         token_file: String::new(),
+        endpoints: Vec::new(),
         connections: 4,
         offline: false,
         connect_timeout: Span(Duration::from_secs(5)),
         stall_timeout: Span(Duration::from_secs(5)),
         range: Size(64 << 10),
+        max_dirty: Size(64 << 20),
+        page_cache: PageCache::Leave,
     }
 }
 
@@ -120,7 +123,8 @@ impl TestHub {
     pub(super) fn hub(&self, token: bool, change: impl FnOnce(&mut Config)) -> Hub {
         let mut config = config(&self.url);
         change(&mut config);
-        Hub::new(&config, token.then(|| Token::new("hf_geheim").expect("token"))).expect("client")
+        let endpoint = token.then(|| Token::new("hf_geheim").expect("token"));
+        Hub::new(&config, Tokens { endpoint, mirrors: Vec::new() }).expect("client")
     }
 
     pub(super) fn faults(&self, faults: impl IntoIterator<Item = Fault>) {

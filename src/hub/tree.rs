@@ -16,8 +16,9 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use super::client::{Failed, quick};
+use super::source::{Round, Source};
 use super::trouble::{Answer, Asked, explain, not_a_hub};
-use super::{Hub, Inner, unless_stopped};
+use super::{Hub, unless_stopped};
 use crate::error::{Error, Result};
 use larder_jobs::{CommitId, Digest, FilePath, Reason, RepoFile, RepoId};
 
@@ -39,11 +40,21 @@ impl Hub {
     ) -> Result<Vec<RepoFile>> {
         let inner = &*self.inner;
         inner.online(&format_args!("the list of files of {repo}@{commit}"))?;
-        unless_stopped(stop, inner.listing(repo, commit)).await
+        let asked = async {
+            let mut round = Round::new(&inner.sources);
+            while let Some(source) = round.next() {
+                match source.listing(repo, commit).await {
+                    Ok(files) => return Ok(files),
+                    Err(error) => round.failed(&source, error),
+                }
+            }
+            Err(round.end())
+        };
+        unless_stopped(stop, asked).await
     }
 }
 
-impl Inner {
+impl Source {
     async fn listing(&self, repo: &RepoId, commit: &CommitId) -> Result<Vec<RepoFile>> {
         let path = ["api", "models", repo.owner(), repo.name(), "tree", commit.as_str()];
         let mut url = self.url(path);
@@ -67,7 +78,7 @@ impl Inner {
         commit: &CommitId,
         url: &Url,
     ) -> Result<(HeaderMap, Vec<u8>), Failed> {
-        let mut request = self.api.get(url.clone());
+        let mut request = self.clients.api.get(url.clone());
         if let Some(token) = &self.token {
             request = request.bearer_auth(token.secret());
         }
@@ -76,7 +87,7 @@ impl Inner {
         self.answered(status.as_u16());
         let headers = response.headers().clone();
         if !status.is_success() {
-            let endpoint = self.endpoint.as_str().trim_end_matches('/');
+            let endpoint = self.address();
             let token = self.token.is_some();
             let asked = Asked { endpoint, repo, revision: commit.as_str(), path: None, token };
             let error = explain(asked, &Answer::of(status.as_u16(), &headers));

@@ -28,7 +28,8 @@ enum Existing {
 impl RepoDir {
     /// Moves the verified partial of `digest` into `blobs/` and returns what lies there then.
     ///
-    /// A blob that somebody else put there meanwhile is kept, and the partial removed.
+    /// A blob that somebody else put there meanwhile is kept, and the partial removed. The bytes survive a loss of
+    /// power from here on, the name only after [`Self::sync_blobs`].
     ///
     /// # Errors
     /// `io_error` or `insufficient_disk`; the partial is then still there.
@@ -61,8 +62,35 @@ impl RepoDir {
             }
             Err(error) => return Err(Error::io("move the bytes to", &blob, &error)),
         }
-        sync_folder(&self.dir.join("blobs"))?;
         fs::metadata(&blob).map_err(|error| Error::io("look at", &blob, &error))
+    }
+
+    /// Makes the names of all blobs that were published so far survive a loss of power.
+    ///
+    /// # Errors
+    /// `io_error`.
+    pub fn sync_blobs(&self) -> Result<()> {
+        sync_folder(&self.dir.join("blobs"))
+    }
+
+    /// Makes the entries for partials survive a loss of power.
+    ///
+    /// # Errors
+    /// `io_error`.
+    pub fn sync_partials(&self) -> Result<()> {
+        sync_folder(&self.ours().join("partial"))
+    }
+
+    /// Moves a partial whose bytes are not the promised ones out of the way, where nobody reads, resumes or
+    /// publishes it; one for each digest, until [`Self::sweep_scratch`] finds it old. Returns where it lies.
+    ///
+    /// # Errors
+    /// `io_error`.
+    pub fn quarantine(&self, digest: &Digest) -> Result<PathBuf> {
+        let partial = self.partial(digest);
+        let aside = self.scratch().join(format!("quarantine-{}", digest.hex()));
+        fs::rename(&partial, &aside).map_err(|error| Error::io("move aside", &partial, &error))?;
+        Ok(aside)
     }
 
     /// Makes the files of a commit visible, all of them after every blob is there.

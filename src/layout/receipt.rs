@@ -4,6 +4,7 @@
 //! about pins and about which bytes were verified when; the ledger can be rebuilt from it. Fields are only
 //! ever added, so a reader ignores what it does not know; `tests` holds the golden shape.
 
+use std::collections::BTreeMap;
 use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
@@ -32,8 +33,11 @@ pub struct Receipt {
     pub revisions: Vec<Revision>,
     /// The commit.
     pub commit: CommitId,
-    /// The endpoint that the bytes came from, without credentials.
+    /// The endpoint that the bytes came from, most of them if there were several, without credentials.
     pub source: String,
+    /// Bytes of the last staging by the endpoint that they came from.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub bytes_by_source: BTreeMap<String, u64>,
     /// When the staging ended.
     pub staged_at: Timestamp,
     /// Kept whatever happens, until somebody unpins it.
@@ -131,23 +135,23 @@ impl Receipt {
             revisions: Vec::new(),
             commit,
             source: source.into(),
+            bytes_by_source: BTreeMap::new(),
             staged_at,
             pinned: false,
             selection: Selection::default(),
             files: Vec::new(),
         }
     }
+}
 
-    /// Whether the blob named by `digest`, seen as `found`, is still the one that was verified: its size,
-    /// modification time and inode are the receipt's. A copied or restored cache is not trusted but hashed.
-    pub fn trusts(&self, digest: &Digest, found: &Metadata) -> bool {
-        self.files.iter().any(|file| {
-            file.digest == *digest
-                && found.is_file()
-                && found.len() == file.size
-                && mtime_ns(found) == file.mtime_ns
-                && found.ino() == file.inode
-        })
+impl ReceiptFile {
+    /// Whether the blob of this file, seen as `found`, is still the one that was verified: its size, modification
+    /// time and inode are the receipt's. A copied or restored cache is not trusted but hashed.
+    pub fn is(&self, found: &Metadata) -> bool {
+        found.is_file()
+            && found.len() == self.size
+            && mtime_ns(found) == self.mtime_ns
+            && found.ino() == self.inode
     }
 }
 
@@ -264,16 +268,15 @@ mod tests {
         fs::write(&blob, "abc").expect("written");
         let found = fs::metadata(&blob).expect("there");
         let mut receipt = receipt();
-        let digest = receipt.files[0].digest.clone();
-        assert!(!receipt.trusts(&digest, &found));
+        assert!(!receipt.files[0].is(&found));
         receipt.files[0].mtime_ns = mtime_ns(&found);
         receipt.files[0].inode = found.ino();
-        assert!(receipt.trusts(&digest, &found));
+        assert!(receipt.files[0].is(&found));
 
         let copy = dir.path().join("copy");
         fs::copy(&blob, &copy).expect("copied");
-        assert!(!receipt.trusts(&digest, &fs::metadata(&copy).expect("there")));
+        assert!(!receipt.files[0].is(&fs::metadata(&copy).expect("there")));
         fs::write(&blob, "abcd").expect("changed");
-        assert!(!receipt.trusts(&digest, &fs::metadata(&blob).expect("there")));
+        assert!(!receipt.files[0].is(&fs::metadata(&blob).expect("there")));
     }
 }

@@ -6,6 +6,7 @@
 use std::io::{self, Read};
 
 use sha1::Sha1;
+use sha2::digest::common::hazmat::{SerializableState, SerializedState};
 use sha2::{Digest as _, Sha256};
 
 use larder_jobs::Digest;
@@ -44,6 +45,23 @@ impl Hasher {
         }
     }
 
+    /// Everything that came so far as text, so that another process can go on from here.
+    pub fn save(&self) -> String {
+        match &self.0 {
+            Kind::Sha256(hash) => hex::encode(hash.serialize()),
+            Kind::GitSha1(hash) => hex::encode(hash.serialize()),
+        }
+    }
+
+    /// The hash that [`Self::save`] wrote; `None` if the text is none of a hash of the kind of `promise`.
+    pub fn restore(promise: &Digest, saved: &str) -> Option<Self> {
+        let bytes = hex::decode(saved).ok()?;
+        Some(Self(match promise {
+            Digest::Sha256(_) => Kind::Sha256(Box::new(state(&bytes)?)),
+            Digest::GitSha1(_) => Kind::GitSha1(Box::new(state(&bytes)?)),
+        }))
+    }
+
     /// The digest of everything that came.
     pub fn finish(self) -> Digest {
         match self.0 {
@@ -51,6 +69,10 @@ impl Hasher {
             Kind::GitSha1(hash) => Digest::GitSha1(hex::encode(hash.finalize())),
         }
     }
+}
+
+fn state<T: SerializableState>(bytes: &[u8]) -> Option<T> {
+    T::deserialize(&SerializedState::<T>::try_from(bytes).ok()?).ok()
 }
 
 /// The digest of everything that `input` holds, of the kind of `promise`. `stop` is asked every 256 KiB.
@@ -92,6 +114,22 @@ mod tests {
         let sha = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
         let sha = Digest::sha256(sha).expect("hex");
         assert_eq!(digest_of(&mut &b"abc"[..], &sha, 3, &|| false).expect("read"), sha);
+    }
+
+    #[test]
+    fn a_saved_hash_goes_on_where_it_was() {
+        for promise in [Digest::sha256(&"0".repeat(64)), Digest::git_sha1(&"0".repeat(40))] {
+            let promise = promise.expect("hex");
+            let mut whole = Hasher::new(&promise, 200);
+            whole.update(&[7; 77]);
+            let mut second = Hasher::restore(&promise, &whole.save()).expect("its own words");
+            whole.update(&[8; 123]);
+            second.update(&[8; 123]);
+            assert_eq!(second.finish(), whole.finish());
+            for bad in ["", "zz", "00", &"0".repeat(4000)] {
+                assert!(Hasher::restore(&promise, bad).is_none(), "{bad}");
+            }
+        }
     }
 
     #[test]

@@ -3,11 +3,12 @@
 //! Every step may be killed and repeated. What readers see changes only at the end and in this order: receipt
 //! (so that a pin is never behind its model), snapshot folder, ref, ledger.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use larder_jobs::{CommitId, Download, Job, Progress, Reason, RepoFile, RepoId, State, Work};
+use larder_jobs::{CommitId, Digest, Download, Job, Progress, Reason, RepoFile, RepoId, State, Work};
 use tokio_util::sync::CancellationToken;
 
 use super::Context;
@@ -124,7 +125,7 @@ fn satisfies(receipt: &Receipt, want: &Download, dir: &RepoDir) -> bool {
     receipt.selection == selection(want)
         && receipt.files.iter().all(|file| {
             let seen = std::fs::metadata(dir.snapshot_file(&receipt.commit, &file.path));
-            seen.is_ok_and(|found| receipt.trusts(&file.digest, &found))
+            seen.is_ok_and(|found| file.is(&found))
         })
 }
 
@@ -230,7 +231,10 @@ pub(super) async fn download(
 
 /// Blobs that an earlier receipt vouches for need no hashing.
 fn trust(receipt: Option<Receipt>) -> hub::Trust {
-    Arc::new(move |digest, found| receipt.as_ref().is_some_and(|receipt| receipt.trusts(digest, found)))
+    let files = receipt.map(|receipt| receipt.files).unwrap_or_default();
+    let known: BTreeMap<Digest, ReceiptFile> =
+        files.into_iter().map(|file| (file.digest.clone(), file)).collect();
+    Arc::new(move |digest, found| known.get(digest).is_some_and(|file| file.is(found)))
 }
 
 fn all_done(totals: &Totals, earlier: u64) -> Progress {
@@ -283,7 +287,7 @@ async fn still_there(dir: &RepoDir, receipt: Option<Receipt>) -> Result<Vec<Rece
     let (Some(receipt), dir) = (receipt, dir.clone()) else { return Ok(Vec::new()) };
     blocking(move || {
         let is_there = |file: &&ReceiptFile| {
-            std::fs::metadata(dir.blob(&file.digest)).is_ok_and(|found| receipt.trusts(&file.digest, &found))
+            std::fs::metadata(dir.blob(&file.digest)).is_ok_and(|found| file.is(&found))
         };
         Ok(receipt.files.iter().filter(is_there).cloned().collect())
     })
@@ -298,9 +302,12 @@ fn new_receipt(
     fetched: Fetched,
     earlier_files: Vec<ReceiptFile>,
 ) -> Receipt {
-    let source = context.hub.endpoint().to_owned();
+    // Where most of it came from; what was all there says nothing new.
+    let most = fetched.by_source.iter().max_by_key(|(_, bytes)| **bytes).map(|(source, _)| source.clone());
+    let source = most.unwrap_or_else(|| context.hub.endpoint().to_owned());
     let mut receipt = Receipt::new(want.repo.clone(), planned.commit.clone(), source, Timestamp::now());
     receipt.selection = selection(want);
+    receipt.bytes_by_source = fetched.by_source;
     receipt.files = fetched.files;
     if let Some(old) = &planned.receipt {
         receipt.pinned = old.pinned;

@@ -8,22 +8,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
-use tokio_util::sync::CancellationToken;
 
 use super::file::FileJob;
-use super::partial::Partial;
-use super::{Job, blocking};
+use super::journal::Known;
+use super::partial::{JOURNAL_FROM, Partial};
+use super::route::Route;
+use super::{Job, blocking, hash};
 use crate::error::{Error, Result};
-use crate::hub::interrupted;
+use crate::hub::{interrupted, source};
 use crate::layout::{BlobLock, Hasher, RepoDir, digest_of, mtime_ns};
 use crate::metrics;
 use larder_jobs::{Digest, Reason, RepoFile};
-
-/// Bytes that the hash reads at once.
-const READ: usize = 256 << 10;
-/// The hash follows the transfer in steps of at least this, and stays at most that long on its thread.
-const STEP: u64 = 8 << 20;
-const LONGEST_STEP: u64 = 256 << 20;
 
 /// Bytes that are wanted, and under which names.
 #[derive(Debug, Clone)]
@@ -57,11 +52,9 @@ type Mark = (u64, i64, u64);
 impl Job {
     /// Sees to it that the blob is in the cache.
     pub(super) async fn stage(self: Arc<Self>, blob: Blob) -> Result<Published> {
-        let paths = blob.paths;
         let mut existing = self.existing(&blob.file, None).await?;
         if let Existing::Sound(found) = existing {
-            self.tracker.there(paths, blob.file.size);
-            return Ok(Published { blob, found, resumed: 0 });
+            return Ok(self.there(blob, found));
         }
         self.hub.online(&format_args!("{} of {}", blob.file.path, self.repo))?;
         let _lock = self.lock(&blob.file.digest).await?;
@@ -72,26 +65,37 @@ impl Job {
         };
         existing = self.existing(&blob.file, wrong).await?;
         if let Existing::Sound(found) = existing {
-            self.tracker.there(paths, blob.file.size);
-            return Ok(Published { blob, found, resumed: 0 });
+            return Ok(self.there(blob, found));
         }
         let replace = matches!(existing, Existing::Wrong(..));
-        for _ in 0..2 {
-            if let Some((found, resumed)) = self.fetch_once(&blob, replace).await? {
-                return Ok(Published { blob, found, resumed });
+        let staged = match blob.file.size < JOURNAL_FROM {
+            true => {
+                self.less_to_do(blob.file.size);
+                self.stage_small(&blob, replace).await?.map(|found| (found, 0))
             }
+            false => self.stage_large(&blob, replace).await?,
+        };
+        match staged {
+            Some((found, resumed)) => Ok(Published { blob, found, resumed }),
+            None => Err(Error::new(
+                Reason::IntegrityMismatch,
+                format!(
+                    "the bytes of {} of {}@{} are not the promised ones ({}), twice",
+                    blob.file.path,
+                    self.repo,
+                    self.commit.short(),
+                    blob.file.digest
+                ),
+                "try again later; if it stays, the file at the source is damaged, or a proxy on the way changes it",
+            )),
         }
-        Err(Error::new(
-            Reason::IntegrityMismatch,
-            format!(
-                "the bytes of {} of {}@{} are not the promised ones ({}), twice",
-                blob.file.path,
-                self.repo,
-                self.commit.short(),
-                blob.file.digest
-            ),
-            "try again later; if it stays, the file at the source is damaged, or a proxy on the way changes it",
-        ))
+    }
+
+    /// The blob was there before.
+    fn there(&self, blob: Blob, found: Metadata) -> Published {
+        self.less_to_do(blob.file.size);
+        self.tracker.there(blob.paths, blob.file.size);
+        Published { blob, found, resumed: 0 }
     }
 
     /// Looks whether the blob is there and right; `wrong` is one that is known not to be.
@@ -163,16 +167,22 @@ impl Job {
         }
     }
 
-    /// Brings all bytes into the partial, checks and publishes them. `None`: they were wrong and are gone.
-    async fn fetch_once(self: &Arc<Self>, blob: &Blob, replace: bool) -> Result<Option<(Metadata, u64)>> {
+    /// Brings all bytes into the partial, checks and publishes them. `None`: they are wrong, and out of the way.
+    async fn stage_large(self: &Arc<Self>, blob: &Blob, replace: bool) -> Result<Option<(Metadata, u64)>> {
         let file = &blob.file;
-        let (into, wanted) = (self.into.clone(), file.clone());
-        let (partial, there) = blocking(move || Partial::open(&into, &wanted.digest, wanted.size)).await?;
-        let resumed = there.bytes();
+        let (into, wanted, care) = (self.into.clone(), file.clone(), self.care.clone());
+        let opened = blocking(move || Partial::open(&into, &wanted.digest, wanted.size, &care)).await;
+        let (partial, Known { ranges, hashed }) = opened?;
+        let resumed = ranges.bytes();
         metrics::bytes_resumed(resumed);
+        self.less_to_do(resumed);
         let progress = self.tracker.begin(file.path.as_str(), file.size);
-        let job = Arc::new(FileJob::new(file, partial, there, progress, self.stop.child_token()));
-        let hash = tokio::spawn(hash_behind(Arc::clone(&job), file.digest.clone()));
+        let route = Route::new(source::in_order(&self.hub.sources));
+        let (path, stop) = (file.path.clone(), self.stop.child_token());
+        let job = Arc::new(FileJob::new(path, partial, ranges, progress, route, stop));
+        let from = hashed.and_then(|(at, state)| Some((at, Hasher::restore(&file.digest, &state)?)));
+        let (at, hasher) = from.unwrap_or_else(|| (0, Hasher::new(&file.digest, file.size)));
+        let behind = tokio::spawn(hash::behind(Arc::clone(&job), at, hasher));
         let fetching = self.tracker.fetching();
         self.queue.push(Arc::clone(&job));
         let complete = job.complete().await;
@@ -181,29 +191,66 @@ impl Job {
             job.stop.cancel();
             return Err(error);
         }
-        let _busy = self.tracker.verifying();
-        let mut digest = hash.await.map_err(super::blocking_failed)??;
+        let busy = self.tracker.verifying();
+        let mut digest = behind.await.map_err(super::blocking_failed)??;
         if job.is_whole() {
             // Two connections may have written the same bytes; only what the disk says now counts.
-            digest = hash_behind(Arc::clone(&job), file.digest.clone()).await?;
+            digest = hash::all(Arc::clone(&job.partial), &file.digest, &job.stop).await?;
         }
-        let into = self.into.clone();
-        if digest == file.digest {
-            let found = blocking(move || publish(&into, &digest, replace)).await?;
-            job.progress.published(blob.paths);
-            return Ok(Some((found, resumed)));
+        drop(busy);
+        if digest != file.digest && !self.repair(blob, &job).await? {
+            self.set_aside(&file.digest, &job).await?;
+            return Ok(None);
         }
-        tracing::warn!(path = %file.path, repo = %self.repo, "the bytes that came are not the promised ones");
-        metrics::bytes_wasted("integrity_mismatch", file.size);
-        job.progress.reset();
-        let wanted = file.digest.clone();
-        blocking(move || {
+        let _busy = self.tracker.verifying();
+        let (into, digest) = (self.into.clone(), file.digest.clone());
+        let found = blocking(move || publish(&into, &digest, replace)).await?;
+        job.partial.settle();
+        if let Some(progress) = &job.progress {
+            progress.published(blob.paths);
+        }
+        Ok(Some((found, resumed)))
+    }
+
+    /// The bytes that came are not the promised ones: fetches them once more, from another source if there is one,
+    /// piece by piece, and replaces what differs, until the digest is right. `false` if it never is.
+    async fn repair(self: &Arc<Self>, blob: &Blob, job: &Arc<FileJob>) -> Result<bool> {
+        let file = &blob.file;
+        tracing::warn!(path = %file.path, repo = %self.repo, "the bytes that came are not the promised ones; comparing");
+        let (into, digest, partial) = (self.into.clone(), file.digest.clone(), Arc::clone(&job.partial));
+        blocking(move || partial.forget_hash(&into, &digest)).await?;
+        let again = Arc::new(job.comparing(job.route.by_others(), self.stop.child_token()));
+        let _fetching = self.tracker.fetching();
+        self.queue.push(Arc::clone(&again));
+        let mut corrected = false;
+        loop {
+            let complete = again.complete_or_corrected().await.inspect_err(|_| again.stop.cancel())?;
+            corrected |= !complete;
+            let is_right = corrected
+                && hash::all(Arc::clone(&job.partial), &file.digest, &self.stop).await? == file.digest;
+            if is_right || complete {
+                again.stop.cancel();
+                again.idle().await;
+                return Ok(is_right);
+            }
+        }
+    }
+
+    /// Moves a blob that is wrong for good out of the way.
+    async fn set_aside(&self, digest: &Digest, job: &FileJob) -> Result<()> {
+        metrics::bytes_wasted("integrity_mismatch", job.partial.size());
+        metrics::download_quarantined();
+        if let Some(progress) = &job.progress {
+            progress.reset();
+        }
+        let (into, wanted) = (self.into.clone(), digest.clone());
+        let aside = blocking(move || {
             remove(&into.partial_map(&wanted));
-            remove(&into.partial(&wanted));
-            Ok(())
-        })
-        .await?;
-        Ok(None)
+            into.quarantine(&wanted)
+        });
+        let aside = aside.await?;
+        tracing::warn!(path = %aside.display(), "the wrong bytes were moved aside");
+        Ok(())
     }
 }
 
@@ -243,41 +290,4 @@ fn remove(path: &Path) {
     {
         tracing::warn!(path = %path.display(), %error, "a partial file stays behind");
     }
-}
-
-/// Hashes a file while it comes, always up to the last byte before which nothing is missing.
-async fn hash_behind(job: Arc<FileJob>, promise: Digest) -> Result<Digest> {
-    let size = job.partial.size();
-    let mut hasher = Hasher::new(&promise, size);
-    let mut frontier = job.frontier();
-    let mut at = 0;
-    while at < size {
-        let reached = tokio::select! {
-            biased;
-            () = job.stop.cancelled() => return Err(interrupted()),
-            reached = frontier.wait_for(|reached| *reached == size || *reached >= at + STEP) => match reached {
-                Ok(reached) => *reached,
-                Err(_) => return Err(interrupted()),
-            },
-        };
-        let (job, end) = (Arc::clone(&job), reached.min(at + LONGEST_STEP));
-        hasher = blocking(move || hash_step(&job, hasher, at, end)).await?;
-        at = end;
-    }
-    Ok(hasher.finish())
-}
-
-fn hash_step(job: &FileJob, mut hasher: Hasher, mut at: u64, end: u64) -> Result<Hasher> {
-    let mut buffer = vec![0; READ];
-    let stop: &CancellationToken = &job.stop;
-    while at < end {
-        if stop.is_cancelled() {
-            return Err(interrupted());
-        }
-        let length = usize::try_from(end - at).unwrap_or(READ).min(READ);
-        job.partial.read(at, &mut buffer[..length])?;
-        hasher.update(&buffer[..length]);
-        at += length as u64;
-    }
-    Ok(hasher)
 }

@@ -1,39 +1,46 @@
-//! One blob in flight: which pieces are still to be fetched, which came, and when it is complete.
+//! One blob in flight: which pieces are still to be fetched, which came, from where, and when it is complete.
 
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
-use url::Url;
 
 use super::partial::Partial;
+use super::piece::Piece;
 use super::ranges::Ranges;
+use super::route::Route;
 use super::tracker::InFlight;
 use crate::error::Error;
 use crate::hub::interrupted;
-use larder_jobs::{FilePath, RepoFile};
+use larder_jobs::FilePath;
+
+/// Pieces that are compared at the same time: few, because the first that differs may be the only one.
+const COMPARED_AT_ONCE: usize = 4;
+/// A file is compared in at least so many pieces.
+const COMPARED_PIECES: u64 = 16;
 
 /// One blob in flight.
 #[derive(Debug)]
 pub(super) struct FileJob {
     pub(super) path: FilePath,
-    pub(super) partial: Partial,
-    pub(super) progress: InFlight,
+    pub(super) partial: Arc<Partial>,
+    /// Where it is listed as in flight; a second look at bytes that were counted before has none.
+    pub(super) progress: Option<InFlight>,
     /// Ends everybody who works on it: the job was stopped, or one piece failed for good.
     pub(super) stop: CancellationToken,
-    /// Held by the one that asks where the bytes are.
-    pub(super) gate: tokio::sync::Mutex<()>,
-    /// Where the bytes are, if that is known.
-    target: Mutex<Option<Url>>,
+    pub(super) route: Route,
     state: Mutex<State>,
     /// Everything before this byte is on the disk.
     frontier: watch::Sender<u64>,
     changed: Notify,
     /// The source ignores ranges: one stream brings the file.
     whole: AtomicBool,
+    /// The bytes were there and are fetched again to find out which are wrong.
+    pub(super) comparing: bool,
 }
 
 #[derive(Debug)]
@@ -41,32 +48,55 @@ struct State {
     missing: VecDeque<Range<u64>>,
     received: Ranges,
     /// Pieces that somebody works on.
-    working: usize,
+    active: Vec<Arc<Piece>>,
     failed: Option<Error>,
+    /// Pieces that turned out to be others than what the disk had, since somebody last asked.
+    corrected: usize,
 }
 
 impl FileJob {
+    /// The bytes that are missing beside `there`.
     pub(super) fn new(
-        file: &RepoFile,
+        path: FilePath,
         partial: Partial,
         there: Ranges,
         progress: InFlight,
+        route: Route,
         stop: CancellationToken,
     ) -> Self {
-        let missing = there.missing(0..file.size).into();
-        let (frontier, _) = watch::channel(there.frontier());
         progress.more(there.bytes());
+        Self::build(path, Arc::new(partial), there, Some(progress), route, stop)
+    }
+
+    /// All bytes once more, to be compared with those that are there.
+    pub(super) fn comparing(&self, route: Route, stop: CancellationToken) -> Self {
+        let partial = Arc::clone(&self.partial);
+        let job = Self::build(self.path.clone(), partial, Ranges::default(), None, route, stop);
+        Self { comparing: true, ..job }
+    }
+
+    fn build(
+        path: FilePath,
+        partial: Arc<Partial>,
+        there: Ranges,
+        progress: Option<InFlight>,
+        route: Route,
+        stop: CancellationToken,
+    ) -> Self {
+        let missing = there.missing(0..partial.size()).into();
+        let (frontier, _) = watch::channel(there.frontier());
+        let state = State { missing, received: there, active: Vec::new(), failed: None, corrected: 0 };
         Self {
-            path: file.path.clone(),
+            path,
             partial,
             progress,
             stop,
-            gate: tokio::sync::Mutex::new(()),
-            target: Mutex::new(None),
-            state: Mutex::new(State { missing, received: there, working: 0, failed: None }),
+            route,
+            state: Mutex::new(state),
             frontier,
             changed: Notify::new(),
             whole: AtomicBool::new(false),
+            comparing: false,
         }
     }
 
@@ -74,50 +104,69 @@ impl FileJob {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn place(&self) -> MutexGuard<'_, Option<Url>> {
-        self.target.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn target(&self) -> Option<Url> {
-        self.place().clone()
-    }
-
-    pub(super) fn set_target(&self, url: Url) {
-        *self.place() = Some(url);
-    }
-
-    /// `url` is good for nothing any more; one that somebody found meanwhile stays.
-    pub(super) fn forget_target(&self, url: &Url) {
-        self.place().take_if(|known| known == url);
-    }
-
     /// The next piece of at most `most` bytes. Whoever takes it calls [`Self::ended`] afterwards.
-    pub(super) fn next_piece(&self, most: u64) -> Option<Range<u64>> {
+    pub(super) fn next_piece(&self, most: u64) -> Option<Arc<Piece>> {
         let mut state = self.state();
-        if self.stop.is_cancelled() {
+        if self.stop.is_cancelled() || (self.comparing && state.active.len() >= COMPARED_AT_ONCE) {
             return None;
         }
+        let most = match self.comparing {
+            true => most.min((self.partial.size() / COMPARED_PIECES).max(super::partial::JOURNAL_FROM)),
+            false => most,
+        };
         let Range { start, end } = state.missing.pop_front()?;
         let cut = end.min(start.saturating_add(most));
         if cut < end {
             state.missing.push_front(cut..end);
         }
-        state.working += 1;
-        Some(start..cut)
+        let piece = Arc::new(Piece::new(start..cut));
+        state.active.push(Arc::clone(&piece));
+        Some(piece)
+    }
+
+    /// A part of a piece that a slow connection works on, while others bring `typical` bytes a second.
+    pub(super) fn take_over(&self, typical: f64, now: Instant) -> Option<Arc<Piece>> {
+        if self.is_whole() || self.stop.is_cancelled() {
+            return None;
+        }
+        let mut state = self.state();
+        let given = state.active.iter().find_map(|piece| piece.give(typical, now))?;
+        let given = Arc::new(given);
+        state.active.push(Arc::clone(&given));
+        Some(given)
+    }
+
+    /// Whether nobody has to do anything for it any more.
+    pub(super) fn is_over(&self) -> bool {
+        let state = self.state();
+        state.active.is_empty() && (state.missing.is_empty() || self.stop.is_cancelled())
+    }
+
+    /// Pieces that somebody works on.
+    pub(super) fn working(&self) -> usize {
+        self.state().active.len()
     }
 
     /// The bytes of `range` are on the disk.
     pub(super) fn received(&self, range: Range<u64>) {
         let mut state = self.state();
-        self.progress.more(state.received.add(range));
+        let new = state.received.add(range);
+        if let Some(progress) = &self.progress {
+            progress.more(new);
+        }
         let frontier = state.received.frontier();
         self.frontier.send_if_modified(|known| std::mem::replace(known, frontier) != frontier);
     }
 
+    /// Bytes on the disk were others than those that came, and were replaced.
+    pub(super) fn corrected(&self) {
+        self.state().corrected += 1;
+    }
+
     /// A piece is done with; `Err` ends the file.
-    pub(super) fn ended(&self, result: Result<(), Error>) {
+    pub(super) fn ended(&self, piece: &Arc<Piece>, result: Result<(), Error>) {
         let mut state = self.state();
-        state.working -= 1;
+        state.active.retain(|active| !Arc::ptr_eq(active, piece));
         if let Err(error) = result {
             state.failed.get_or_insert(error);
             self.stop.cancel();
@@ -128,26 +177,46 @@ impl FileJob {
 
     /// Waits until every byte is there and nobody works on it any more, or until it failed or was stopped.
     pub(super) async fn complete(&self) -> Result<(), Error> {
+        while !self.complete_or_corrected().await? {}
+        Ok(())
+    }
+
+    /// As [`Self::complete`], `true` then; `false` as soon as a piece is done whose bytes were corrected.
+    pub(super) async fn complete_or_corrected(&self) -> Result<bool, Error> {
         loop {
             let changed = self.changed.notified();
             {
-                let state = self.state();
-                if state.working == 0 {
+                let mut state = self.state();
+                if state.active.is_empty() {
                     if let Some(error) = &state.failed {
                         return Err(error.clone());
                     }
                     if state.received.bytes() == self.partial.size() {
-                        return Ok(());
+                        return Ok(true);
                     }
                     if self.stop.is_cancelled() {
                         return Err(interrupted());
                     }
+                }
+                if std::mem::take(&mut state.corrected) > 0 {
+                    return Ok(false);
                 }
             }
             tokio::select! {
                 () = changed => {}
                 () = self.stop.cancelled(), if !self.stop.is_cancelled() => {}
             }
+        }
+    }
+
+    /// Waits until nobody works on it, after it was stopped.
+    pub(super) async fn idle(&self) {
+        loop {
+            let changed = self.changed.notified();
+            if self.working() == 0 {
+                return;
+            }
+            changed.await;
         }
     }
 

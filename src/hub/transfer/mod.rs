@@ -1,29 +1,44 @@
-//! The bytes of a model, from the hub into the cache: ranged, resumed, verified, then published as blobs.
+//! The bytes of a model, from its sources into the cache: ranged, resumed, verified, then published as blobs.
 //!
-//! All files of a job share one queue of ranges, served by `hub.connections` workers in order of the files;
-//! at most as many files are in flight. Bytes go to `.larder/partial` at their offsets and are noted in a
-//! journal, so that a killed transfer goes on where it was. The hash follows the transfer on threads of its own,
-//! and only a file with the promised digest is renamed into `blobs/`. Snapshots and refs are the caller's step.
+//! All files of a job share one queue of pieces, served by as many connections as bring something (`crew`, `climb`),
+//! in order of the files; at most `hub.connections` files are in flight. Bytes go to `.larder/partial` at their
+//! offsets and are noted in a journal (`journal`), so that a killed transfer goes on where it was. The hash follows
+//! on threads of its own (`hash`), and only a file with the promised digest is renamed into `blobs/`. Snapshots and
+//! refs are the caller's step.
 //!
-//! Bounds: per connection two writes of 256 KiB plus one chunk in memory; open files: one partial, one journal
-//! and one lock per file in flight; per piece seven tries, counted anew while bytes come.
+//! What survives what, in this order: bytes are written, then noted (a kill); every 64 MiB the file is flushed, then
+//! the journal says so, then the journal is flushed (a loss of power); a complete file is flushed, renamed into
+//! `blobs/`, and the folder is flushed once all are there, before this room says that it is done.
+//!
+//! Bounds: per connection two writes of 128 KiB plus one chunk in memory; open files: one partial, one journal
+//! and one lock per file in flight; per piece and source seven tries, counted anew while bytes come; written bytes
+//! that wait for the disk: `hub.max_dirty` for the whole process.
 
 mod blob;
+mod care;
+mod climb;
+mod crew;
 mod file;
+mod hash;
+mod journal;
+mod open;
 mod partial;
+mod piece;
 mod pull;
+mod queue;
 mod ranges;
-mod source;
+mod route;
+mod sink;
+mod small;
 mod tracker;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::fs::Metadata;
-use std::ops::Range;
 use std::os::unix::fs::MetadataExt as _;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use tokio::sync::Notify;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -31,14 +46,15 @@ use super::{Hub, Inner, interrupted};
 use crate::error::{Error, Result};
 use crate::layout::{ReceiptFile, RepoDir, mtime_ns};
 use blob::{Blob, Published};
-use file::FileJob;
+use crew::Crew;
 use larder_jobs::{CommitId, Digest, Reason, RepoFile, RepoId};
+use partial::Care;
+use queue::Queue;
 
+pub(super) use care::Dirty;
+pub use care::PageCache;
 pub use partial::{Kept, kept};
 pub use tracker::{Phase, Totals, Tracker};
-
-/// Smallest piece that a small job is cut into, so that all connections have something to do.
-const MIN_PIECE: u64 = 4 << 20;
 
 /// Whether a blob that is there may be used without hashing it, as its receipt says.
 pub type Trust = Arc<dyn Fn(&Digest, &Metadata) -> bool + Send + Sync>;
@@ -75,6 +91,8 @@ pub struct Fetched {
     pub bytes_fetched: u64,
     /// Bytes of earlier attempts that were used again.
     pub bytes_resumed: u64,
+    /// Bytes by the source that they came from.
+    pub by_source: BTreeMap<String, u64>,
     /// The files in the order of [`Fetch::files`], as a receipt holds them.
     pub files: Vec<ReceiptFile>,
 }
@@ -88,16 +106,20 @@ struct Job {
     trusted: Trust,
     tracker: Arc<Tracker>,
     queue: Queue,
-    piece: u64,
+    crew: Crew,
+    care: Care,
+    /// Bytes that nobody has begun to fetch.
+    todo: AtomicU64,
     stop: CancellationToken,
 }
 
 impl Hub {
-    /// Brings the blobs of all files into the cache. Blobs that are there and right are not fetched.
+    /// Brings the blobs of all files into the cache. Blobs that are there and right are not fetched. Their names
+    /// survive a loss of power when this returns.
     ///
     /// # Errors
     /// The first failure ends the call; bytes are kept. `interrupted` if `stop` said so (the caller knows whether
-    /// that means cancelled), `integrity_mismatch` after two tries (nothing is kept then), `stalled`,
+    /// that means cancelled), `integrity_mismatch` if a file is wrong twice (it is then moved aside), `stalled`,
     /// `rate_limited` with the wait, `source_unavailable`, `not_found`, `gated`, `unauthorized`,
     /// `insufficient_disk`, `io_error`, `offline`; `structure_invalid` if two files of one digest differ in size.
     pub async fn fetch(
@@ -111,30 +133,32 @@ impl Hub {
         let stop = stop.child_token();
         // Also when this future is dropped, nobody goes on.
         let _stopped = stop.clone().drop_guard();
-        let connections = self.inner.config.connections;
-        let bytes: u64 = blobs.iter().map(|blob| blob.file.size).sum();
-        let most = self.inner.config.range.bytes();
+        let hub = Arc::clone(&self.inner);
+        let care = Care { dirty: Arc::clone(&hub.dirty), pages: hub.config.page_cache };
         let job = Arc::new(Job {
-            hub: Arc::clone(&self.inner),
             repo: fetch.repo,
             commit: fetch.commit,
             into: fetch.into.clone(),
             trusted: fetch.trusted,
             tracker: Arc::clone(&tracker),
             queue: Queue::default(),
-            piece: bytes.div_ceil(connections as u64).clamp(MIN_PIECE.min(most), most),
+            crew: Crew::default(),
+            care,
+            todo: AtomicU64::new(blobs.iter().map(|blob| blob.file.size).sum()),
             stop: stop.clone(),
+            hub,
         });
-        blocking(move || fetch.into.prepare()).await?;
-        let mut workers = JoinSet::new();
-        for _ in 0..connections {
-            workers.spawn(Arc::clone(&job).work());
-        }
-        let staged = job.stage_all(blobs, connections).await;
+        let into = fetch.into.clone();
+        blocking(move || into.prepare()).await?;
+        let crew = tokio::spawn(Arc::clone(&job).run_crew());
+        let staged = job.stage_all(blobs, self.inner.config.connections).await;
         stop.cancel();
         // After this, nobody writes to the partials any more.
-        while workers.join_next().await.is_some() {}
+        crew.await.map_err(blocking_failed)?;
         let published = staged?;
+        if tracker.bytes_fetched() > before {
+            blocking(move || fetch.into.sync_blobs()).await?;
+        }
         let mut by_digest = BTreeMap::new();
         let mut bytes_resumed = 0;
         for Published { blob, found, resumed } in published {
@@ -142,7 +166,8 @@ impl Hub {
             by_digest.insert(blob.file.digest, found);
         }
         let files = fetch.files.into_iter().filter_map(|file| receipt_file(file, &by_digest)).collect();
-        Ok(Fetched { bytes_fetched: tracker.bytes_fetched() - before, bytes_resumed, files })
+        let bytes_fetched = tracker.bytes_fetched() - before;
+        Ok(Fetched { bytes_fetched, bytes_resumed, by_source: tracker.by_source(), files })
     }
 }
 
@@ -205,53 +230,10 @@ impl Job {
         }
     }
 
-    /// One connection: takes pieces until the job is over.
-    async fn work(self: Arc<Self>) {
-        loop {
-            let next = tokio::select! {
-                biased;
-                () = self.stop.cancelled() => return,
-                next = self.queue.next(self.piece) => next,
-            };
-            let (file, range) = next;
-            let result = self.pull(&file, range).await;
-            file.ended(result);
-        }
-    }
-}
-
-/// The files that have pieces to be fetched, in order.
-#[derive(Debug, Default)]
-struct Queue {
-    files: Mutex<VecDeque<Arc<FileJob>>>,
-    pushed: Notify,
-}
-
-impl Queue {
-    fn push(&self, file: Arc<FileJob>) {
-        self.files.lock().unwrap_or_else(PoisonError::into_inner).push_back(file);
-        self.pushed.notify_waiters();
-    }
-
-    async fn next(&self, most: u64) -> (Arc<FileJob>, Range<u64>) {
-        loop {
-            let pushed = self.pushed.notified();
-            if let Some(next) = self.take(most) {
-                return next;
-            }
-            pushed.await;
-        }
-    }
-
-    fn take(&self, most: u64) -> Option<(Arc<FileJob>, Range<u64>)> {
-        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
-        loop {
-            let file = files.front()?;
-            if let Some(range) = file.next_piece(most) {
-                return Some((Arc::clone(file), range));
-            }
-            files.pop_front();
-        }
+    /// `bytes` are there already, or somebody fetches them.
+    fn less_to_do(&self, bytes: u64) {
+        // Never fails: the closure always has an answer.
+        let _ = self.todo.fetch_update(Relaxed, Relaxed, |todo| Some(todo.saturating_sub(bytes)));
     }
 }
 

@@ -1,37 +1,33 @@
-//! A blob on its way: the file with its bytes and the journal that says which of them are there.
+//! A blob on its way: the file with its bytes, beside its journal ([`super::journal`]).
 //!
 //! `<etag>.part` is allocated at its full size ahead (so that a full disk is found at the start) and written at
-//! offsets. `<etag>.map` is text, one line each, every line closed by its CRC-32:
-//!
-//! ```text
-//! larder-partial 1 <size> <etag> <crc>
-//! <start> <end> <crc>
-//! ```
-//!
-//! A line is appended after the bytes that it stands for were written, so after a kill the journal never says
-//! too much. After a loss of power it may, because it is not fsynced; the digest then finds out, and the file
-//! is fetched anew. A torn line ends the reading. Small files have no journal.
+//! offsets. Every 64 MiB the bytes are flushed, then the journal says so, then the journal is flushed: that is
+//! what a loss of power leaves. Small files have no journal; they come in one piece anyway.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
-use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use rustix::fs::{FallocateFlags, OFlags, fallocate};
 use rustix::io::Errno;
 
-use super::ranges::Ranges;
+use super::care::{Dirty, PageCache};
+use super::journal::{self, Journal, Known};
 use crate::error::{Error, Result};
-use crate::layout::RepoDir;
+use crate::layout::{Hasher, RepoDir};
 use larder_jobs::{Digest, RepoFile};
 
 /// Below this a file is fetched anew rather than journalled: it is one write anyway.
-const JOURNAL_FROM: u64 = 256 << 10;
-/// A journal is compacted when it is opened; 64 MiB are 1.5 million lines, far more than one run writes.
-const MAX_MAP: u64 = 64 << 20;
+pub(super) const JOURNAL_FROM: u64 = 256 << 10;
+/// Bytes of one file that are written before they are flushed, and hashed before the hash is remembered.
+pub(super) const SAFE_EVERY: u64 = 64 << 20;
+/// Bytes that are compared at once.
+const COMPARE: usize = 64 << 10;
 
 /// What an earlier attempt has left of a file.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -44,17 +40,23 @@ pub struct Kept {
 
 /// What an earlier attempt has left of `file`; nothing if it would not be used. Blocks.
 pub fn kept(dir: &RepoDir, file: &RepoFile) -> Kept {
-    let Ok(found) = fs::metadata(dir.partial(&file.digest)) else { return Kept::default() };
-    if found.len() != file.size || file.size < JOURNAL_FROM {
+    if file.size < JOURNAL_FROM {
         return Kept::default();
     }
-    let there = read_map(&dir.partial_map(&file.digest), &header(&file.digest, file.size), file.size);
+    let Ok(found) = fs::metadata(dir.partial(&file.digest)) else { return Kept::default() };
+    if found.len() != file.size {
+        return Kept::default();
+    }
+    let known = journal::read(&dir.partial_map(&file.digest), &file.digest, file.size);
     let allocated = found.blocks().saturating_mul(512).min(file.size);
-    Kept { bytes: there.map_or(0, |there| there.bytes()), allocated }
+    Kept { bytes: known.map_or(0, |known| known.ranges.bytes()), allocated }
 }
 
-fn header(digest: &Digest, size: u64) -> String {
-    format!("larder-partial 1 {size} {}", digest.hex())
+/// How the disk is treated.
+#[derive(Debug, Clone)]
+pub(super) struct Care {
+    pub(super) dirty: Arc<Dirty>,
+    pub(super) pages: PageCache,
 }
 
 /// The open partial of one blob. Everything here blocks.
@@ -62,64 +64,135 @@ fn header(digest: &Digest, size: u64) -> String {
 pub(super) struct Partial {
     file: File,
     path: PathBuf,
-    map: PathBuf,
-    journal: Option<Mutex<File>>,
+    journal: Option<Journal>,
     size: u64,
+    care: Care,
+    /// Bytes that were written since the last flush began.
+    unsafe_bytes: AtomicU64,
+    /// Everything before this byte is hashed.
+    hashed: AtomicU64,
+    flushing: Mutex<()>,
 }
 
 impl Partial {
-    /// Opens the partial of `digest`, or begins one; returns the bytes that are there.
+    /// Opens the partial of `digest`, or begins one; returns what is there.
     ///
     /// # Errors
     /// `insufficient_disk` if `size` bytes do not fit; `io_error`.
-    pub(super) fn open(dir: &RepoDir, digest: &Digest, size: u64) -> Result<(Self, Ranges)> {
+    pub(super) fn open(dir: &RepoDir, digest: &Digest, size: u64, care: &Care) -> Result<(Self, Known)> {
         let (path, map) = (dir.partial(digest), dir.partial_map(digest));
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
-            .open(&path)
-            .map_err(|error| Error::io("open", &path, &error))?;
+        let file = open(&path)?;
         let length = file.metadata().map_err(|error| Error::io("look at", &path, &error))?.len();
-        let header = header(digest, size);
-        let mut there = Ranges::default();
+        let mut known = Known::default();
         if length == size && size >= JOURNAL_FROM {
-            there = read_map(&map, &header, size)?;
+            known = journal::read(&map, digest, size)?;
         }
-        if there.bytes() == 0 {
-            file.set_len(0).map_err(|error| Error::io("empty", &path, &error))?;
-        }
+        let resumed = known.ranges.bytes() > 0;
+        let prepared = if resumed {
+            // From here on all of it counts as flushed.
+            file.sync_data()
+        } else {
+            file.set_len(0)
+        };
+        prepared.map_err(|error| Error::io("prepare", &path, &error))?;
         if let Err(error) = allocate(&file, size) {
-            if there.bytes() == 0 {
+            if !resumed {
                 // Nothing of worth is in it, and what it took is missed elsewhere.
                 let _ = fs::remove_file(&path);
             }
             return Err(Error::io("allocate", &path, &error));
         }
-        let journal = match size >= JOURNAL_FROM {
-            true => Some(Mutex::new(write_map(&map, &header, &there)?)),
-            false => None,
-        };
-        Ok((Self { file, path, map, journal, size }, there))
+        let mut journal = None;
+        if size >= JOURNAL_FROM {
+            journal = Some(Journal::begin(&map, digest, size, &known)?);
+            dir.sync_partials()?;
+        }
+        let hashed = AtomicU64::new(known.hashed.as_ref().map_or(0, |(at, _)| *at));
+        let (unsafe_bytes, flushing, care) = (AtomicU64::new(0), Mutex::new(()), care.clone());
+        Ok((Self { file, path, journal, size, care, unsafe_bytes, hashed, flushing }, known))
     }
 
-    /// Writes pieces one behind the other from `offset`.
-    pub(super) fn write(&self, mut offset: u64, pieces: &[Bytes]) -> Result<()> {
+    /// Writes a small blob whole, and flushes it.
+    pub(super) fn write_small(dir: &RepoDir, digest: &Digest, pieces: &[Bytes]) -> Result<()> {
+        let path = dir.partial(digest);
+        let file = open(&path)?;
+        file.set_len(0).map_err(|error| Error::io("empty", &path, &error))?;
+        let mut at = 0;
         for piece in pieces {
-            self.file.write_all_at(piece, offset).map_err(|error| Error::io("write", &self.path, &error))?;
-            offset += piece.len() as u64;
+            file.write_all_at(piece, at).map_err(|error| Error::io("write", &path, &error))?;
+            at += piece.len() as u64;
         }
         Ok(())
     }
 
+    /// Writes pieces one behind the other from `offset`, and flushes when it is time.
+    pub(super) fn write(&self, mut offset: u64, pieces: &[Bytes]) -> Result<()> {
+        let begin = offset;
+        for piece in pieces {
+            self.file.write_all_at(piece, offset).map_err(|error| Error::io("write", &self.path, &error))?;
+            offset += piece.len() as u64;
+        }
+        self.care.dirty.add(offset - begin);
+        let waiting = self.unsafe_bytes.fetch_add(offset - begin, Relaxed) + (offset - begin);
+        if waiting >= SAFE_EVERY || self.care.dirty.is_full() { self.make_safe() } else { Ok(()) }
+    }
+
+    /// As [`Self::write`], where the bytes should be there already: `true` if they were others.
+    pub(super) fn correct(&self, offset: u64, pieces: &[Bytes]) -> Result<bool> {
+        let (mut at, mut buffer, mut same) = (offset, [0; COMPARE], true);
+        for part in pieces.iter().flat_map(|piece| piece.chunks(COMPARE)) {
+            let there = &mut buffer[..part.len()];
+            self.read(at, there)?;
+            same &= *there == *part;
+            at += part.len() as u64;
+        }
+        if !same {
+            self.write(offset, pieces)?;
+        }
+        Ok(!same)
+    }
+
+    /// Flushes what was written, and remembers that it is.
+    fn make_safe(&self) -> Result<()> {
+        let _one = match self.flushing.try_lock() {
+            Ok(one) => one,
+            // Another connection flushes this file; only a full memory is a reason to wait for it.
+            Err(_) if !self.care.dirty.is_full() => return Ok(()),
+            Err(_) => self.flushing.lock().unwrap_or_else(PoisonError::into_inner),
+        };
+        let mark = self.journal.as_ref().map(Journal::mark);
+        let hashed = self.hashed.load(Relaxed);
+        let waiting = self.unsafe_bytes.swap(0, Relaxed);
+        if waiting == 0 {
+            return Ok(());
+        }
+        let flushed = self.file.sync_data().map_err(|error| Error::io("flush", &self.path, &error));
+        self.care.dirty.less(waiting);
+        flushed?;
+        self.care.pages.passed(&self.file, hashed);
+        match (&self.journal, mark) {
+            (Some(journal), Some(mark)) => journal.safe(mark),
+            _ => Ok(()),
+        }
+    }
+
     /// Remembers that the bytes of `range` were written.
-    pub(super) fn note(&self, range: Range<u64>) -> Result<()> {
-        let Some(journal) = &self.journal else { return Ok(()) };
-        let line = closed(&format!("{} {}", range.start, range.end));
-        let mut journal = journal.lock().unwrap_or_else(PoisonError::into_inner);
-        journal.write_all(line.as_bytes()).map_err(|error| Error::io("write", &self.map, &error))
+    pub(super) fn note(&self, range: &Range<u64>) -> Result<()> {
+        self.journal.as_ref().map_or(Ok(()), |journal| journal.note(range))
+    }
+
+    /// Remembers that everything before `at` is hashed.
+    pub(super) fn note_hash(&self, at: u64, hasher: &Hasher) -> Result<()> {
+        self.hashed.store(at, Relaxed);
+        self.journal.as_ref().map_or(Ok(()), |journal| journal.hashed(at, &hasher.save()))
+    }
+
+    /// Forgets every hash that was remembered: the bytes are not the promised ones.
+    pub(super) fn forget_hash(&self, dir: &RepoDir, digest: &Digest) -> Result<()> {
+        let mut ranges = super::ranges::Ranges::default();
+        ranges.add(0..self.size);
+        self.file.sync_data().map_err(|error| Error::io("flush", &self.path, &error))?;
+        Journal::begin(&dir.partial_map(digest), digest, self.size, &Known { ranges, hashed: None }).map(drop)
     }
 
     /// Reads into `buffer` from `offset`, for the hash.
@@ -127,10 +200,28 @@ impl Partial {
         self.file.read_exact_at(buffer, offset).map_err(|error| Error::io("read", &self.path, &error))
     }
 
+    /// It was published: what stays of it in memory.
+    pub(super) fn settle(&self) {
+        self.care.pages.complete(&self.file);
+    }
+
     /// Size in bytes that the whole blob will have.
     pub(super) fn size(&self) -> u64 {
         self.size
     }
+}
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        self.care.dirty.less(*self.unsafe_bytes.get_mut());
+    }
+}
+
+fn open(path: &std::path::Path) -> Result<File> {
+    let nofollow = OFlags::NOFOLLOW.bits().cast_signed();
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).custom_flags(nofollow);
+    options.open(path).map_err(|error| Error::io("open", path, &error))
 }
 
 /// Takes the room for `size` bytes now, where the filesystem can; else only the length is set.
@@ -142,53 +233,6 @@ fn allocate(file: &File, size: u64) -> io::Result<()> {
         }
     }
     file.set_len(size)
-}
-
-fn closed(line: &str) -> String {
-    format!("{line} {:08x}\n", crc32fast::hash(line.as_bytes()))
-}
-
-fn opened(line: &str) -> Option<&str> {
-    let (text, crc) = line.strip_suffix('\n')?.rsplit_once(' ')?;
-    (u32::from_str_radix(crc, 16).ok()? == crc32fast::hash(text.as_bytes())).then_some(text)
-}
-
-/// What a journal says; nothing if it is not the one of this blob.
-fn read_map(path: &Path, header: &str, size: u64) -> Result<Ranges> {
-    let mut there = Ranges::default();
-    let bytes = match fs::symlink_metadata(path) {
-        Ok(found) if !found.is_file() || found.len() > MAX_MAP => return Ok(there),
-        Ok(_) => fs::read(path).map_err(|error| Error::io("read", path, &error))?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(there),
-        Err(error) => return Err(Error::io("look at", path, &error)),
-    };
-    let text = String::from_utf8_lossy(&bytes);
-    let mut lines = text.split_inclusive('\n').map_while(opened);
-    if lines.next() != Some(header) {
-        return Ok(there);
-    }
-    for line in lines {
-        let range =
-            line.split_once(' ').and_then(|(start, end)| Some(start.parse().ok()?..end.parse().ok()?));
-        match range {
-            Some(Range { start, end }) if start < end && end <= size => there.add(start..end),
-            _ => break,
-        };
-    }
-    Ok(there)
-}
-
-/// Writes the journal anew, merged, and opens it for more.
-fn write_map(path: &Path, header: &str, there: &Ranges) -> Result<File> {
-    let mut text = closed(header);
-    for range in there.iter() {
-        text.push_str(&closed(&format!("{} {}", range.start, range.end)));
-    }
-    let aside = path.with_extension("map.new");
-    let written = fs::write(&aside, text).and_then(|()| fs::rename(&aside, path));
-    written
-        .and_then(|()| OpenOptions::new().append(true).open(path))
-        .map_err(|error| Error::io("write", path, &error))
 }
 
 #[cfg(test)]
@@ -205,47 +249,52 @@ mod tests {
         (dir, repo, Digest::sha256(&"0".repeat(64)).expect("hex"))
     }
 
-    fn there(repo: &RepoDir, digest: &Digest) -> Vec<(u64, u64)> {
-        let (_, there) = Partial::open(repo, digest, SIZE).expect("opens");
-        there.iter().map(|range| (range.start, range.end)).collect()
+    fn care(most: u64) -> Care {
+        Care { dirty: Arc::new(Dirty::new(most)), pages: PageCache::Drop }
     }
 
     #[test]
-    fn bytes_are_found_again_also_behind_a_torn_line() {
+    fn bytes_are_found_again() {
         let (_dir, repo, digest) = fixture();
-        let (partial, none) = Partial::open(&repo, &digest, SIZE).expect("opens");
-        assert_eq!(none.bytes(), 0);
+        let (partial, none) = Partial::open(&repo, &digest, SIZE, &care(SIZE)).expect("opens");
+        assert_eq!(none, Known::default());
         partial.write(10, &[Bytes::from_static(b"hello"), Bytes::from_static(b"!")]).expect("written");
-        partial.note(10..16).expect("noted");
-        partial.note(100..200).expect("noted");
+        partial.note(&(10..16)).expect("noted");
         drop(partial);
-        assert_eq!(there(&repo, &digest), [(10, 16), (100, 200)]);
+        let (partial, known) = Partial::open(&repo, &digest, SIZE, &care(SIZE)).expect("opens");
+        assert_eq!(known.ranges.bytes(), 6);
         let mut buffer = [0; 6];
-        Partial::open(&repo, &digest, SIZE).expect("opens").0.read(10, &mut buffer).expect("read");
+        partial.read(10, &mut buffer).expect("read");
         assert_eq!(&buffer, b"hello!");
-
-        let map = repo.partial_map(&digest);
-        let mut torn = fs::read(&map).expect("there");
-        torn.truncate(torn.len() - 3);
-        fs::write(&map, torn).expect("torn");
-        assert_eq!(there(&repo, &digest), [(10, 16)]);
+        drop(partial);
+        OpenOptions::new().write(true).open(repo.partial(&digest)).expect("opens").set_len(5).expect("cut");
+        let (_, known) = Partial::open(&repo, &digest, SIZE, &care(SIZE)).expect("opens");
+        assert_eq!(known, Known::default(), "the file has another size");
     }
 
     #[test]
-    fn a_journal_that_does_not_fit_is_discarded() {
+    fn no_more_than_the_bound_waits_for_the_disk() {
         let (_dir, repo, digest) = fixture();
-        let (partial, _) = Partial::open(&repo, &digest, SIZE).expect("opens");
-        partial.note(0..SIZE).expect("noted");
+        let care = care(100);
+        let (partial, _) = Partial::open(&repo, &digest, SIZE, &care).expect("opens");
+        partial.write(0, &[Bytes::from_static(&[1; 99])]).expect("written");
+        assert!(!care.dirty.is_full());
+        partial.write(99, &[Bytes::from_static(&[1; 1])]).expect("written");
+        assert!(!care.dirty.is_full(), "it was flushed");
+        partial.write(100, &[Bytes::from_static(&[1; 50])]).expect("written");
         drop(partial);
-        let map = repo.partial_map(&digest);
-        let sound = fs::read(&map).expect("there");
-        let other = Digest::sha256(&"1".repeat(64)).expect("hex");
-        fs::copy(repo.partial(&digest), repo.partial(&other)).expect("copied");
-        fs::write(repo.partial_map(&other), &sound).expect("of another blob");
-        assert_eq!(there(&repo, &other), []);
-        OpenOptions::new().write(true).open(repo.partial(&digest)).expect("opens").set_len(5).expect("cut");
-        assert_eq!(there(&repo, &digest), [], "the file has another size");
-        fs::write(&map, b"\xff\xfe garbage").expect("damaged");
-        assert_eq!(there(&repo, &digest), []);
+        care.dirty.add(99);
+        assert!(!care.dirty.is_full(), "what is dropped waits no longer");
+    }
+
+    #[test]
+    fn a_correction_says_whether_there_was_something_to_correct() {
+        let (_dir, repo, digest) = fixture();
+        let (partial, _) = Partial::open(&repo, &digest, SIZE, &care(SIZE)).expect("opens");
+        let bytes = [Bytes::from(vec![1; 100_000]), Bytes::from_static(&[2; 3])];
+        assert!(partial.correct(7, &bytes).expect("read"));
+        assert!(!partial.correct(7, &bytes).expect("read"));
+        assert!(partial.correct(100_000, &[Bytes::from_static(&[9])]).expect("read"));
+        assert!(partial.correct(7, &bytes).expect("read"));
     }
 }

@@ -1,4 +1,5 @@
-//! Brings one piece of a file to the disk: asks, writes as it comes, tries again from the byte reached.
+//! Brings one piece of a file to the disk: asks, writes as it comes, tries again from the byte reached, and goes
+//! to the next source when one is good for nothing.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -7,24 +8,27 @@ use std::time::Duration;
 use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use bytes::Bytes;
 use reqwest::Response;
-use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
+use super::Job;
 use super::file::FileJob;
-use super::source::{Failure, Opened, host};
-use super::{Job, blocking, blocking_failed};
+use super::open::{Failure, Opened, Wanted, host, stalled};
+use super::piece::Piece;
+use super::route::Route;
+use super::sink::Sink;
 use crate::error::{Error, Result};
 use crate::hub::interrupted;
+use crate::hub::source::Source;
 use crate::hub::trouble::unreachable;
 use crate::metrics;
-use larder_jobs::Reason;
+use larder_jobs::{FilePath, Reason};
 
-/// Bytes that are gathered before they are written; at most twice this waits in memory per connection.
-const WRITE: u64 = 256 << 10;
-/// A connection remembers at least this often what it brought.
-const NOTE: u64 = 4 << 20;
+/// A connection that brings nothing is given up after this share of `hub.stall_timeout` if others bring something.
+const SIBLINGS_RUN: u32 = 6;
 
 /// Seven tries within some ten seconds, counted anew whenever bytes came.
-fn patience() -> ExponentialBackoff {
+pub(super) fn patience() -> ExponentialBackoff {
     ExponentialBuilder::new()
         .with_min_delay(Duration::from_millis(200))
         .with_max_delay(Duration::from_secs(2))
@@ -33,232 +37,227 @@ fn patience() -> ExponentialBackoff {
         .build()
 }
 
-impl Job {
-    /// Fetches `range` of `file`; everything that came is on the disk and noted when this returns.
-    ///
-    /// If the source ignores ranges, the first to notice brings the whole file, and the others leave it to that.
-    pub(super) async fn pull(&self, file: &Arc<FileJob>, range: Range<u64>) -> Result<()> {
-        let mut wanted = range;
-        let mut owner = false;
-        let mut waits = patience();
-        while !wanted.is_empty() {
-            let (start, missing) = (wanted.start, file.missing_bytes());
-            let step = self.part(file, &mut wanted, &mut owner).await;
-            let progress = if owner { file.missing_bytes() < missing } else { wanted.start > start };
-            match step {
-                Ok(Step::Done) => {}
-                Ok(Step::Elsewhere) => return Ok(()),
-                Err(failure) => {
-                    if progress {
-                        waits = patience();
-                    }
-                    self.pause(file, failure, &mut waits).await?;
-                }
-            }
-            if owner {
-                let size = file.partial.size();
-                wanted = file.missing_in(0..size).first().map_or(size..size, |first| first.start..size);
-            }
-        }
-        Ok(())
-    }
-
-    /// Waits before the next try, or gives up with the error of the last.
-    async fn pause(&self, file: &FileJob, failure: Failure, waits: &mut ExponentialBackoff) -> Result<()> {
-        if file.stop.is_cancelled() {
-            return Err(interrupted());
-        }
-        let (error, wait) = match failure {
-            Failure::Fatal(error) => return Err(error),
-            Failure::Again { error, wait } => (error, wait),
-            Failure::Expired(error) => (error, None),
-        };
-        let Some(next) = waits.next() else { return Err(error) };
-        let wait = wait.unwrap_or(next);
-        tracing::debug!(path = %file.path, %error, ?wait, "a part of a file is asked for again");
-        tokio::select! {
-            () = file.stop.cancelled() => Err(interrupted()),
-            () = tokio::time::sleep(wait) => Ok(()),
-        }
-    }
-
-    /// One request; takes what it brought off the front of `wanted`.
-    async fn part(
-        &self,
-        file: &Arc<FileJob>,
-        wanted: &mut Range<u64>,
-        owner: &mut bool,
-    ) -> Result<Step, Failure> {
-        let opened = tokio::select! {
-            biased;
-            () = file.stop.cancelled() => return Err(Failure::Fatal(interrupted())),
-            opened = self.open(file, wanted) => opened?,
-        };
-        let (response, range) = match opened {
-            Opened::Part(response) => (response, wanted.clone()),
-            Opened::Whole(response) => {
-                if !*owner && !file.claim_whole() {
-                    return Ok(Step::Elsewhere);
-                }
-                *owner = true;
-                (response, 0..file.partial.size())
-            }
-        };
-        let mut sink = Sink::new(file, range.start);
-        let streamed = self.stream(file, response, range, &mut sink).await;
-        let closed = sink.close().await;
-        wanted.start = sink.written.clamp(wanted.start, wanted.end);
-        closed.map_err(Failure::Fatal)?;
-        streamed.map(|()| Step::Done)
-    }
-
-    /// Takes bytes `from..end` off an answer. Those that are on the disk already are dropped.
-    async fn stream(
-        &self,
-        file: &FileJob,
-        mut response: Response,
-        range: Range<u64>,
-        sink: &mut Sink,
-    ) -> Result<(), Failure> {
-        let place = host(response.url());
-        let limit = self.hub.config.stall_timeout.get();
-        let Range { start: mut at, end } = range;
-        loop {
-            let next = tokio::select! {
-                biased;
-                () = file.stop.cancelled() => return Err(Failure::Fatal(interrupted())),
-                next = tokio::time::timeout(limit, response.chunk()) => next,
-            };
-            let chunk = match next {
-                Ok(Ok(Some(chunk))) => chunk,
-                Ok(Ok(None)) if at == end => return Ok(()),
-                Ok(Ok(None)) => return Err(Failure::later(odd(file, &place, "stopped before the end"))),
-                Ok(Err(error)) => return Err(Failure::later(unreachable(&place, &error))),
-                Err(_) => return Err(Failure::later(self.stalled(&place))),
-            };
-            let length = chunk.len() as u64;
-            self.tracker.came(length);
-            metrics::bytes_received(&self.hub.source, length);
-            if at + length > end {
-                return Err(Failure::later(odd(file, &place, "sent more bytes than were asked for")));
-            }
-            if file.is_whole() {
-                let missing = file.missing_in(at..at + length);
-                let wanted: u64 = missing.iter().map(|range| range.end - range.start).sum();
-                metrics::bytes_wasted("restarted", length - wanted);
-                for range in missing {
-                    let cut = (range.start - at) as usize..(range.end - at) as usize;
-                    sink.push(range.start, chunk.slice(cut)).await.map_err(Failure::Fatal)?;
-                }
-            } else {
-                sink.push(at, chunk).await.map_err(Failure::Fatal)?;
-            }
-            at += length;
-        }
-    }
-}
-
 /// How a request ended that did not fail.
 enum Step {
-    /// The piece is on the disk.
+    /// What was asked for is on the disk, or others have it.
     Done,
     /// Another connection brings the whole file.
     Elsewhere,
 }
 
-fn odd(file: &FileJob, place: &str, what: &str) -> Error {
-    Error::new(
-        Reason::SourceUnavailable,
-        format!("{place} {what} of {}", file.path),
-        "try again; check mirrors and proxies on the way",
-    )
+impl Job {
+    /// Fetches a piece of `file`; everything that came is on the disk and noted when this returns.
+    ///
+    /// If the source ignores ranges, the first to notice brings the whole file, and the others leave it to that.
+    pub(super) async fn pull(&self, file: &Arc<FileJob>, piece: &Piece) -> Result<()> {
+        let mut owner = false;
+        let mut waits = patience();
+        loop {
+            let wanted = match owner {
+                false => piece.left(),
+                true => {
+                    let size = file.partial.size();
+                    file.missing_in(0..size).first().map_or(size..size, |first| first.start..size)
+                }
+            };
+            if wanted.is_empty() {
+                return Ok(());
+            }
+            let (start, missing, source) = (wanted.start, file.missing_bytes(), file.route.source());
+            let failure = match self.part(file, piece, wanted, &mut owner).await {
+                Ok(Step::Done) => continue,
+                Ok(Step::Elsewhere) => return Ok(()),
+                Err(failure) => failure,
+            };
+            if if owner { file.missing_bytes() < missing } else { piece.left().start > start } {
+                waits = patience();
+            }
+            if self.recover(&file.path, &file.route, source, failure, &mut waits, &file.stop).await? {
+                waits = patience();
+            }
+        }
+    }
+
+    /// Waits before the next try, or goes to the next source (`true`), or gives up with the error that says most.
+    pub(super) async fn recover(
+        &self,
+        path: &FilePath,
+        route: &Route,
+        source: Arc<Source>,
+        failure: Failure,
+        waits: &mut ExponentialBackoff,
+        stop: &CancellationToken,
+    ) -> Result<bool> {
+        if stop.is_cancelled() {
+            return Err(interrupted());
+        }
+        let (error, wait) = match failure {
+            Failure::Local(error) => return Err(error),
+            Failure::Refused(error) => return route.leave(&source, error).map(|()| true),
+            Failure::Again { error, wait } => (error, wait),
+            Failure::Expired(error) => (error, None),
+        };
+        if error.reason() == Reason::RateLimited {
+            self.crew.refused();
+        }
+        let Some(next) = waits.next() else { return route.leave(&source, error).map(|()| true) };
+        let wait = wait.unwrap_or(next);
+        tracing::debug!(%path, %error, ?wait, "a part of a file is asked for again");
+        tokio::select! {
+            () = stop.cancelled() => Err(interrupted()),
+            () = tokio::time::sleep(wait) => Ok(false),
+        }
+    }
+
+    /// One request for `wanted`.
+    async fn part(
+        &self,
+        file: &Arc<FileJob>,
+        piece: &Piece,
+        wanted: Range<u64>,
+        owner: &mut bool,
+    ) -> Result<Step, Failure> {
+        let asked = Wanted { path: &file.path, size: file.partial.size(), route: &file.route };
+        let opened = tokio::select! {
+            biased;
+            () = file.stop.cancelled() => return Err(Failure::Local(interrupted())),
+            () = piece.taken() => return Ok(Step::Done),
+            opened = self.open(asked, &wanted) => opened?,
+        };
+        let Opened { source, response, whole } = opened;
+        if whole {
+            if !*owner && !file.claim_whole() {
+                return Ok(Step::Elsewhere);
+            }
+            *owner = true;
+        }
+        let mut sink = Sink::new(file, if whole { 0 } else { wanted.start });
+        let mut stream = Stream { place: host(response.url()), source, response, path: &file.path };
+        let streamed = match whole {
+            true => self.stream_whole(file, &mut stream, &mut sink).await,
+            false => self.stream_piece(file, &mut stream, wanted, piece, &mut sink).await,
+        };
+        sink.close().await.map_err(Failure::Local)?;
+        streamed.map(|()| Step::Done)
+    }
+
+    /// Takes the bytes of a piece off an answer to `asked`, until the piece ends, be it that others took its rest.
+    async fn stream_piece(
+        &self,
+        file: &FileJob,
+        stream: &mut Stream<'_>,
+        asked: Range<u64>,
+        piece: &Piece,
+        sink: &mut Sink,
+    ) -> Result<(), Failure> {
+        loop {
+            let left = piece.left();
+            let chunk = tokio::select! {
+                biased;
+                () = piece.taken() => return Ok(()),
+                chunk = self.next(stream, &file.stop) => chunk?,
+            };
+            let Some(chunk) = chunk else {
+                return match piece.left().is_empty() {
+                    true => Ok(()),
+                    false => Err(stream.odd("stopped before the end")),
+                };
+            };
+            let came = chunk.len() as u64;
+            if left.start + came > asked.end {
+                return Err(stream.odd("sent more bytes than were asked for"));
+            }
+            let wanted = piece.came(came);
+            metrics::bytes_wasted("hedged", came - wanted);
+            sink.push(left.start, chunk.slice(..wanted as usize)).await.map_err(Failure::Local)?;
+            if piece.left().is_empty() && left.start + came < asked.end {
+                // The rest of the answer is another connection's.
+                return Ok(());
+            }
+        }
+    }
+
+    /// Takes a whole file off an answer. Bytes that are on the disk already are dropped.
+    async fn stream_whole(
+        &self,
+        file: &FileJob,
+        stream: &mut Stream<'_>,
+        sink: &mut Sink,
+    ) -> Result<(), Failure> {
+        let (mut at, end) = (0, file.partial.size());
+        while let Some(chunk) = self.next(stream, &file.stop).await? {
+            let length = chunk.len() as u64;
+            if at + length > end {
+                return Err(stream.odd("sent more bytes than the file has"));
+            }
+            let missing = file.missing_in(at..at + length);
+            let wanted: u64 = missing.iter().map(|range| range.end - range.start).sum();
+            metrics::bytes_wasted("restarted", length - wanted);
+            for range in missing {
+                let cut = (range.start - at) as usize..(range.end - at) as usize;
+                sink.push(range.start, chunk.slice(cut)).await.map_err(Failure::Local)?;
+            }
+            at += length;
+        }
+        match at == end {
+            true => Ok(()),
+            false => Err(stream.odd("stopped before the end")),
+        }
+    }
+
+    /// The next bytes of an answer, counted; `None` at its end. A connection that brings nothing is given up
+    /// sooner when others bring something.
+    pub(super) async fn next(
+        &self,
+        stream: &mut Stream<'_>,
+        stop: &CancellationToken,
+    ) -> Result<Option<Bytes>, Failure> {
+        let limit = self.hub.config.stall_timeout.get();
+        let begun = Instant::now();
+        let others = self.tracker.bytes_fetched();
+        let chunk = stream.response.chunk();
+        tokio::pin!(chunk);
+        let mut until = begun + limit / SIBLINGS_RUN;
+        let chunk = loop {
+            let waited = tokio::select! {
+                biased;
+                () = stop.cancelled() => return Err(Failure::Local(interrupted())),
+                chunk = tokio::time::timeout_at(until, &mut chunk) => chunk,
+            };
+            match waited {
+                Ok(Ok(chunk)) => break chunk,
+                Ok(Err(error)) => return Err(Failure::later(unreachable(&stream.place, &error))),
+                Err(_) if self.tracker.bytes_fetched() > others || until >= begun + limit => {
+                    return Err(Failure::later(stalled(&stream.place, until - begun)));
+                }
+                Err(_) => until = begun + limit,
+            }
+        };
+        if let Some(chunk) = &chunk {
+            self.tracker.came(&stream.source.name, chunk.len() as u64);
+            stream.source.received(chunk.len() as u64);
+        }
+        Ok(chunk)
+    }
 }
 
-/// Gathers what comes and writes it on a thread that may block, one write at a time.
-struct Sink {
-    file: Arc<FileJob>,
-    held: Vec<Bytes>,
-    /// Where the held bytes begin, and where they end.
-    start: u64,
-    end: u64,
-    /// Everything of this run before here is on the disk.
-    written: u64,
-    /// Everything before here is in the journal.
-    noted: u64,
-    pending: Option<JoinHandle<Result<Range<u64>>>>,
-    /// A write failed; what comes after the hole is not written.
-    broken: bool,
+/// The bytes of one answer.
+pub(super) struct Stream<'a> {
+    /// Scheme and host that they come from, after all redirects.
+    pub(super) place: String,
+    pub(super) source: Arc<Source>,
+    pub(super) response: Response,
+    pub(super) path: &'a FilePath,
 }
 
-impl Sink {
-    fn new(file: &Arc<FileJob>, at: u64) -> Self {
-        let file = Arc::clone(file);
-        let (held, pending, broken) = (Vec::new(), None, false);
-        Self { file, held, start: at, end: at, written: at, noted: at, pending, broken }
-    }
-
-    async fn push(&mut self, at: u64, bytes: Bytes) -> Result<()> {
-        if at != self.end {
-            self.close().await?;
-            (self.start, self.end, self.written, self.noted) = (at, at, at, at);
-        }
-        self.end += bytes.len() as u64;
-        self.held.push(bytes);
-        if self.end - self.start >= WRITE {
-            self.write().await?;
-        }
-        Ok(())
-    }
-
-    /// Writes everything, and notes what was written, also when the last write failed.
-    async fn close(&mut self) -> Result<()> {
-        let mut result = self.write().await;
-        result = result.and(self.settle().await);
-        let note = std::mem::replace(&mut self.noted, self.written)..self.written;
-        if !note.is_empty() {
-            let file = Arc::clone(&self.file);
-            result = result.and(blocking(move || file.partial.note(note)).await);
-        }
-        result
-    }
-
-    /// Starts the next write, after the one before it has ended. What that one brought is noted now and then.
-    async fn write(&mut self) -> Result<()> {
-        self.settle().await?;
-        let (pieces, range) = (std::mem::take(&mut self.held), self.start..self.end);
-        self.start = self.end;
-        if self.broken || pieces.is_empty() {
-            return Ok(());
-        }
-        let mut note = self.noted..self.written;
-        if note.end - note.start < NOTE {
-            note.end = note.start;
-        }
-        self.noted = note.end;
-        let file = Arc::clone(&self.file);
-        self.pending = Some(tokio::task::spawn_blocking(move || {
-            if !note.is_empty() {
-                file.partial.note(note)?;
-            }
-            file.partial.write(range.start, &pieces)?;
-            Ok(range)
-        }));
-        Ok(())
-    }
-
-    async fn settle(&mut self) -> Result<()> {
-        let Some(pending) = self.pending.take() else { return Ok(()) };
-        match pending.await.map_err(blocking_failed).and_then(|written| written) {
-            Ok(range) => {
-                self.written = range.end;
-                self.file.received(range);
-                Ok(())
-            }
-            Err(error) => {
-                self.broken = true;
-                Err(error)
-            }
-        }
+impl Stream<'_> {
+    /// The failure of an answer that is not what HTTP promises.
+    pub(super) fn odd(&self, what: &str) -> Failure {
+        Failure::later(Error::new(
+            Reason::SourceUnavailable,
+            format!("{} {what} of {}", self.place, self.path),
+            "try again; check mirrors and proxies on the way",
+        ))
     }
 }
 

@@ -39,6 +39,8 @@ pub struct Tracker {
     verifying: AtomicUsize,
     next: AtomicU64,
     active: Mutex<BTreeMap<u64, Arc<Active>>>,
+    /// Bytes by the source that they came from; as many entries as there are sources.
+    sources: Mutex<BTreeMap<String, u64>>,
 }
 
 #[derive(Debug)]
@@ -89,8 +91,18 @@ impl Tracker {
         }
     }
 
-    pub(super) fn came(&self, bytes: u64) {
+    pub(super) fn came(&self, source: &str, bytes: u64) {
         self.fetched.fetch_add(bytes, Relaxed);
+        let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        match sources.get_mut(source) {
+            Some(known) => *known += bytes,
+            None => drop(sources.insert(source.to_owned(), bytes)),
+        }
+    }
+
+    /// Bytes of this attempt by the source that they came from.
+    pub fn by_source(&self) -> BTreeMap<String, u64> {
+        self.sources.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// `files` files of `size` bytes are there, whose bytes were not counted before.
@@ -188,11 +200,12 @@ mod tests {
         tracker.there(1, 10);
         let file = tracker.begin("w.bin", 10);
         let fetching = tracker.fetching();
-        tracker.came(4);
+        tracker.came("http://a", 4);
         file.more(4);
         let seen = tracker.snapshot(&totals);
         assert_eq!((seen.bytes_done, seen.bytes_fetched, seen.files_done), (14, 11, 1));
         assert_eq!(seen.active[0].bytes_done, 4);
+        assert_eq!(tracker.by_source(), BTreeMap::from([("http://a".to_owned(), 4)]));
         assert_eq!(tracker.phase(), Phase::Fetching);
         let verifying = tracker.verifying();
         drop(fetching);

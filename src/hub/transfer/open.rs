@@ -1,9 +1,10 @@
-//! Where the bytes of a file come from: the resolve URL, and wherever it redirects to.
+//! Opens the stream of a range: asks the source's resolve URL, and wherever that redirects to.
 //!
-//! Redirects are followed by hand: the token goes to the endpoint's origin only, the address that they lead to
+//! Redirects are followed by hand: the token goes to the source's own origin only, the address that they lead to
 //! is kept for the other pieces of the file, and it is asked for anew when it has expired.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::header::{ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, HeaderMap, LOCATION, RANGE};
@@ -11,11 +12,12 @@ use reqwest::{Response, StatusCode};
 use url::Url;
 
 use super::Job;
-use super::file::FileJob;
+use super::route::Route;
 use crate::error::Error;
+use crate::hub::source::Source;
 use crate::hub::trouble::{Answer, Asked, explain, not_a_hub, unreachable};
 use crate::metrics;
-use larder_jobs::Reason;
+use larder_jobs::{FilePath, Reason, Span};
 
 /// Redirects from the resolve URL to the bytes: renamed repo, network, region.
 const MAX_HOPS: usize = 6;
@@ -27,11 +29,13 @@ const MAX_WAIT: Duration = Duration::from_secs(30);
 /// Why a request brought no bytes.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// Asking again here cannot help.
-    Fatal(Error),
+    /// It is this host's fault: no other source can help.
+    Local(Error),
+    /// Asking this source again cannot help; another one may.
+    Refused(Error),
     /// Asking again may help, after `wait` if the source named one.
     Again { error: Error, wait: Option<Duration> },
-    /// The address that a redirect led to is good for nothing (any more); the hub knows another.
+    /// The address that a redirect led to is good for nothing (any more); the source knows another.
     Expired(Error),
 }
 
@@ -41,83 +45,100 @@ impl Failure {
     }
 }
 
-/// An answer that brings bytes.
+/// A file of which bytes are wanted.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wanted<'a> {
+    pub(super) path: &'a FilePath,
+    pub(super) size: u64,
+    pub(super) route: &'a Route,
+}
+
+/// A stream of bytes and the source that it is of.
 #[derive(Debug)]
-pub(super) enum Opened {
-    /// The range that was asked for, exactly.
-    Part(Response),
-    /// The whole file: the source ignores ranges.
-    Whole(Response),
+pub(super) struct Opened {
+    pub(super) source: Arc<Source>,
+    pub(super) response: Response,
+    /// The source ignores ranges: this is the whole file, not the range that was asked for.
+    pub(super) whole: bool,
 }
 
 impl Job {
-    /// Asks for `range` of `file`.
-    pub(super) async fn open(&self, file: &FileJob, range: &Range<u64>) -> Result<Opened, Failure> {
-        if let Some(known) = file.target() {
-            return self.open_known(file, known, range).await;
+    /// Asks for `range` of a file.
+    pub(super) async fn open(&self, wanted: Wanted<'_>, range: &Range<u64>) -> Result<Opened, Failure> {
+        if let (source, Some(known)) = wanted.route.place() {
+            return self.open_known(wanted, source, known, range).await;
         }
         // The first one asks for all; when that takes too long, each asks for itself.
-        let gate = tokio::time::timeout(MAX_GATE, file.gate.lock()).await.ok();
-        if let Some(known) = file.target() {
+        let gate = tokio::time::timeout(MAX_GATE, wanted.route.gate.lock()).await.ok();
+        let (source, known) = wanted.route.place();
+        if let Some(known) = known {
             drop(gate);
-            return self.open_known(file, known, range).await;
+            return self.open_known(wanted, source, known, range).await;
         }
-        match self.follow(file, self.resolve_url(file), range).await {
+        match self.follow(wanted, &source, self.resolve_url(&source, wanted.path), range).await {
             Ok((response, landed)) => {
-                file.set_target(landed);
+                wanted.route.found(&source, landed);
                 drop(gate);
-                self.check(file, range, response)
+                self.check(wanted, source, range, response)
             }
             Err(Failure::Expired(error)) => Err(Failure::later(error)),
             Err(failure) => Err(failure),
         }
     }
 
-    async fn open_known(&self, file: &FileJob, url: Url, range: &Range<u64>) -> Result<Opened, Failure> {
-        match self.follow(file, url.clone(), range).await {
-            Ok((response, _)) => self.check(file, range, response),
+    async fn open_known(
+        &self,
+        wanted: Wanted<'_>,
+        source: Arc<Source>,
+        url: Url,
+        range: &Range<u64>,
+    ) -> Result<Opened, Failure> {
+        match self.follow(wanted, &source, url.clone(), range).await {
+            Ok((response, _)) => self.check(wanted, source, range, response),
             Err(Failure::Expired(error)) => {
-                file.forget_target(&url);
+                wanted.route.forget(&url);
                 Err(Failure::Again { error, wait: Some(Duration::ZERO) })
             }
             Err(failure) => Err(failure),
         }
     }
 
-    fn resolve_url(&self, file: &FileJob) -> Url {
+    fn resolve_url(&self, source: &Source, path: &FilePath) -> Url {
         let (owner, name) = (self.repo.owner(), self.repo.name());
         let base = [owner, name, "resolve", self.commit.as_str()];
-        self.hub.url(base.into_iter().chain(file.path.as_str().split('/')))
+        source.url(base.into_iter().chain(path.as_str().split('/')))
     }
 
     /// Follows redirects to an answer with bytes; returns it and where it came from.
     async fn follow(
         &self,
-        file: &FileJob,
+        wanted: Wanted<'_>,
+        source: &Source,
         mut url: Url,
         range: &Range<u64>,
     ) -> Result<(Response, Url), Failure> {
+        let path = wanted.path;
         for _ in 0..MAX_HOPS {
-            let mut response = self.get(&url, range).await?;
+            let mut response = self.get(source, &url, range).await?;
             let status = response.status();
-            if self.hub.is_home(&url) {
-                self.check_commit(response.headers())?;
+            if source.is_home(&url) {
+                self.check_commit(source, response.headers())?;
             }
             if status.is_success() {
                 return Ok((response, url));
             }
             if !status.is_redirection() {
-                return Err(self.refusal(file, &url, &response));
+                return Err(self.refusal(wanted, source, &url, &response));
             }
             let location = response.headers().get(LOCATION).and_then(|location| location.to_str().ok());
             let next = location.and_then(|location| url.join(location).ok());
             let Some(next) = next.filter(|next| matches!(next.scheme(), "http" | "https")) else {
-                let error = not_a_hub(&self.hub.source, &format!("it redirects {} to nowhere", file.path));
-                return Err(Failure::Fatal(error));
+                let error = not_a_hub(&source.name, &format!("it redirects {path} to nowhere"));
+                return Err(Failure::Refused(error));
             };
             if url.scheme() == "https" && next.scheme() == "http" {
-                let error = not_a_hub(&self.hub.source, "it redirects from https to http");
-                return Err(Failure::Fatal(error));
+                let error = not_a_hub(&source.name, "it redirects from https to http");
+                return Err(Failure::Refused(error));
             }
             // A redirect's body is short; read to its end, the connection can be used again.
             if response.content_length().is_some_and(|length| length <= 16 << 10) {
@@ -125,94 +146,95 @@ impl Job {
             }
             url = next;
         }
-        Err(Failure::Fatal(not_a_hub(&self.hub.source, &format!("it redirects {} in circles", file.path))))
+        Err(Failure::Refused(not_a_hub(&source.name, &format!("it redirects {path} in circles"))))
     }
 
-    async fn get(&self, url: &Url, range: &Range<u64>) -> Result<Response, Failure> {
-        let mut request = self.hub.bytes.get(url.clone()).header(ACCEPT_ENCODING, "identity");
-        if !range.is_empty() {
-            request = request.header(RANGE, format!("bytes={}-{}", range.start, range.end - 1));
-        }
-        if let Some(token) = self.hub.token.as_ref().filter(|_| self.hub.is_home(url)) {
-            request = request.bearer_auth(token.secret());
-        }
-        match tokio::time::timeout(self.hub.config.stall_timeout.get(), request.send()).await {
-            Ok(Ok(response)) => {
-                self.hub.answered(response.status().as_u16());
-                Ok(response)
+    async fn get(&self, source: &Source, url: &Url, range: &Range<u64>) -> Result<Response, Failure> {
+        let limit = self.hub.config.stall_timeout.get();
+        loop {
+            let client = source.bytes().map_err(Failure::Local)?;
+            let mut request = client.get(url.clone()).header(ACCEPT_ENCODING, "identity");
+            if !range.is_empty() {
+                request = request.header(RANGE, format!("bytes={}-{}", range.start, range.end - 1));
             }
-            Ok(Err(error)) => Err(Failure::later(unreachable(&host(url), &error))),
-            Err(_) => Err(Failure::later(self.stalled(&host(url)))),
+            if let Some(token) = source.token.as_ref().filter(|_| source.is_home(url)) {
+                request = request.bearer_auth(token.secret());
+            }
+            return match tokio::time::timeout(limit, request.send()).await {
+                Ok(Ok(response)) => {
+                    source.answered(response.status().as_u16());
+                    Ok(response)
+                }
+                Ok(Err(error)) if source.speaks_only_http2(&error) => continue,
+                Ok(Err(error)) => Err(Failure::later(unreachable(&host(url), &error))),
+                Err(_) => Err(Failure::later(stalled(&host(url), limit))),
+            };
         }
-    }
-
-    /// The error of a connection that brought nothing for too long; counted.
-    pub(super) fn stalled(&self, host: &str) -> Error {
-        metrics::download_stalled();
-        let limit = self.hub.config.stall_timeout;
-        Error::new(
-            Reason::Stalled,
-            format!("{host} sent nothing for {limit}"),
-            "check the network; if it is only slow, raise hub.stall_timeout",
-        )
     }
 
     /// A commit never changes; an answer of another one is a cache on the way gone wrong.
-    fn check_commit(&self, headers: &HeaderMap) -> Result<(), Failure> {
+    fn check_commit(&self, source: &Source, headers: &HeaderMap) -> Result<(), Failure> {
         let answered = headers.get("x-repo-commit").and_then(|commit| commit.to_str().ok());
         match answered {
-            Some(commit) if commit != self.commit.as_str() => Err(Failure::Fatal(Error::new(
+            Some(commit) if commit != self.commit.as_str() => Err(Failure::Refused(Error::new(
                 Reason::SourceUnavailable,
-                format!("{} answers for another commit of {} than was asked for", self.hub.source, self.repo),
+                format!("{} answers for another commit of {} than was asked for", source.name, self.repo),
                 "check proxies and mirrors on the way, then try again",
             ))),
             _ => Ok(()),
         }
     }
 
-    fn refusal(&self, file: &FileJob, url: &Url, response: &Response) -> Failure {
+    fn refusal(&self, wanted: Wanted<'_>, source: &Source, url: &Url, response: &Response) -> Failure {
+        let path = wanted.path;
         let answer = Answer::of(response.status().as_u16(), response.headers());
-        let home = self.hub.is_home(url);
-        let redirected = *url != self.resolve_url(file);
+        let home = source.is_home(url);
+        let redirected = *url != self.resolve_url(source, path);
         let place = host(url);
         let asked = Asked {
-            endpoint: if home { &self.hub.source } else { &place },
+            endpoint: if home { &source.name } else { &place },
             repo: &self.repo,
             revision: self.commit.as_str(),
-            path: Some(&file.path),
-            token: self.hub.token.is_some(),
+            path: Some(path),
+            token: source.token.is_some(),
         };
         match answer.status {
             408 | 429 | 500..=599 => match answer.retry_after {
-                Some(wait) if wait > MAX_WAIT => Failure::Fatal(explain(asked, &answer)),
+                Some(wait) if wait > MAX_WAIT => Failure::Refused(explain(asked, &answer)),
                 wait => Failure::Again { error: explain(asked, &answer), wait },
             },
-            416 => Failure::Fatal(Error::new(
+            416 => Failure::Refused(Error::new(
                 Reason::SourceUnavailable,
-                format!("{place} has fewer bytes of {} than the hub's listing says", file.path),
+                format!("{place} has fewer bytes of {path} than the hub's listing says"),
                 "try again later; check mirrors and proxies on the way",
             )),
             // Addresses with a signature expire, and a network that bytes come from says so in many ways.
             status if redirected && answer.code.is_none() && (400..500).contains(&status) => {
                 Failure::Expired(Error::new(
                     Reason::SourceUnavailable,
-                    format!("{place} answered {status} for {} of {}", file.path, self.repo),
+                    format!("{place} answered {status} for {path} of {}", self.repo),
                     "try again; if it stays, check this host's clock and proxies on the way",
                 ))
             }
-            _ => Failure::Fatal(explain(asked, &answer)),
+            _ => Failure::Refused(explain(asked, &answer)),
         }
     }
 
     /// Whether a success brings what was asked for: the status and the lengths, before a byte is taken.
-    fn check(&self, file: &FileJob, range: &Range<u64>, response: Response) -> Result<Opened, Failure> {
-        let size = file.partial.size();
+    fn check(
+        &self,
+        wanted: Wanted<'_>,
+        source: Arc<Source>,
+        range: &Range<u64>,
+        response: Response,
+    ) -> Result<Opened, Failure> {
+        let Wanted { path, size, .. } = wanted;
         let headers = response.headers();
         let length = header(headers, CONTENT_LENGTH.as_str()).and_then(|text| text.parse::<u64>().ok());
         let lie = |what: String| {
             Failure::later(Error::new(
                 Reason::SourceUnavailable,
-                format!("{} of {}: {} {what}", file.path, self.repo, host(response.url())),
+                format!("{path} of {}: {} {what}", self.repo, host(response.url())),
                 "try again; check mirrors and proxies on the way",
             ))
         };
@@ -234,15 +256,23 @@ impl Job {
         if length.is_some_and(|length| length != expected) {
             return Err(lie(format!("announces {} bytes instead of {expected}", length.unwrap_or_default())));
         }
-        if response.status() == StatusCode::OK {
-            return Ok(Opened::Whole(response));
-        }
-        Ok(Opened::Part(response))
+        let whole = response.status() == StatusCode::OK;
+        Ok(Opened { source, response, whole })
     }
 }
 
 fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
+}
+
+/// The error of a connection that brought nothing for too long; counted.
+pub(super) fn stalled(host: &str, limit: Duration) -> Error {
+    metrics::download_stalled();
+    Error::new(
+        Reason::Stalled,
+        format!("{host} sent nothing for {}", Span(limit)),
+        "check the network; if it is only slow, raise hub.stall_timeout",
+    )
 }
 
 /// Scheme and host of an address, which hold no signature.

@@ -1,0 +1,259 @@
+//! One place that models come from: its address, its token, its connections, and whether it rests.
+//!
+//! Mirrors stand in front of the hub in one list. A source that could not be reached or had enough rests for a
+//! while: it is asked last, not never, so that a host whose sources all rest still makes progress.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Semaphore;
+use url::Url;
+
+use super::trouble::causes;
+use super::{Config, Mirror, Token, client, endpoint, no_client};
+use crate::error::{Error, Result};
+use crate::metrics;
+use larder_jobs::Reason;
+
+/// How long a source that failed is asked last, unless it named a time.
+const REST: Duration = Duration::from_secs(60);
+/// The longest rest that a source may ask for; asking last costs little.
+const MAX_REST: Duration = Duration::from_secs(3_600);
+/// The longest that a question about a repo may take, from the first byte sent to the last received.
+const API_TIMEOUT: Duration = Duration::from_secs(120);
+/// What an HTTP/2 server may send ahead of what was read, for one answer and for the connection.
+const WINDOWS: (u32, u32) = (1 << 20, 8 << 20);
+
+/// The HTTP clients that all sources share; those for bytes are made when the first byte is wanted.
+#[derive(Debug)]
+pub(super) struct Clients {
+    /// Questions about repos: follows redirects, has a time limit.
+    pub(super) api: reqwest::Client,
+    config: Config,
+    http1: OnceLock<reqwest::Client>,
+    http2: OnceLock<reqwest::Client>,
+}
+
+impl Clients {
+    pub(super) fn new(config: &Config) -> Result<Self> {
+        let api = base(config)
+            .read_timeout(config.stall_timeout.get())
+            .timeout(API_TIMEOUT)
+            .redirect(reqwest::redirect::Policy::limited(5));
+        let api = api.build().map_err(|error| no_client(&error))?;
+        Ok(Self { api, config: config.clone(), http1: OnceLock::new(), http2: OnceLock::new() })
+    }
+
+    /// Bytes: HTTP/1.1 and many connections, because one HTTP/2 connection shares one window.
+    fn http1(&self) -> Result<&reqwest::Client> {
+        let connections = self.config.connections;
+        made(&self.http1, || self.bytes().http1_only().pool_max_idle_per_host(connections))
+    }
+
+    /// Bytes from a server that speaks nothing but HTTP/2.
+    fn http2(&self) -> Result<&reqwest::Client> {
+        let (stream, connection) = WINDOWS;
+        made(&self.http2, || {
+            let builder = self.bytes().http2_initial_stream_window_size(stream);
+            builder.http2_initial_connection_window_size(connection)
+        })
+    }
+
+    fn bytes(&self) -> reqwest::ClientBuilder {
+        base(&self.config).redirect(reqwest::redirect::Policy::none())
+    }
+}
+
+fn base(config: &Config) -> reqwest::ClientBuilder {
+    reqwest::Client::builder()
+        .user_agent(concat!("larder/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(config.connect_timeout.get())
+}
+
+fn made(
+    cell: &OnceLock<reqwest::Client>,
+    builder: impl FnOnce() -> reqwest::ClientBuilder,
+) -> Result<&reqwest::Client> {
+    if let Some(client) = cell.get() {
+        return Ok(client);
+    }
+    let client = builder().build().map_err(|error| no_client(&error))?;
+    Ok(cell.get_or_init(|| client))
+}
+
+/// A hub or a mirror of it.
+pub(super) struct Source {
+    pub(super) endpoint: Url,
+    /// Scheme and host of the endpoint, as metrics and messages name it.
+    pub(super) name: String,
+    pub(super) token: Option<Token>,
+    pub(super) clients: Arc<Clients>,
+    pub(super) hf: hf_hub::HFClient,
+    /// Connections for bytes that it may have at the same time.
+    pub(super) connections: Semaphore,
+    reached: Arc<AtomicBool>,
+    received: metrics::Bytes,
+    /// It takes no HTTP/1.1.
+    http2: AtomicBool,
+    rests_until: Mutex<Option<Instant>>,
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Source").field("endpoint", &self.endpoint.as_str()).finish_non_exhaustive()
+    }
+}
+
+impl Source {
+    /// A source at `mirror`; `reached` becomes true when anybody answers.
+    pub(super) fn new(
+        mirror: &Mirror,
+        token: Option<Token>,
+        clients: Arc<Clients>,
+        reached: Arc<AtomicBool>,
+    ) -> Result<Self> {
+        let endpoint = endpoint(&mirror.url)?;
+        let hf = client::build(&endpoint, token.as_ref(), clients.api.clone())?;
+        let name = endpoint.origin().ascii_serialization();
+        let received = metrics::source_known(&name);
+        let connections = Semaphore::new(mirror.connections.unwrap_or(Semaphore::MAX_PERMITS));
+        let (http2, rests_until) = (AtomicBool::new(false), Mutex::new(None));
+        Ok(Self { endpoint, name, token, clients, hf, connections, reached, received, http2, rests_until })
+    }
+
+    /// The endpoint as people write it.
+    pub(super) fn address(&self) -> &str {
+        self.endpoint.as_str().trim_end_matches('/')
+    }
+
+    /// A hub answered; count it.
+    pub(super) fn answered(&self, status: u16) {
+        self.reached.store(true, Ordering::Relaxed);
+        self.counted(status);
+    }
+
+    /// Something answered that may be no hub at all, such as the page of a captive portal; count it.
+    pub(super) fn counted(&self, status: u16) {
+        metrics::http_response(&self.name, status);
+    }
+
+    /// Bytes of files came from it.
+    pub(super) fn received(&self, bytes: u64) {
+        self.received.more(bytes);
+    }
+
+    /// Whether `url` is at the endpoint, where the token may go.
+    pub(super) fn is_home(&self, url: &Url) -> bool {
+        url.origin() == self.endpoint.origin()
+    }
+
+    /// The endpoint with more path segments, each percent-encoded.
+    pub(super) fn url<'a>(&self, segments: impl IntoIterator<Item = &'a str>) -> Url {
+        let mut url = self.endpoint.clone();
+        // An http URL always has a path; `endpoint` refuses the others.
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.pop_if_empty().extend(segments);
+        }
+        url
+    }
+
+    /// The client for bytes.
+    pub(super) fn bytes(&self) -> Result<&reqwest::Client> {
+        if self.http2.load(Ordering::Relaxed) { self.clients.http2() } else { self.clients.http1() }
+    }
+
+    /// Whether a failed request is worth another one over HTTP/2, because there is no HTTP/1.1 to be had.
+    pub(super) fn speaks_only_http2(&self, error: &reqwest::Error) -> bool {
+        // What rustls says when the server's list of protocols has none of ours (RFC 7301, 3.2).
+        error.is_connect()
+            && causes(error).contains("NoApplicationProtocol")
+            && !self.http2.swap(true, Ordering::Relaxed)
+    }
+
+    /// It failed, or it had enough: others are asked first for a while.
+    pub(super) fn rest(&self, error: &Error) {
+        let busy =
+            matches!(error.reason(), Reason::SourceUnavailable | Reason::RateLimited | Reason::Stalled);
+        if busy {
+            let wait = error.retry_after().unwrap_or(REST).min(MAX_REST);
+            *self.rests_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + wait);
+        }
+    }
+
+    /// Whether others should be asked first.
+    pub(super) fn rests(&self) -> bool {
+        let until = *self.rests_until.lock().unwrap_or_else(PoisonError::into_inner);
+        until.is_some_and(|until| Instant::now() < until)
+    }
+}
+
+/// The sources in the order in which they are asked: those that rest come last.
+pub(super) fn in_order(sources: &[Arc<Source>]) -> Vec<Arc<Source>> {
+    let mut order = sources.to_vec();
+    order.sort_by_key(|source| source.rests());
+    order
+}
+
+/// One question, put to the sources in order until one answers.
+#[derive(Debug)]
+pub(super) struct Round {
+    left: std::vec::IntoIter<Arc<Source>>,
+    told: Option<Error>,
+}
+
+impl Round {
+    pub(super) fn new(sources: &[Arc<Source>]) -> Self {
+        Self { left: in_order(sources).into_iter(), told: None }
+    }
+
+    /// The next one to ask.
+    pub(super) fn next(&mut self) -> Option<Arc<Source>> {
+        self.left.next()
+    }
+
+    /// `source` did not help.
+    pub(super) fn failed(&mut self, source: &Source, error: Error) {
+        if self.left.len() > 0 || self.told.is_some() {
+            tracing::debug!(source = %source.name, %error, "this source does not help");
+            source.rest(&error);
+        }
+        self.told = Some(telling(self.told.take(), error));
+    }
+
+    /// The failure that says most.
+    pub(super) fn end(self) -> Error {
+        self.told.unwrap_or_else(|| Error::internal("there is no source to ask"))
+    }
+}
+
+/// Which of two failures of two sources says more: `later` is that of the source further down the list.
+pub(super) fn telling(earlier: Option<Error>, later: Error) -> Error {
+    // A mirror that lacks the model says nothing about the hub; a source that is away may have it.
+    let weight = |error: &Error| match error.reason() {
+        Reason::NotFound => 0,
+        Reason::SourceUnavailable | Reason::RateLimited | Reason::Stalled => 1,
+        _ => 2,
+    };
+    match earlier {
+        Some(earlier) if weight(&earlier) > weight(&later) => earlier,
+        _ => later,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_failure_that_says_most_is_told() {
+        let error = |reason| Error::new(reason, "x", "y");
+        let told = |earlier, later| telling(Some(error(earlier)), error(later)).reason();
+        assert_eq!(told(Reason::NotFound, Reason::SourceUnavailable), Reason::SourceUnavailable);
+        assert_eq!(told(Reason::SourceUnavailable, Reason::NotFound), Reason::SourceUnavailable);
+        assert_eq!(told(Reason::SourceUnavailable, Reason::Gated), Reason::Gated);
+        assert_eq!(told(Reason::NotFound, Reason::NotFound), Reason::NotFound);
+        assert_eq!(telling(None, error(Reason::NotFound)).reason(), Reason::NotFound);
+    }
+}

@@ -1,0 +1,102 @@
+//! How many connections a transfer should have: more as long as more are faster. Pure; who calls it has the clock.
+//!
+//! A content delivery network caps every connection, a busy link does not, and nobody says which it is. So a
+//! transfer begins with a few, doubles them while that brings something, and takes the last step back when it
+//! brought nothing. Now and then it looks again, since networks change.
+
+/// Connections to begin with.
+const START: usize = 8;
+/// A step up must bring at least this factor of speed to stay.
+const WORTH_IT: f64 = 1.15;
+/// Windows after which a transfer that settled looks again.
+const LOOK_AGAIN: u32 = 40;
+
+/// The state of one transfer.
+#[derive(Debug, Clone)]
+pub(super) struct Climb {
+    target: usize,
+    most: usize,
+    /// Connections and bytes a second before the last step up.
+    before: Option<(usize, f64)>,
+    /// Windows until the next step up is tried.
+    wait: u32,
+}
+
+impl Climb {
+    /// A transfer that may have `most` connections.
+    pub(super) fn new(most: usize) -> Self {
+        Self { target: START.min(most), most, before: None, wait: 0 }
+    }
+
+    /// Connections that it should have now.
+    pub(super) fn target(&self) -> usize {
+        self.target
+    }
+
+    /// A window is over in which every connection had work and `rate` bytes a second came.
+    pub(super) fn window(&mut self, rate: f64) {
+        if let Some((connections, slower)) = self.before.take()
+            && rate < slower * WORTH_IT
+        {
+            self.target = connections;
+            self.wait = LOOK_AGAIN;
+            return;
+        }
+        if self.wait > 0 {
+            self.wait -= 1;
+            return;
+        }
+        if self.target < self.most {
+            self.before = Some((self.target, rate));
+            self.target = (self.target * 2).min(self.most);
+        }
+    }
+
+    /// The source said that it is too much.
+    pub(super) fn refused(&mut self) {
+        self.target = (self.target / 2).max(1);
+        (self.before, self.wait) = (None, LOOK_AGAIN);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The connections that it ends up with when `speed` says what so many bring together.
+    fn settled(most: usize, speed: impl Fn(usize) -> f64) -> usize {
+        let mut climb = Climb::new(most);
+        for _ in 0..12 {
+            climb.window(speed(climb.target()));
+        }
+        climb.target()
+    }
+
+    #[test]
+    fn connections_that_are_capped_become_many_and_a_full_link_gets_no_more() {
+        assert_eq!(settled(64, |n| n as f64 * 50e6), 64);
+        assert_eq!(settled(64, |_| 100e6), 8);
+        assert_eq!(settled(64, |n| (n as f64 * 50e6).min(800e6)), 16);
+        assert_eq!(settled(3, |n| n as f64), 3);
+        assert_eq!(settled(1, |_| 1.0), 1);
+    }
+
+    #[test]
+    fn a_source_that_has_enough_is_believed_and_asked_again_later() {
+        let mut climb = Climb::new(64);
+        climb.window(1.0);
+        assert_eq!(climb.target(), 16);
+        climb.refused();
+        assert_eq!(climb.target(), 8);
+        for _ in 0..LOOK_AGAIN {
+            climb.window(1.0);
+            assert_eq!(climb.target(), 8);
+        }
+        climb.window(1.0);
+        assert_eq!(climb.target(), 16);
+        for _ in 0..20 {
+            climb.refused();
+        }
+        assert_eq!(climb.target(), 1);
+    }
+}
