@@ -88,10 +88,8 @@ fn a_listing_that_breaks_is_asked_for_again() {
 fn a_connection_that_stalls_is_given_up_and_the_bytes_come_over_another() {
     let (hub, larder, model) = house(304);
     hub.fault(Fault::on(WEIGHTS).host(Host::Cdn).stall(500_000).times(2));
-    let begun = Instant::now();
     staged(&larder, &model);
     assert_hit(&hub, 2);
-    assert!(begun.elapsed() >= Duration::from_secs(1), "it waited out the stall");
 }
 
 #[test]
@@ -106,14 +104,15 @@ fn stalls_without_end_are_called_by_their_name() {
 }
 
 #[test]
-fn wrong_bytes_once_are_thrown_away_and_fetched_again() {
+fn wrong_bytes_once_are_found_and_replaced() {
     let (hub, larder, model) = house(306);
     hub.fault(Fault::on(WEIGHTS).host(Host::Cdn).wrong_bytes(3_000_000));
     let job = staged(&larder, &model);
     assert_hit(&hub, 1);
     assert_eq!(job["attempts"], 1);
     let weights = model.at(WEIGHTS).size;
-    assert_eq!(job["bytes_fetched"], model.bytes() + weights, "the whole file twice: {job}");
+    let fetched = job["bytes_fetched"].as_u64().expect("known");
+    assert!(fetched < model.bytes() + weights, "the search ends at the wrong piece: {job}");
 }
 
 #[test]

@@ -27,12 +27,16 @@ use larder_jobs::{FilePath, Reason};
 /// A connection that brings nothing is given up after this share of `hub.stall_timeout` if others bring something.
 const SIBLINGS_RUN: u32 = 6;
 
-/// Seven tries within some ten seconds, counted anew whenever bytes came.
-pub(super) fn patience() -> ExponentialBackoff {
+/// Seven tries within some ten seconds, counted anew whenever bytes came; three where another source can be asked.
+pub(super) fn patience(route: &Route) -> ExponentialBackoff {
+    waits(if route.is_last() { 6 } else { 2 })
+}
+
+fn waits(times: usize) -> ExponentialBackoff {
     ExponentialBuilder::new()
         .with_min_delay(Duration::from_millis(200))
         .with_max_delay(Duration::from_secs(2))
-        .with_max_times(6)
+        .with_max_times(times)
         .with_jitter()
         .build()
 }
@@ -51,7 +55,7 @@ impl Job {
     /// If the source ignores ranges, the first to notice brings the whole file, and the others leave it to that.
     pub(super) async fn pull(&self, file: &Arc<FileJob>, piece: &Piece) -> Result<()> {
         let mut owner = false;
-        let mut waits = patience();
+        let mut waits = patience(&file.route);
         loop {
             let wanted = match owner {
                 false => piece.left(),
@@ -70,10 +74,10 @@ impl Job {
                 Err(failure) => failure,
             };
             if if owner { file.missing_bytes() < missing } else { piece.left().start > start } {
-                waits = patience();
+                waits = patience(&file.route);
             }
             if self.recover(&file.path, &file.route, source, failure, &mut waits, &file.stop).await? {
-                waits = patience();
+                waits = patience(&file.route);
             }
         }
     }
@@ -267,7 +271,7 @@ mod tests {
 
     #[test]
     fn patience_is_bounded() {
-        let waits: Vec<Duration> = patience().collect();
+        let waits: Vec<Duration> = waits(6).collect();
         assert_eq!(waits.len(), 6);
         assert!(waits.iter().sum::<Duration>() < Duration::from_secs(20), "{waits:?}");
     }

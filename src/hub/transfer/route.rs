@@ -47,6 +47,11 @@ impl Route {
         Arc::clone(&self.sources[self.state().at])
     }
 
+    /// Whether there is no other source to ask after the one in use.
+    pub(super) fn is_last(&self) -> bool {
+        self.state().at + 1 == self.sources.len()
+    }
+
     /// The source in use, and where it has the bytes if that is known.
     pub(super) fn place(&self) -> (Arc<Source>, Option<Url>) {
         let state = self.state();

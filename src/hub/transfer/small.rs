@@ -44,7 +44,7 @@ impl Job {
     }
 
     async fn fetch_small(&self, blob: &Blob, route: &Route) -> Result<Vec<Bytes>> {
-        let mut waits = patience();
+        let mut waits = patience(route);
         loop {
             if blob.file.size == 0 {
                 return Ok(Vec::new());
@@ -55,7 +55,7 @@ impl Job {
                 Err(failure) => failure,
             };
             if self.recover(&blob.file.path, route, source, failure, &mut waits, &self.stop).await? {
-                waits = patience();
+                waits = patience(route);
             }
         }
     }

@@ -115,18 +115,129 @@ async fn a_source_that_ignores_ranges_is_streamed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn wrong_bytes_are_fetched_once_more_and_never_published() {
+async fn wrong_bytes_are_found_by_comparing_and_never_published() {
     let fixture = Fixture::large().await;
     fixture.server.faults([Fault::Flip]);
-    fixture.fetch(|_| {}).await.expect("right the second time");
+    let fetched = fixture.fetch(|_| {}).await.expect("right the second time");
     fixture.assert_clean();
+    assert!(
+        fetched.bytes_fetched < 2 * LARGE as u64,
+        "{} bytes: the search ends where it is right",
+        fetched.bytes_fetched
+    );
 
     let fixture = Fixture::large().await;
-    fixture.server.faults(std::iter::repeat_n(Fault::Flip, 26));
+    fixture.server.faults(std::iter::repeat_n(Fault::Flip, 100));
     let error = fixture.fetch(|_| {}).await.expect_err("wrong twice");
     assert_eq!(error.reason(), Reason::IntegrityMismatch);
-    assert!(!fixture.place().blob(&fixture.files[0].digest).exists());
-    assert!(!fixture.place().partial(&fixture.files[0].digest).exists(), "nothing is kept");
+    let digest = &fixture.files[0].digest;
+    assert!(!fixture.place().blob(digest).exists());
+    assert!(!fixture.place().partial(digest).exists(), "nothing is resumed");
+    let aside = fixture.place().path().join(".larder/tmp").join(format!("quarantine-{}", digest.hex()));
+    assert_eq!(fs::metadata(aside).expect("moved aside").len(), LARGE as u64);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_small_file_that_is_wrong_once_is_fetched_again() {
+    let fixture = Fixture::new(&[("x.bin", noise(5_000, 2))]).await;
+    fixture.server.faults([Fault::Cut(1000), Fault::Flip]);
+    fixture.fetch(|_| {}).await.expect("right at last");
+    fixture.assert_clean();
+    let fixture = Fixture::new(&[("x.bin", noise(5_000, 2))]).await;
+    fixture.server.faults([Fault::Flip, Fault::Flip]);
+    let error = fixture.fetch(|_| {}).await.expect_err("wrong twice");
+    assert_eq!(error.reason(), Reason::IntegrityMismatch);
+}
+
+/// A hub with these mirrors in front of it.
+fn mirrored(hub: &TestHub, mirrors: &[&str]) -> crate::hub::Hub {
+    hub.hub(true, |config| {
+        config.endpoints = mirrors
+            .iter()
+            .map(|url| crate::hub::Mirror {
+                url: (*url).to_owned(),
+                token_file: String::new(),
+                connections: None,
+            })
+            .collect();
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mirror_that_lacks_a_file_or_is_away_is_passed_over() {
+    let fixture = Fixture::large().await;
+    let empty = TestHub::start(&[]).await;
+    let hub = mirrored(&fixture.server, &["http://127.0.0.1:1", &empty.url]);
+    let fetched =
+        hub.fetch(fixture.request(), Arc::default(), &CancellationToken::new()).await.expect("fetched");
+    fixture.assert_clean();
+    assert_eq!(fetched.by_source, BTreeMap::from([(fixture.server.url.clone(), LARGE as u64)]));
+    assert!(empty.seen().iter().all(|seen| !seen.token), "the hub's token is not for mirrors");
+
+    let gone = Fetch { files: vec![sha256("gone.bin", b"gone")], ..fixture.request() };
+    let told = hub.fetch(gone, Arc::default(), &CancellationToken::new()).await.expect_err("nobody has it");
+    assert_eq!(told.reason(), Reason::SourceUnavailable, "the mirror that is away may have it: {told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mirror_with_wrong_bytes_is_corrected_by_the_hub_and_only_where_it_is_wrong() {
+    let fixture = Fixture::large().await;
+    let mut wrong = noise(LARGE, 1);
+    wrong[LARGE / 2] ^= 1;
+    let mirror = TestHub::start(&[("w.bin", wrong)]).await;
+    let hub = mirrored(&fixture.server, &[&mirror.url]);
+    let fetched =
+        hub.fetch(fixture.request(), Arc::default(), &CancellationToken::new()).await.expect("corrected");
+    fixture.assert_clean();
+    assert_eq!(fetched.by_source[&mirror.url], LARGE as u64);
+    assert!(fetched.by_source[&fixture.server.url] < LARGE as u64, "{:?}", fetched.by_source);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stalled_connection_is_given_up_sooner_while_others_run() {
+    let fixture = Fixture::large().await;
+    fixture.server.faults([Fault::Hang(1000)]);
+    let begun = std::time::Instant::now();
+    let patience = larder_jobs::Span(Duration::from_secs(60));
+    fixture.fetch(|config| config.stall_timeout = patience).await.expect("fetched");
+    fixture.assert_clean();
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_hashes_from_where_the_hash_was() {
+    let size = (partial::SAFE_EVERY + (1 << 20)) as usize;
+    let fixture = Fixture::new(&[("w.bin", noise(size, 1))]).await;
+    let (tracker, stop) = (Arc::new(Tracker::default()), CancellationToken::new());
+    // Everything comes but the end, which waits for ever.
+    let pieces = size.div_ceil(1 << 20) - 1;
+    fixture.server.faults(std::iter::repeat_n(Fault::Fine, pieces).chain([Fault::Hang(0), Fault::Hang(0)]));
+    let change = |config: &mut Config| {
+        config.range = larder_jobs::Size(1 << 20);
+        config.stall_timeout = larder_jobs::Span(Duration::from_secs(600));
+    };
+    let hub = fixture.server.hub(false, |config| {
+        config.connections = 1;
+        change(config);
+    });
+    let (request, tracking, stopping) = (fixture.request(), Arc::clone(&tracker), stop.clone());
+    let running = tokio::spawn(async move { hub.fetch(request, tracking, &stopping).await });
+    let map = fixture.place().partial_map(&fixture.files[0].digest);
+    let hashed = async {
+        while !fs::read_to_string(&map).is_ok_and(|text| text.contains("\nhash ")) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), hashed).await.expect("the hash is remembered");
+    stop.cancel();
+    assert_eq!(running.await.expect("ends").expect_err("stopped").reason(), Reason::Interrupted);
+
+    // A byte before the remembered place changes: whoever hashes from the start would notice.
+    let part = fs::OpenOptions::new().write(true).open(fixture.place().partial(&fixture.files[0].digest));
+    std::os::unix::fs::FileExt::write_all_at(&part.expect("opens"), &[0xff; 9], 1000).expect("changed");
+    fixture.fetch(change).await.expect("the rest is fetched and hashed");
+    let blob = fs::read(fixture.place().blob(&fixture.files[0].digest)).expect("published");
+    assert_eq!(blob[1000..1009], [0xff; 9], "nobody read them again");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -111,7 +111,8 @@ fn two_of_different_models_help_each_other() {
     let larder = larder!(&hub);
     both(&larder, &hub, &first, &second);
     assert_fetched_once(&hub, &first);
-    let slack = 1 << 20;
+    // What twelve connections had on the way when their owner left.
+    let slack = 12 << 18;
     let sent = hub.bytes_of(second.id());
     assert!(sent <= second.bytes() + slack, "{sent} bytes sent of {}", second.bytes());
 }
