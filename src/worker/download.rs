@@ -184,14 +184,15 @@ pub(super) async fn download(
     stop: &CancellationToken,
 ) -> Result<Done> {
     report(State::Planning, Progress { bytes_fetched: earlier, ..Progress::default() });
-    let planned = plan(context, want, stop).await?;
+    let mut planned = plan(context, want, stop).await?;
     let dir = context.cache.repo(&want.repo);
     let totals = Totals {
         commit: planned.commit.clone(),
         bytes: planned.plan.bytes_total,
         files: u64::try_from(planned.plan.files.len()).unwrap_or(u64::MAX),
     };
-    let (mut receipt, progress) = match &planned.chosen {
+    let proved = planned.is_satisfied();
+    let (mut receipt, progress) = match planned.chosen.take() {
         None => {
             let receipt =
                 planned.receipt.clone().ok_or_else(|| Error::internal("a satisfied want has no receipt"))?;
@@ -201,7 +202,7 @@ pub(super) async fn download(
             let fetch = Fetch {
                 repo: planned.repo.clone(),
                 commit: planned.commit.clone(),
-                files: chosen.files.clone(),
+                files: chosen.files,
                 into: dir.clone(),
                 trusted: trust(planned.receipt.clone()),
             };
@@ -222,7 +223,7 @@ pub(super) async fn download(
     }
     let ledger = context.ledger.clone().ok_or_else(|| Error::internal("a download without a ledger"))?;
     let path = dir.snapshot(&planned.commit).display().to_string();
-    let proved = planned.is_satisfied() && planned.receipt.as_ref() == Some(&receipt);
+    let proved = proved && planned.receipt.as_ref() == Some(&receipt);
     let publication = Publication { dir, revision: want.revision.clone(), receipt, proved };
     publish(publication, Arc::clone(&ledger)).await.map_err(midway)?;
     ledger.durable().await?;
