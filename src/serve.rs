@@ -56,7 +56,9 @@ impl House {
     pub async fn open(settings: Settings, scope: Scope) -> Result<Self> {
         // Before the store: opening it may already have something to count.
         let handle = metrics::install()?;
-        let hub = Hub::new(&settings.config.hub, settings.tokens.clone())?;
+        // Reading the system's certificates takes as long as opening the store.
+        let (hub_config, tokens) = (settings.config.hub.clone(), settings.tokens.clone());
+        let hub = tokio::task::spawn_blocking(move || Hub::new(&hub_config, tokens));
         let dir = settings.state_dir.clone();
         let cache = Cache::new(settings.cache_root.clone());
         let grace = settings.config.cache.recovery_grace;
@@ -73,6 +75,7 @@ impl House {
         });
         let (lock, ledger, queue) =
             opened.await.map_err(|died| Error::internal(format!("opening died: {died}")))??;
+        let hub = hub.await.map_err(|died| Error::internal(format!("setting up HTTPS died: {died}")))??;
         let (ledger, own) = (Arc::new(ledger), Arc::new(queue));
         let queue: Arc<dyn JobStore> = match &fleet {
             Some(fleet) => {

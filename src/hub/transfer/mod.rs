@@ -10,7 +10,7 @@
 //! the journal says so, then the journal is flushed (a loss of power); a complete file is flushed, renamed into
 //! `blobs/`, and the folder is flushed once all are there, before this room says that it is done.
 //!
-//! Bounds: per connection two writes of 128 KiB plus one chunk in memory; open files: one partial, one journal
+//! Bounds: per connection one write of 128 KiB plus one chunk (400 KiB at most, hyper's buffer) in memory; open files: one partial, one journal
 //! and one lock per file in flight; per piece and source seven tries, counted anew while bytes come; written bytes
 //! that wait for the disk: `hub.max_dirty` for the whole process.
 
