@@ -3,6 +3,7 @@
 mod api;
 mod architecture;
 mod bad_input;
+mod chaos;
 mod cli;
 mod docs;
 mod faults;

@@ -2,7 +2,7 @@
 //!
 //! [`hub`] is a Hugging Face hub over HTTP with fault switches, [`models`] makes small models with true headers,
 //! [`mod@redis`] is a private Redis that can be stopped, killed and frozen, [`proxy`] a network in front of it that
-//! fails on demand, [`impostor`] what listens in its place and is none, [`mod@larder`] and [`daemon`] run the binary in
+//! fails on demand, [`forward`] the proxy through which a company lets its hosts out, [`impostor`] what listens in its place and is none, [`mod@larder`] and [`daemon`] run the binary in
 //! isolation and fail a test that leaves a mess behind, [`cache`] reads the hub cache independently of larder's own
 //! code, [`python`] runs the field's own readers, [`fs`] provides filesystems that fill up or lose power.
 //!
@@ -10,6 +10,8 @@
 
 pub mod cache;
 pub mod daemon;
+pub mod dice;
+pub mod forward;
 pub mod fs;
 pub mod http;
 pub mod hub;
@@ -23,6 +25,8 @@ pub mod python;
 pub mod redis;
 
 pub use daemon::{Daemon, DaemonOptions, Tripwire};
+pub use dice::Dice;
+pub use forward::ForwardProxy;
 pub use hub::{Content, Fault, FaultKind, Host, Hub, Model, Request};
 pub use impostor::Impostor;
 pub use larder::Larder;
