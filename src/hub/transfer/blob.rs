@@ -228,17 +228,16 @@ impl Job {
         let again = Arc::new(job.comparing(job.route.by_others(), self.stop.child_token()));
         let _fetching = self.tracker.fetching();
         self.queue.push(Arc::clone(&again));
-        let mut corrected = false;
         loop {
             let complete = again.complete_or_corrected().await.inspect_err(|_| again.stop.cancel())?;
-            corrected |= !complete;
-            let is_right = corrected
+            let is_right = again.was_corrected()
                 && hash::all(Arc::clone(&job.partial), &file.digest, &self.stop).await? == file.digest;
             if is_right || complete {
                 again.stop.cancel();
-                again.idle().await;
                 return Ok(is_right);
             }
+            again.go_on();
+            self.queue.look();
         }
     }
 
