@@ -135,11 +135,12 @@ impl Job {
             }
             *owner = true;
         }
-        let mut sink = Sink::new(file, if whole { 0 } else { wanted.start });
+        let run = if whole { 0..file.partial.size() } else { wanted };
+        let mut sink = Sink::new(file, run.start);
         let mut stream = Stream { place: host(response.url()), source, response, path: &file.path };
-        let streamed = match whole {
-            true => self.stream_whole(file, &mut stream, &mut sink).await,
-            false => self.stream_piece(file, &mut stream, wanted, piece, &mut sink).await,
+        let streamed = match *owner {
+            true => self.stream_rest(file, &mut stream, run, &mut sink).await,
+            false => self.stream_piece(file, &mut stream, run, piece, &mut sink).await,
         };
         sink.close().await.map_err(Failure::Local)?;
         streamed.map(|()| Step::Done)
@@ -181,14 +182,15 @@ impl Job {
         }
     }
 
-    /// Takes a whole file off an answer. Bytes that are on the disk already are dropped.
-    async fn stream_whole(
+    /// Takes a whole file off an answer, or what is asked for to its end. Bytes that are on the disk already are dropped.
+    async fn stream_rest(
         &self,
         file: &FileJob,
         stream: &mut Stream<'_>,
+        run: Range<u64>,
         sink: &mut Sink,
     ) -> Result<(), Failure> {
-        let (mut at, end) = (0, file.partial.size());
+        let Range { start: mut at, end } = run;
         while let Some(chunk) = self.next(stream, &file.stop).await? {
             let length = chunk.len() as u64;
             if at + length > end {

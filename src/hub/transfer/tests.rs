@@ -115,6 +115,15 @@ async fn a_source_that_ignores_ranges_is_streamed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_ignores_ranges_only_at_first_is_taken_at_its_word() {
+    let fixture = Fixture::large().await;
+    fixture.server.faults([Fault::Whole(LARGE / 3)]);
+    let fetched = fixture.fetch(|config| config.connections = 1).await.expect("fetched");
+    fixture.assert_clean();
+    assert_eq!(fetched.bytes_fetched, LARGE as u64, "every byte came once and to its place");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn wrong_bytes_are_found_by_comparing_and_never_published() {
     let fixture = Fixture::large().await;
     fixture.server.faults([Fault::Flip]);
