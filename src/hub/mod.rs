@@ -12,6 +12,7 @@
 //! query of a URL, because that is where content delivery networks put signatures.
 
 mod client;
+mod limits;
 #[cfg(test)]
 mod testing;
 mod token;
@@ -30,9 +31,10 @@ use url::Url;
 
 use crate::error::{Error, Result};
 use crate::metrics;
-use larder_jobs::{Reason, Size, Span};
+use larder_jobs::{Bandwidth, Reason, Size, Span};
 
 pub use client::Resolved;
+pub use limits::{JobLimit, Limits};
 pub use token::Token;
 pub use transfer::{Fetch, Fetched, Kept, Phase, Totals, Tracker, Trust, kept};
 
@@ -51,6 +53,9 @@ pub struct Config {
     pub token_file: String,
     /// Connections that bytes come over at the same time, and files in flight, 1 to 256.
     pub connections: usize,
+    /// What all downloads of this host together may take; `None` (written as nothing) for all there is.
+    #[serde(deserialize_with = "limits::configured")]
+    pub bandwidth: Option<Bandwidth>,
     /// Ask nobody; what is not in the cache is not to be had.
     pub offline: bool,
     /// The longest wait for a connection.
@@ -103,6 +108,7 @@ struct Inner {
     /// Bytes: HTTP/1.1 and many connections, because one HTTP/2 connection shares one window.
     bytes: reqwest::Client,
     hf: hf_hub::HFClient,
+    limits: Limits,
     reached: AtomicBool,
 }
 
@@ -146,8 +152,14 @@ impl Hub {
         let source = endpoint.origin().ascii_serialization();
         metrics::source_known(&source);
         let reached = AtomicBool::new(false);
-        let inner = Inner { config: config.clone(), endpoint, source, token, api, bytes, hf, reached };
+        let (limits, config) = (Limits::new(config.bandwidth), config.clone());
+        let inner = Inner { config, endpoint, source, token, api, bytes, hf, limits, reached };
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// How many bytes per second may come, for this host and for each running job.
+    pub fn limits(&self) -> &Limits {
+        &self.inner.limits
     }
 
     /// Whether a hub answered in the life of this client, be it an error; a web page is no answer of a hub.

@@ -69,6 +69,7 @@ pub(super) fn config(endpoint: &str) -> Config {
         endpoint: endpoint.to_owned(),
         token_file: String::new(),
         connections: 4,
+        bandwidth: None,
         offline: false,
         connect_timeout: Span(Duration::from_secs(5)),
         stall_timeout: Span(Duration::from_secs(5)),

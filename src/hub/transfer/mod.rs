@@ -27,7 +27,7 @@ use tokio::sync::Notify;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use super::{Hub, Inner, interrupted};
+use super::{Hub, Inner, JobLimit, interrupted};
 use crate::error::{Error, Result};
 use crate::layout::{ReceiptFile, RepoDir, mtime_ns};
 use blob::{Blob, Published};
@@ -56,6 +56,8 @@ pub struct Fetch {
     pub into: RepoDir,
     /// Which blobs need no hashing.
     pub trusted: Trust,
+    /// How fast bytes may come.
+    pub limit: JobLimit,
 }
 
 impl fmt::Debug for Fetch {
@@ -86,6 +88,7 @@ struct Job {
     commit: CommitId,
     into: RepoDir,
     trusted: Trust,
+    limit: JobLimit,
     tracker: Arc<Tracker>,
     queue: Queue,
     piece: u64,
@@ -120,6 +123,7 @@ impl Hub {
             commit: fetch.commit,
             into: fetch.into.clone(),
             trusted: fetch.trusted,
+            limit: fetch.limit,
             tracker: Arc::clone(&tracker),
             queue: Queue::default(),
             piece: bytes.div_ceil(connections as u64).clamp(MIN_PIECE.min(most), most),

@@ -142,6 +142,12 @@ impl Job {
             if at + length > end {
                 return Err(Failure::later(odd(file, &place, "sent more bytes than were asked for")));
             }
+            // What came is written also when the transfer stops in the meantime.
+            tokio::select! {
+                biased;
+                () = self.limit.take(length) => {}
+                () = file.stop.cancelled() => {}
+            }
             if file.is_whole() {
                 let missing = file.missing_in(at..at + length);
                 let wanted: u64 = missing.iter().map(|range| range.end - range.start).sum();
