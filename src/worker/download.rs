@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::Context;
 use crate::disk;
 use crate::error::{Error, Result};
-use crate::hub::{self, Fetch, Fetched, Kept, Phase, Totals, Tracker};
+use crate::hub::{self, Fetch, Fetched, JobLimit, Kept, Phase, Totals, Tracker};
 use crate::layout::{Receipt, ReceiptFile, RepoDir, Selection};
 use crate::ledger::{Key, Ledger};
 use crate::plan::{self, DownloadPlan, Facts, FileFact};
@@ -175,11 +175,12 @@ async fn facts(context: &Context, want: &Download, files: &[RepoFile]) -> Result
 }
 
 /// Runs the job; `report` is called with every change of state and several times a second. `earlier` is the
-/// number of bytes that came in earlier attempts.
+/// number of bytes that came in earlier attempts, `limit` says how fast more may come.
 pub(super) async fn download(
     context: &Context,
     want: &Download,
     earlier: u64,
+    limit: JobLimit,
     report: impl Fn(State, Progress),
     stop: &CancellationToken,
 ) -> Result<Done> {
@@ -205,6 +206,7 @@ pub(super) async fn download(
                 files: chosen.files,
                 into: dir.clone(),
                 trusted: trust(planned.receipt.clone()),
+                limit,
             };
             let tracker = Arc::new(Tracker::new(earlier));
             let fetched = fetch_all(context, fetch, &tracker, &totals, &report, stop).await;

@@ -9,6 +9,7 @@ mod docs;
 mod faults;
 mod fleet;
 mod interop;
+mod limits;
 mod metrics;
 mod queue_input;
 mod redis;

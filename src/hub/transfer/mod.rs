@@ -41,7 +41,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use super::{Hub, Inner, interrupted};
+use super::{Hub, Inner, JobLimit, interrupted};
 use crate::error::{Error, Result};
 use crate::layout::{ReceiptFile, RepoDir};
 use blob::{Blob, Staged};
@@ -71,6 +71,8 @@ pub struct Fetch {
     pub into: RepoDir,
     /// Which blobs need no hashing.
     pub trusted: Trust,
+    /// How fast bytes may come.
+    pub limit: JobLimit,
 }
 
 impl fmt::Debug for Fetch {
@@ -103,6 +105,7 @@ struct Job {
     commit: CommitId,
     into: RepoDir,
     trusted: Trust,
+    limit: JobLimit,
     tracker: Arc<Tracker>,
     queue: Queue,
     crew: Crew,
@@ -140,6 +143,7 @@ impl Hub {
             commit: fetch.commit,
             into: fetch.into.clone(),
             trusted: fetch.trusted,
+            limit: fetch.limit,
             tracker: Arc::clone(&tracker),
             queue: Queue::default(),
             crew: Crew::default(),

@@ -4,8 +4,8 @@ use std::fs;
 use std::time::Duration;
 
 use super::*;
-use crate::hub::Config;
 use crate::hub::testing::{Fault, TestHub, commit, noise, repo, sha256};
+use crate::hub::{Config, Limits};
 use crate::layout::Cache;
 
 /// Twelve pieces of 64 KiB and a bit.
@@ -39,6 +39,7 @@ impl Fixture {
             files: self.files.clone(),
             into: self.place(),
             trusted: Arc::new(|_, _| false),
+            limit: Limits::new(None).job(larder_jobs::JobId::new(jiff::Timestamp::UNIX_EPOCH, 0), None),
         }
     }
 
