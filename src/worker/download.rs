@@ -61,8 +61,7 @@ pub async fn plan(context: &Context, want: &Download, stop: &CancellationToken) 
     if context.hub.is_offline() {
         return Err(offline(want));
     }
-    let listing = context.hub.tree(&repo, &commit, stop).await?;
-    let chosen = plan::select(&listing, want)?;
+    let chosen = plan::select(&context.hub.tree(&repo, &commit, stop).await?, want)?;
     let facts = facts(context, want, &chosen.files).await?;
     let plan = plan::plan_download(&facts, context.keep_free)?;
     Ok(Planned { repo, commit, chosen: Some(chosen), plan, receipt: proof.receipt })
@@ -192,6 +191,8 @@ pub(super) async fn download(
         bytes: planned.plan.bytes_total,
         files: u64::try_from(planned.plan.files.len()).unwrap_or(u64::MAX),
     };
+    // A long list that nobody reads any more.
+    planned.plan.files = Vec::new();
     let proved = planned.is_satisfied();
     let (mut receipt, progress) = match planned.chosen.take() {
         None => {
@@ -316,8 +317,11 @@ fn new_receipt(
         receipt.pinned = old.pinned;
         receipt.revisions.clone_from(&old.revisions);
     }
-    let known: std::collections::BTreeSet<_> = receipt.files.iter().map(|file| file.path.clone()).collect();
-    receipt.files.extend(earlier_files.into_iter().filter(|file| !known.contains(&file.path)));
+    receipt.files.sort_by(|a, b| a.path.cmp(&b.path));
+    let is_new =
+        |file: &ReceiptFile| receipt.files.binary_search_by(|known| known.path.cmp(&file.path)).is_err();
+    let more: Vec<_> = earlier_files.into_iter().filter(is_new).collect();
+    receipt.files.extend(more);
     receipt.files.sort_by(|a, b| a.path.cmp(&b.path));
     receipt
 }
@@ -336,19 +340,20 @@ async fn publish(publication: Publication, ledger: Arc<Ledger>) -> Result<()> {
         let Publication { dir, revision, receipt, proved } = publication;
         if !proved {
             dir.write_receipt(&receipt)?;
-            let files: Vec<_> =
-                receipt.files.iter().map(|file| (file.path.clone(), file.digest.clone())).collect();
-            dir.publish_snapshot(&receipt.commit, &files)?;
+            let files = receipt.files.iter().map(|file| (&file.path, &file.digest));
+            dir.publish_snapshot(&receipt.commit, files)?;
         }
         if revision.as_commit().is_none() {
             dir.publish_ref(&revision, &receipt.commit)?;
         }
+        // Of the rest nothing is needed any more, and it may be large.
+        let Receipt { repo, commit, .. } = receipt;
         let now = Timestamp::now();
-        let known = ledger.shelf().get(&Key::new(&receipt.repo, &receipt.commit)).is_some();
+        let known = ledger.shelf().get(&Key::new(&repo, &commit)).is_some();
         if proved && known {
-            return ledger.touch(&receipt.repo, &receipt.commit, now);
+            return ledger.touch(&repo, &commit, now);
         }
-        ledger.staged(&receipt.repo, &receipt.commit, now)
+        ledger.staged(&repo, &commit, now)
     })
     .await
 }

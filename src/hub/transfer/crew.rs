@@ -147,7 +147,7 @@ impl Job {
     /// Bytes that one request asks for: less near the end, so that all connections end at the same time.
     fn piece_size(&self) -> u64 {
         let most = self.hub.config.range.bytes();
-        let shares = 2 * self.crew.target.load(Relaxed).max(1) as u64;
+        let shares = self.crew.target.load(Relaxed).max(1) as u64;
         (self.todo.load(Relaxed) / shares).clamp(MIN_PIECE.min(most), most)
     }
 }
