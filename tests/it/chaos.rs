@@ -2,6 +2,7 @@
 //! its name, nothing is visible early, and what is fetched again has a bound. `LARDER_TEST_LONG` makes more of it.
 
 mod bounds;
+mod disk;
 mod slow;
 mod sources;
 mod ways;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use support::{ForwardProxy, Hub, Larder, Model, larder, models};
+use support::{ForwardProxy, Front, Hub, Larder, Model, Speaks, larder, models};
 
 use super::{assert_not_visible, staged};
 
@@ -123,4 +123,32 @@ fn a_proxy_that_is_not_there_is_named_in_the_hint() {
     assert_eq!(output.json()["reason"], "source_unavailable", "{}", output.stdout);
     assert!(output.stderr.contains("PROXY"), "{}", output.stderr);
     assert!(hub.requests().is_empty(), "nobody goes around the proxy");
+}
+
+#[test]
+fn http_1_and_2_are_spoken_as_the_server_likes() {
+    for (seed, speaks) in [(936, Speaks::Http1), (937, Speaks::Http2), (938, Speaks::Both)] {
+        let (hub, model) = (Hub::start(), models::huge(seed, 12_000_000));
+        hub.add(model.clone());
+        let front = Front::before(&hub, speaks);
+        let larder = larder!(&hub)
+            .env("HF_ENDPOINT", front.endpoint())
+            .env("SSL_CERT_FILE", front.ca_file())
+            .env("LARDER__QUEUE__MAX_ATTEMPTS", "1");
+        let job = staged(&larder, &model);
+        assert_eq!(front.seen().len(), hub.requests().len(), "{speaks:?}: nobody goes around the front");
+        println!("{speaks:?}: {} requests over {} connections", front.seen().len(), front.connections());
+        assert_eq!(job["bytes_fetched"], model.bytes(), "{speaks:?}: {job}");
+    }
+}
+
+#[test]
+fn an_authority_that_is_not_trusted_is_said_to_be_so() {
+    let (hub, model) = hub(939);
+    let front = Front::before(&hub, Speaks::Both);
+    let larder = larder!(&hub).env("HF_ENDPOINT", front.endpoint()).env("LARDER__QUEUE__MAX_ATTEMPTS", "1");
+    let output = larder.run(&["stage", model.id(), "--json"]).expect_code(75);
+    assert_eq!(output.json()["reason"], "source_unavailable", "{}", output.stdout);
+    assert!(output.stderr.contains("SSL_CERT_FILE"), "{}", output.stderr);
+    assert!(front.seen().is_empty() && front.connections() > 0);
 }
