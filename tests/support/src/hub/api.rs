@@ -51,7 +51,7 @@ fn repo_answer(
         _ => return Err(Reply::refusal(404, None, &format!("No such API on {id}.")).into()),
     };
     let mut reply = Reply::json(&value);
-    reply.set("X-Repo-Commit", model.commit());
+    reply.set("X-Repo-Commit", model.stored.as_str());
     Ok(reply)
 }
 
@@ -136,7 +136,7 @@ fn info(state: &State, call: &Call, repo: &Repo, model: &Model) -> Value {
     json!({
         "_id": "621ffdc036468d709f17434d",
         "id": model.id, "modelId": model.id, "author": model.id.split('/').next(),
-        "sha": model.commit(), "private": repo.private, "disabled": false,
+        "sha": model.stored.as_str(), "private": repo.private, "disabled": false,
         "gated": if repo.gated { json!("manual") } else { json!(false) },
         "pipeline_tag": model.pipeline_tag, "tags": model.tags, "library_name": "transformers",
         "downloads": 1234, "likes": 5, "spaces": [], "usedStorage": model.bytes(),
@@ -185,7 +185,7 @@ fn tree(
 ) -> Result<Reply, Refusal> {
     let entries = entries(state, repo, model, folder, call.flag("recursive"), call.flag("expand"));
     if entries.is_empty() && !folder.is_empty() {
-        let message = format!("{folder} does not exist on \"{}\"", model.commit());
+        let message = format!("{folder} does not exist on \"{}\"", model.stored.as_str());
         return Err(Reply::refusal(404, Some("EntryNotFound"), &message).into());
     }
     let number = |name| call.param(name).and_then(|value| value.parse::<usize>().ok());
@@ -193,7 +193,7 @@ fn tree(
     let limit = number("limit").unwrap_or(usize::MAX).clamp(1, state.switches.page_size);
     let end = entries.len().min(start + limit);
     let mut reply = Reply::json(&Value::Array(entries[start..end].to_vec()));
-    reply.set("X-Repo-Commit", model.commit());
+    reply.set("X-Repo-Commit", model.stored.as_str());
     if end < entries.len() {
         let kept = call.query.split('&').filter(|pair| !pair.is_empty() && !pair.starts_with("cursor="));
         let query =
@@ -230,7 +230,8 @@ fn entries(
     entries.sort_by_cached_key(|entry| entry["path"].as_str().unwrap_or_default().to_owned());
     if expand {
         for entry in &mut entries {
-            entry["lastCommit"] = json!({ "id": model.commit(), "title": "Upload model", "date": DATE });
+            entry["lastCommit"] =
+                json!({ "id": model.stored.as_str(), "title": "Upload model", "date": DATE });
         }
     }
     if folder.is_empty() {

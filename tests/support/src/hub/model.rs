@@ -51,6 +51,8 @@ pub struct Model {
     pub(crate) tags: Vec<String>,
     pub(crate) pipeline_tag: String,
     pub(crate) files: BTreeMap<String, File>,
+    /// Its commit, once a hub has it and nothing changes any more; empty before.
+    pub(crate) stored: String,
 }
 
 impl Model {
@@ -65,6 +67,7 @@ impl Model {
             tags: vec!["transformers".into(), "safetensors".into()],
             pipeline_tag: "text-generation".into(),
             files: BTreeMap::new(),
+            stored: String::new(),
         }
     }
 

@@ -77,7 +77,7 @@ fn try_file(
     let repo = find_repo(state, call, id)?;
     check_gate(state, call, repo, id)?;
     let model = find_revision(repo, revision)?;
-    let commit = model.commit();
+    let commit = model.stored.as_str();
     let Some(file) = model.files.get(path) else {
         let mut refusal = Reply::refusal(404, Some("EntryNotFound"), "Entry not found");
         refusal.set("X-Repo-Commit", commit);

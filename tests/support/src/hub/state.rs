@@ -69,8 +69,9 @@ pub(crate) struct State {
 }
 
 impl State {
-    pub(crate) fn add(&mut self, model: Model) -> String {
+    pub(crate) fn add(&mut self, mut model: Model) -> String {
         let commit = model.commit();
+        model.stored.clone_from(&commit);
         for file in model.files.values() {
             if let Some(sha256) = &file.sha256 {
                 self.blobs.insert(sha256.clone(), file.content.clone());
