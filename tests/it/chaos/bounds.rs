@@ -55,12 +55,12 @@ fn thousands_of_tiny_files_cost_one_request_each_and_little_memory() {
 }
 
 #[test]
-fn a_large_file_over_64_connections_costs_little_memory() {
+fn a_large_file_costs_little_memory() {
     let bytes = short_or_long(600, 4_000) * 1_000_000;
     let (hub, model) = (Hub::start(), models::huge(920, bytes));
     hub.add(model.clone());
-    let larder = larder!(&hub).env("LARDER__HUB__CONNECTIONS", "64");
+    let larder = larder!(&hub);
     let peak = peak_of_staging(&larder, &model);
-    assert_small(&format!("{} MB over 64 connections", bytes / 1_000_000), peak);
+    assert_small(&format!("a file of {} MB", bytes / 1_000_000), peak);
     assert_there(&larder, &model);
 }
