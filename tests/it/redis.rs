@@ -65,8 +65,9 @@ impl Fleet {
             .env("LARDER__HOST__NAME", name)
             .env("LARDER__QUEUE__LEASE", lease)
             .env("LARDER__QUEUE__MAX_ATTEMPTS", "3")
-            // What is held by the hub is no stall.
+            // What is held by the hub is no stall, and no other connection comes to help.
             .env("LARDER__HUB__STALL_TIMEOUT", "5m")
+            .env("LARDER__HUB__CONNECTIONS", "1")
     }
 
     /// The model was staged once, in one attempt, and no byte was fetched twice.

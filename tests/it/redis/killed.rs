@@ -7,8 +7,7 @@ fn a_killed_worker_goes_on_where_it_was() {
     let fleet = Fleet::start();
     let model = fleet.model(520, 48_000_000);
     fleet.hold(&model, 40_000_000);
-    let larder =
-        fleet.host("gpu-1", "2s").env("LARDER__HUB__CONNECTIONS", "1").env("LARDER__HUB__RANGE", "64MiB");
+    let larder = fleet.host("gpu-1", "2s").env("LARDER__HUB__RANGE", "64MiB");
     let mut daemon = larder.serve();
     let id = ask(&daemon, &model, "this");
     wait_for(&daemon, &id, PATIENCE, |job| job["bytes_done"].as_u64() >= Some(38_000_000));
