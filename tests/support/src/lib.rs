@@ -2,13 +2,14 @@
 //!
 //! [`hub`] is a Hugging Face hub over HTTP with fault switches, [`models`] makes small models with true headers,
 //! [`mod@redis`] is a private Redis that can be stopped, killed and frozen, [`proxy`] a network in front of it that
-//! fails on demand, [`impostor`] what listens in its place and is none, [`mod@larder`] and [`daemon`] run the binary in
+//! fails on demand, [`cas`] the store behind Xet, [`impostor`] what listens in its place and is none, [`mod@larder`] and [`daemon`] run the binary in
 //! isolation and fail a test that leaves a mess behind, [`cache`] reads the hub cache independently of larder's own
 //! code, [`python`] runs the field's own readers, [`fs`] provides filesystems that fill up or lose power.
 //!
 //! Nothing here imports larder: a bug there cannot hide itself here.
 
 pub mod cache;
+pub mod cas;
 pub mod daemon;
 pub mod fs;
 pub mod http;
@@ -22,6 +23,7 @@ pub mod proxy;
 pub mod python;
 pub mod redis;
 
+pub use cas::Cas;
 pub use daemon::{Daemon, DaemonOptions, Tripwire};
 pub use hub::{Content, Fault, FaultKind, Host, Hub, Model, Request};
 pub use impostor::Impostor;
