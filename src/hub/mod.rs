@@ -20,6 +20,7 @@ mod token;
 mod transfer;
 mod tree;
 mod trouble;
+mod xet;
 
 use std::fmt;
 use std::sync::Arc;
@@ -37,6 +38,7 @@ use source::{Clients, Source};
 pub use client::Resolved;
 pub use token::Token;
 pub use transfer::{Fetch, Fetched, Kept, PageCache, Phase, Totals, Tracker, Trust, kept};
+pub use xet::{CHILD_VERB, fetch_as_ordered};
 
 /// More connections than this make no transfer faster and no source happier.
 const MAX_CONNECTIONS: usize = 256;
@@ -67,6 +69,8 @@ pub struct Config {
     pub max_dirty: Size,
     /// What stays in memory of a file that is verified and flushed.
     pub page_cache: PageCache,
+    /// Large files that a source keeps in Xet are fetched over Xet first, by a child process.
+    pub xet: bool,
 }
 
 /// One mirror: its address, or a table with what else it needs.
@@ -166,6 +170,8 @@ struct Inner {
     connections: Semaphore,
     /// Bytes that wait for the disk, over all downloads.
     dirty: Arc<transfer::Dirty>,
+    /// The one child process for Xet that may run at a time.
+    xet: Semaphore,
     reached: Arc<AtomicBool>,
 }
 
@@ -204,7 +210,8 @@ impl Hub {
         }
         let connections = Semaphore::new(config.connections);
         let dirty = Arc::new(transfer::Dirty::new(config.max_dirty.bytes()));
-        let inner = Inner { config: config.clone(), sources, connections, dirty, reached };
+        let xet = Semaphore::new(1);
+        let inner = Inner { config: config.clone(), sources, connections, dirty, xet, reached };
         Ok(Self { inner: Arc::new(inner) })
     }
 

@@ -14,3 +14,4 @@ mod redis;
 mod resume;
 mod stage;
 mod store;
+mod xet;

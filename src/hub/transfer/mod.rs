@@ -16,6 +16,7 @@
 
 mod blob;
 mod care;
+mod child;
 mod climb;
 mod crew;
 mod file;
@@ -31,13 +32,14 @@ mod route;
 mod sink;
 mod small;
 mod tracker;
+mod xet;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -110,6 +112,8 @@ struct Job {
     care: Care,
     /// Bytes that nobody has begun to fetch.
     todo: AtomicU64,
+    /// Xet failed for one of its files; the others do not try their luck.
+    no_xet: AtomicBool,
     stop: CancellationToken,
 }
 
@@ -145,6 +149,7 @@ impl Hub {
             crew: Crew::default(),
             care,
             todo: AtomicU64::new(blobs.iter().map(|blob| blob.file.size).sum()),
+            no_xet: AtomicBool::new(false),
             stop: stop.clone(),
             hub,
         });
