@@ -79,7 +79,7 @@ pub(super) fn limits(
     ]
 }
 
-/// Reads one [`Order`] from stdin and does it; the whole of `larder xet-fetch`. The process ends when stdin does.
+/// Reads one order from stdin and does it; the whole of `larder xet-fetch`. The process ends when stdin does.
 ///
 /// # Errors
 /// `invalid_request` if there is no order; `source_unavailable` if the file did not come.
