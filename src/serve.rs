@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use larder_jobs::Kind;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, Api, Listeners, Sampler};
-use crate::config::Settings;
+use crate::config::{Config, Environment, Settings, Sources};
 use crate::error::{Error, Result};
-use crate::hub::Hub;
+use crate::hub::{Hub, Limits};
 use crate::layout::Cache;
 use crate::ledger::Ledger;
 use crate::metrics;
@@ -56,7 +57,9 @@ impl House {
     pub async fn open(settings: Settings, scope: Scope) -> Result<Self> {
         // Before the store: opening it may already have something to count.
         let handle = metrics::install()?;
-        let hub = Hub::new(&settings.config.hub, settings.tokens.clone())?;
+        // Reading the system's certificates takes as long as opening the store.
+        let (hub_config, tokens) = (settings.config.hub.clone(), settings.tokens.clone());
+        let hub = tokio::task::spawn_blocking(move || Hub::new(&hub_config, tokens));
         let dir = settings.state_dir.clone();
         let cache = Cache::new(settings.cache_root.clone());
         let grace = settings.config.cache.recovery_grace;
@@ -73,6 +76,7 @@ impl House {
         });
         let (lock, ledger, queue) =
             opened.await.map_err(|died| Error::internal(format!("opening died: {died}")))??;
+        let hub = hub.await.map_err(|died| Error::internal(format!("setting up HTTPS died: {died}")))??;
         let (ledger, own) = (Arc::new(ledger), Arc::new(queue));
         let queue: Arc<dyn JobStore> = match &fleet {
             Some(fleet) => {
@@ -85,6 +89,7 @@ impl House {
             queue: Arc::clone(&queue),
             fleet: fleet.is_some(),
             ledger: Arc::clone(&ledger),
+            limits: hub.limits().clone(),
             sampler: Sampler::default(),
             metrics: handle,
             host: settings.config.host.name.as_str().into(),
@@ -198,11 +203,15 @@ async fn upkeep(handle: metrics_exporter_prometheus::PrometheusHandle, stop: Can
     }
 }
 
-/// `larder serve`: until SIGTERM or Ctrl-C, or for good if the state folder is another's.
+/// `larder serve`: until SIGTERM or Ctrl-C, or for good if the state folder is another's. `sources` are those of
+/// `settings`, to be read again on SIGHUP.
 ///
 /// # Errors
-/// As [`House::open`] and [`House::listen`].
-pub async fn serve(settings: Settings) -> Result<()> {
+/// As [`House::open`] and [`House::listen`]; `internal` if signals cannot be caught.
+pub async fn serve(settings: Settings, sources: Sources) -> Result<()> {
+    // First of all, since the signal ends a process that does not catch it.
+    let hangup = signal(SignalKind::hangup())
+        .map_err(|error| Error::internal(format!("cannot catch signals: {error}")))?;
     let house = House::open(settings, Scope::All).await?;
     let listeners = house.listen().await?;
     tracing::info!(
@@ -217,14 +226,38 @@ pub async fn serve(settings: Settings) -> Result<()> {
     );
     let drain = CancellationToken::new();
     tokio::spawn(on_signal(drain.clone()));
+    let reloads = tokio::spawn(reload(hangup, sources, house.hub.limits().clone()));
     house.run(listeners, drain).await;
+    reloads.abort();
     tracing::info!("larder has stopped; interrupted jobs go on at the next start");
     Ok(())
 }
 
+/// On each SIGHUP reads the configuration again and applies `hub.bandwidth`, the one key that may change while running.
+async fn reload(mut hangup: Signal, sources: Sources, limits: Limits) {
+    while hangup.recv().await.is_some() {
+        let sources = sources.clone();
+        let read = tokio::task::spawn_blocking(move || Config::load(&sources, &Environment::process())).await;
+        match read.unwrap_or_else(|died| Err(Error::internal(format!("reading it died: {died}")))) {
+            Ok(config) => {
+                limits.set_bandwidth(config.hub.bandwidth);
+                let bandwidth = config.hub.bandwidth.map(larder_jobs::Bandwidth::bytes);
+                tracing::info!(
+                    bandwidth,
+                    "SIGHUP: hub.bandwidth is applied; every other key applies at the next start"
+                );
+            }
+            Err(error) => tracing::warn!(
+                %error,
+                hint = error.hint(),
+                "SIGHUP: the configuration is refused, nothing changes"
+            ),
+        }
+    }
+}
+
 /// Drains on the first SIGTERM or SIGINT; the second ends the process at once, which loses nothing either.
 async fn on_signal(drain: CancellationToken) {
-    use tokio::signal::unix::{SignalKind, signal};
     let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
     else {
         return tracing::error!("signals cannot be caught; stop larder with SIGKILL, no job is lost");

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Glob, Invalid, ModelRef, RepoId, Revision};
+use crate::{Bandwidth, Glob, Invalid, ModelRef, RepoId, Revision};
 
 /// Most patterns of one kind that a job may carry.
 const MAX_GLOBS: usize = 64;
@@ -60,6 +60,9 @@ pub struct Download {
     /// Accept weights whose loading runs code (pickle) when nothing safer is there.
     #[serde(default, skip_serializing_if = "is_default")]
     pub allow_unsafe: bool,
+    /// Bytes per second that the job may take of the network; without it only the host's limit holds.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub bandwidth: Option<Bandwidth>,
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
@@ -68,7 +71,7 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 
 impl Download {
     pub(crate) const FIELDS: &'static [&'static str] =
-        &["repo", "revision", "include", "exclude", "format", "pin", "allow_unsafe"];
+        &["repo", "revision", "include", "exclude", "format", "pin", "allow_unsafe", "bandwidth"];
 
     /// A plain download of `model` with every default.
     pub fn new(model: ModelRef) -> Self {
@@ -80,6 +83,7 @@ impl Download {
             format: Format::Auto,
             pin: false,
             allow_unsafe: false,
+            bandwidth: None,
         }
     }
 
@@ -110,7 +114,7 @@ impl Download {
 
     /// The want: two downloads with the same want are the same job while one of them is in flight.
     ///
-    /// Pins and who asked do not count; the order of patterns does not either.
+    /// Pins, limits and who asked do not count; the order of patterns does not either.
     pub fn want(&self) -> String {
         let sorted = |globs: &[Glob]| {
             let mut texts: Vec<_> = globs.iter().map(Glob::as_str).collect();

@@ -43,7 +43,7 @@ pub use invalid::Invalid;
 pub use job::{Common, Job, MAX_PAYLOAD, VERSION, Work};
 pub use model::{CommitId, ModelRef, RepoId, Revision};
 pub use problem::Problem;
-pub use quantity::{Size, Span};
+pub use quantity::{Bandwidth, Size, Span};
 pub use reason::{Class, Reason};
 pub use record::{RECORD_VERSION, Record};
 pub use state::{Kind, State};

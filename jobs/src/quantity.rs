@@ -1,6 +1,7 @@
-//! Sizes and durations: integers and words on the wire, `18GiB` and `15m` where people write them.
+//! Sizes, bandwidths and durations: integers and words on the wire, `18GiB` and `15m` where people write them.
 
 use std::fmt;
+use std::num::NonZeroU64;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -62,6 +63,65 @@ impl<'de> Deserialize<'de> for Size {
                 text.parse().map_err(|e: Invalid| de::Error::custom(format!("{e}: {}", e.hint())))
             }
         }
+    }
+}
+
+/// Bytes per second, at least one: an integer on the wire, `20MB` or `18MiB` where people write it. That there is no
+/// limit is `None` in an `Option` of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(transparent))]
+pub struct Bandwidth(NonZeroU64);
+
+impl Bandwidth {
+    /// This many bytes per second.
+    ///
+    /// # Errors
+    /// `invalid_request` for none at all, with which nothing would ever end.
+    pub fn new(bytes: u64) -> Result<Self, Invalid> {
+        NonZeroU64::new(bytes).map(Self).ok_or_else(|| {
+            Invalid::new(
+                "a bandwidth of 0 would let nothing through",
+                "set bytes per second (20MB), or leave it out for no limit",
+            )
+        })
+    }
+
+    /// Bytes per second.
+    pub const fn bytes(self) -> u64 {
+        self.0.get()
+    }
+
+    /// The more generous of two limits; none at all beats any.
+    #[must_use]
+    pub fn wider(one: Option<Self>, other: Option<Self>) -> Option<Self> {
+        one.zip(other).map(|(one, other)| one.max(other))
+    }
+}
+
+impl fmt::Display for Bandwidth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&format!("{}/s", Size(self.bytes())))
+    }
+}
+
+impl FromStr for Bandwidth {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        Self::new(text.parse::<Size>()?.bytes())
+    }
+}
+
+impl Serialize for Bandwidth {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(self.bytes())
+    }
+}
+
+impl<'de> Deserialize<'de> for Bandwidth {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let size = Size::deserialize(deserializer)?;
+        Self::new(size.bytes()).map_err(|e| de::Error::custom(format!("{e}: {}", e.hint())))
     }
 }
 
@@ -130,6 +190,21 @@ mod tests {
         assert_eq!(serde_json::to_string(&Size(5)).unwrap(), "5");
         assert_eq!(serde_json::from_str::<Size>("\"1KiB\"").unwrap(), Size(1024));
         assert!(serde_json::from_str::<Size>("-1").is_err());
+    }
+
+    #[test]
+    fn a_bandwidth_is_never_zero_and_none_is_the_widest() {
+        let of = |bytes| Bandwidth::new(bytes).ok();
+        assert_eq!("20MB".parse(), Bandwidth::new(20_000_000));
+        assert_eq!(serde_json::from_str::<Option<Bandwidth>>("7").unwrap(), of(7));
+        assert_eq!(serde_json::from_str::<Option<Bandwidth>>("null").unwrap(), None);
+        assert_eq!(Bandwidth::new(2 << 20).unwrap().to_string(), "2.0 MiB/s");
+        for bad in ["0", "0MB", "fast", "-1"] {
+            assert!(bad.parse::<Bandwidth>().is_err(), "{bad}");
+        }
+        assert!(serde_json::from_str::<Bandwidth>("0").is_err());
+        assert_eq!(Bandwidth::wider(of(1), of(2)), of(2));
+        assert_eq!((Bandwidth::wider(of(1), None), Bandwidth::wider(None, of(2))), (None, None));
     }
 
     #[test]

@@ -17,7 +17,12 @@ fn the_smallest_job_reads_with_every_default() {
 
 #[test]
 fn the_fullest_job_reads_and_is_written_the_same() {
-    for name in ["download-full.v1.json", "download-pool.v1.json", "download-named-host.v1.json"] {
+    for name in [
+        "download-full.v1.json",
+        "download-limited.v1.json",
+        "download-pool.v1.json",
+        "download-named-host.v1.json",
+    ] {
         let full = golden(name);
         let job = Job::from_json(full.clone()).expect("reads");
         assert_eq!(serde_json::to_value(&job).expect("writes"), full);
@@ -42,6 +47,9 @@ fn what_is_wrong_is_named() {
         ("priority", json!(1e9), "i16"),
         ("format", json!("zip"), "unknown variant `zip`"),
         ("format", json!("pickle"), "runs code"),
+        ("bandwidth", json!(0), "`bandwidth`: a bandwidth of 0 would let nothing through"),
+        ("bandwidth", json!("fast"), "`bandwidth`: `fast` is not a size"),
+        ("bandwidth", json!(-1), "`bandwidth`: a size"),
         ("hosts", json!("gpu-1"), "a list of one host name"),
         ("hosts", json!(["a", "b"]), "a list of one host name"),
         ("requested_by", json!(""), "`requested_by` is empty"),
@@ -66,6 +74,7 @@ fn equal_wants_are_equal_whoever_asks() {
         plain,
         want(json!({"kind": "download", "repo": "a/b", "revision": "main", "pin": true, "priority": 5}))
     );
+    assert_eq!(plain, want(json!({"kind": "download", "repo": "a/b", "bandwidth": 5})));
     assert_ne!(plain, want(json!({"kind": "download", "repo": "a/b", "revision": "v1"})));
     let one = want(json!({"kind": "download", "repo": "a/b", "include": ["x", "y"]}));
     assert_eq!(one, want(json!({"kind": "download", "repo": "a/b", "include": ["y", "x", "y"]})));

@@ -5,7 +5,7 @@ use axum::body::Bytes;
 use axum::extract::{Path, RawQuery, State as Shared};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use larder_jobs::{Hosts, Invalid, Job, JobId, JobView, Kind, Reason};
+use larder_jobs::{Hosts, Invalid, Job, JobId, JobView, Kind, Reason, Work};
 use serde::{Deserialize, Serialize};
 
 use super::Api;
@@ -52,7 +52,16 @@ pub(super) async fn enqueue(Shared(api): Shared<Api>, body: Bytes) -> Result<Res
             "leave `hosts` out, or set queue.url to the Redis that both hosts share",
         ));
     }
+    let work = job.work.clone();
     let accepted = api.queue.enqueue(job).await?;
+    // A job that was joined may run here already, with the limit of those who asked before. What an idempotency
+    // key answers may be another want.
+    if let Work::Download(download) = &work
+        && !accepted.created
+        && accepted.record.want == work.want_hash()
+    {
+        api.limits.widen_job(&accepted.record.id, download.bandwidth);
+    }
     let place = format!("/v1/jobs/{}", accepted.record.id);
     let answer = Accepted { created: accepted.created, job: accepted.record.view(Some(&api.host)) };
     Ok((StatusCode::ACCEPTED, [(header::LOCATION, place)], Json(answer)).into_response())
@@ -129,7 +138,7 @@ pub(super) async fn redrive(Shared(api): Shared<Api>) -> Result<(StatusCode, Jso
     Ok((StatusCode::ACCEPTED, Json(Redriven { redriven })))
 }
 
-fn unknown(id: JobId) -> Failure {
+pub(super) fn unknown(id: JobId) -> Failure {
     Failure::new(
         Reason::NotFound,
         format!("there is no job {id}"),

@@ -1,7 +1,8 @@
-//! The HTTP API: plain handlers over queue and ledger, on TCP (loopback only) and on the unix socket.
+//! The HTTP API: plain handlers over queue, ledger and limits, on TCP (loopback only) and on the unix socket.
 
 mod health;
 mod jobs;
+mod limits;
 mod listen;
 mod metrics;
 mod models;
@@ -15,7 +16,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::http::StatusCode;
 use axum::middleware::map_response;
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use larder_jobs::Reason;
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Deserialize;
@@ -24,6 +25,7 @@ use tower_http::limit::RequestBodyLimitLayer;
 use tower_http::timeout::TimeoutLayer;
 
 use crate::error::{Error, Result};
+use crate::hub::Limits;
 use crate::ledger::Ledger;
 use crate::queue::JobStore;
 
@@ -98,6 +100,8 @@ pub struct Api {
     pub fleet: bool,
     /// The models.
     pub ledger: Arc<Ledger>,
+    /// How fast bytes may come.
+    pub limits: Limits,
     /// What was sampled last, so that no scrape waits.
     pub sampler: Sampler,
     /// The event half of the metrics.
@@ -114,9 +118,11 @@ pub fn router(api: Api) -> Router {
         .route("/v1/jobs", get(jobs::list).post(jobs::enqueue))
         .route("/v1/jobs/redrive", post(jobs::redrive))
         .route("/v1/jobs/{id}", get(jobs::show).delete(jobs::cancel))
-        .route("/v1/jobs/{id}/retry", post(jobs::retry));
+        .route("/v1/jobs/{id}/retry", post(jobs::retry))
+        .route("/v1/jobs/{id}/bandwidth", put(limits::change_job));
     Router::new()
         .merge(jobs)
+        .route("/v1/limits", get(limits::show).put(limits::change))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{owner}/{name}", get(models::show))
         .route("/metrics", get(metrics::scrape))

@@ -33,7 +33,7 @@ impl Failure {
         Self(Problem::new(reason, detail, hint))
     }
 
-    fn status(mut self, status: StatusCode) -> Self {
+    pub(super) fn status(mut self, status: StatusCode) -> Self {
         self.0.status = status.as_u16();
         self
     }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args as Group, Parser, Subcommand, ValueEnum};
-use larder_jobs::{Format, Glob, Hosts, Invalid, Job, JobId, ModelRef, State, Work};
+use larder_jobs::{Bandwidth, Format, Glob, Hosts, Invalid, Job, JobId, ModelRef, State, Work};
 
 use crate::error::{self, Error};
 
@@ -75,6 +75,15 @@ pub(super) enum Verb {
         #[arg(value_name = "MODEL")]
         model: Option<ModelRef>,
     },
+    /// Show or change how fast bytes may come, while larder runs
+    Limit {
+        /// Bytes per second (20MB), or none for no limit; shows the limits if left out
+        #[arg(value_name = "SIZE|none", value_parser = limit)]
+        bandwidth: Option<Limit>,
+        /// Of this running job instead of the host
+        #[arg(long, value_name = "ID")]
+        job: Option<JobId>,
+    },
     /// Look at jobs and change them
     Jobs {
         #[command(subcommand)]
@@ -102,6 +111,9 @@ pub(super) struct Stage {
     /// Only show what would happen
     #[arg(long)]
     pub(super) dry_run: bool,
+    /// Bytes per second that this job may take of the network, for example 20MB
+    #[arg(long, value_name = "SIZE", value_parser = bandwidth)]
+    bandwidth: Option<Bandwidth>,
     /// Which host: this one, a name, or pool for any one of the fleet
     #[arg(long, value_name = "HOST", default_value = "this")]
     hosts: Hosts,
@@ -142,6 +154,23 @@ pub(super) struct Want {
     /// Accept pickled weights and the repo's Python code, whose loading runs code
     #[arg(long)]
     allow_unsafe: bool,
+}
+
+/// What a limit becomes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limit(pub(super) Option<Bandwidth>);
+
+fn bandwidth(text: &str) -> Result<Bandwidth, Invalid> {
+    text.parse()
+}
+
+fn limit(text: &str) -> Result<Limit, Invalid> {
+    match text {
+        "none" => Ok(Limit(None)),
+        text => text.parse().map(|bandwidth| Limit(Some(bandwidth))).map_err(|invalid: Invalid| {
+            Invalid::new(invalid.to_string(), "write bytes per second like 20MB, or none for no limit")
+        }),
+    }
 }
 
 /// A point in time, as people can be expected to write it.
@@ -185,6 +214,9 @@ impl Stage {
     /// The job that this asks for.
     pub(super) fn job(self) -> error::Result<Job> {
         let mut job = self.want.job();
+        if let Work::Download(download) = &mut job.work {
+            download.bandwidth = self.bandwidth;
+        }
         job.common.hosts = self.hosts;
         job.common.priority = self.priority;
         job.common.deadline = self.deadline;

@@ -8,9 +8,9 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{Method, Request, StatusCode, header};
 use larder_jobs::client as fleet;
-use larder_jobs::{Job, JobId, JobView, Problem, Reason, State};
-use serde::Deserialize;
+use larder_jobs::{Bandwidth, Job, JobId, JobView, Problem, Reason, State};
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use tower::ServiceExt as _;
 
 use crate::config::Settings;
@@ -45,6 +45,20 @@ pub(super) struct Accepted {
     pub(super) job: JobView,
 }
 
+/// The limits of a host and of the jobs that run there.
+#[derive(Debug, Deserialize, Serialize)]
+pub(super) struct Limits {
+    pub(super) bandwidth: Option<Bandwidth>,
+    pub(super) jobs: Vec<JobLimit>,
+}
+
+/// The limit of a running job.
+#[derive(Debug, Clone, Copy, Deserialize, Serialize)]
+pub(super) struct JobLimit {
+    pub(super) id: JobId,
+    pub(super) bandwidth: Option<Bandwidth>,
+}
+
 #[derive(Deserialize)]
 struct Jobs {
     jobs: Vec<JobView>,
@@ -72,7 +86,7 @@ impl Client {
     }
 
     /// The owner of the state folder, else `api.url`; `None` if there is neither.
-    async fn larder(settings: &Settings) -> Result<Option<Self>> {
+    pub(super) async fn larder(settings: &Settings) -> Result<Option<Self>> {
         if let Some(client) = Self::owner(&settings.socket()).await? {
             return Ok(Some(client));
         }
@@ -200,6 +214,18 @@ impl Client {
         Ok(models.models)
     }
 
+    pub(super) async fn limits(&self) -> Result<Limits> {
+        self.call(Method::GET, "/v1/limits", None).await
+    }
+
+    pub(super) async fn set_limit(&self, bandwidth: Option<Bandwidth>) -> Result<Limits> {
+        self.call(Method::PUT, "/v1/limits", Some(limit(bandwidth))).await
+    }
+
+    pub(super) async fn set_job_limit(&self, id: JobId, bandwidth: Option<Bandwidth>) -> Result<JobLimit> {
+        self.call(Method::PUT, &format!("/v1/jobs/{id}/bandwidth"), Some(limit(bandwidth))).await
+    }
+
     async fn call<T: DeserializeOwned>(
         &self,
         method: Method,
@@ -264,6 +290,10 @@ impl Client {
             "correct api.url, or upgrade so that both sides have the same version",
         )
     }
+}
+
+fn limit(bandwidth: Option<Bandwidth>) -> Vec<u8> {
+    serde_json::json!({"bandwidth": bandwidth}).to_string().into_bytes()
 }
 
 /// The innermost cause, which says more than "error sending request".

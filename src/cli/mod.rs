@@ -5,6 +5,7 @@ mod client;
 mod completions;
 mod config;
 mod jobs;
+mod limit;
 mod log;
 mod ls;
 mod output;
@@ -113,11 +114,12 @@ fn run(args: Args, output: &Output) -> Result<u8> {
         .map_err(|error| Error::internal(format!("cannot start the runtime: {error}")))?;
     let code = runtime.block_on(async {
         match args.verb {
-            Verb::Serve => serve::run(settings).await,
+            Verb::Serve => serve::run(settings, sources).await,
             Verb::Stage(stage) if stage.dry_run => plan::run(settings, stage.want, output).await,
             Verb::Stage(stage) => stage::run(settings, stage, output, bars).await,
             Verb::Plan { want } => plan::run(settings, want, output).await,
             Verb::Ls { model } => ls::run(settings, model, output).await,
+            Verb::Limit { bandwidth, job } => limit::run(&settings, bandwidth, job, output).await,
             Verb::Jobs { verb } => jobs::run(settings, verb, output, bars).await,
             Verb::Completions { .. } | Verb::Config { .. } => Ok(OK),
         }

@@ -1,11 +1,11 @@
-//! `larder serve`: until SIGTERM or Ctrl-C.
+//! `larder serve`: until SIGTERM or Ctrl-C; SIGHUP reads the configuration again.
 
 use super::OK;
-use crate::config::Settings;
+use crate::config::{Settings, Sources};
 use crate::error::Result;
 use crate::serve;
 
-pub(super) async fn run(settings: Settings) -> Result<u8> {
-    serve::serve(settings).await?;
+pub(super) async fn run(settings: Settings, sources: Sources) -> Result<u8> {
+    serve::serve(settings, sources).await?;
     Ok(OK)
 }

@@ -179,6 +179,7 @@ fn expand(text: &str, home: Option<&Path>) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use larder_jobs::Bandwidth;
 
     fn load(text: &str, variables: &[(&str, &str)], flags: &[(&str, &str)]) -> Result<Config> {
         let dir = tempfile::tempdir().expect("temp dir");
@@ -224,6 +225,10 @@ mod tests {
             ("queue.max_attempts", "many"),
             ("cache.keep_free", "120%"),
             ("hub.range", "-1"),
+            ("hub.bandwidth", "0"),
+            ("hub.bandwidth", "0MB"),
+            ("hub.bandwidth", "fast"),
+            ("hub.bandwidth", "-1"),
             ("queue.lease", "soon"),
             ("log.level", "=="),
             ("queue.max_attempts", "0"),
@@ -234,6 +239,22 @@ mod tests {
             assert!(error.to_string().contains(key), "{error}");
             assert_eq!(error.reason(), Reason::InvalidRequest);
         }
+    }
+
+    #[test]
+    fn a_bandwidth_is_a_size_a_number_or_nothing() {
+        let bandwidth = |file: &str| load(file, &[], &[]).expect("loads").hub.bandwidth.map(Bandwidth::bytes);
+        assert_eq!(bandwidth(""), None);
+        assert_eq!(bandwidth("[hub]\nbandwidth = ''"), None);
+        assert_eq!(bandwidth("[hub]\nbandwidth = '20MB'"), Some(20_000_000));
+        assert_eq!(bandwidth("[hub]\nbandwidth = 5"), Some(5));
+        for bad in ["0", "-1", "1.5", "true"] {
+            let error = load(&format!("[hub]\nbandwidth = {bad}"), &[], &[]).expect_err(bad);
+            assert!(error.to_string().contains("hub.bandwidth"), "{error}");
+        }
+        let variable = [("LARDER__HUB__BANDWIDTH", "3000000")];
+        let config = load("[hub]\nbandwidth = '20MB'", &variable, &[]).expect("loads");
+        assert_eq!(config.hub.bandwidth.map(Bandwidth::bytes), Some(3_000_000));
     }
 
     #[test]

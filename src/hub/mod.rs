@@ -13,6 +13,7 @@
 //! query of a URL, because that is where content delivery networks put signatures.
 
 mod client;
+mod limits;
 mod source;
 #[cfg(test)]
 mod testing;
@@ -32,10 +33,11 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use crate::error::{Error, Result};
-use larder_jobs::{Reason, Size, Span};
+use larder_jobs::{Bandwidth, Reason, Size, Span};
 use source::{Clients, Source};
 
 pub use client::Resolved;
+pub use limits::{JobLimit, Limits};
 pub use token::Token;
 pub use transfer::{Fetch, Fetched, Kept, PageCache, Phase, Totals, Tracker, Trust, kept};
 pub use xet::{CHILD_VERB, fetch_as_ordered};
@@ -57,6 +59,9 @@ pub struct Config {
     pub endpoints: Vec<Mirror>,
     /// Connections that bytes come over at the same time, over all downloads, and files in flight, 1 to 256.
     pub connections: usize,
+    /// What all downloads of this host together may take; `None` (written as nothing) for all there is.
+    #[serde(deserialize_with = "limits::configured")]
+    pub bandwidth: Option<Bandwidth>,
     /// Ask nobody; what is not in the cache is not to be had.
     pub offline: bool,
     /// The longest wait for a connection.
@@ -170,6 +175,7 @@ struct Inner {
     connections: Semaphore,
     /// Bytes that wait for the disk, over all downloads.
     dirty: Arc<transfer::Dirty>,
+    limits: Limits,
     /// The one child process for Xet that may run at a time.
     xet: Semaphore,
     reached: Arc<AtomicBool>,
@@ -210,14 +216,20 @@ impl Hub {
         }
         let connections = Semaphore::new(config.connections);
         let dirty = Arc::new(transfer::Dirty::new(config.max_dirty.bytes()));
+        let (limits, config) = (Limits::new(config.bandwidth), config.clone());
         let xet = Semaphore::new(1);
-        let inner = Inner { config: config.clone(), sources, connections, dirty, xet, reached };
+        let inner = Inner { config, sources, connections, dirty, limits, xet, reached };
         Ok(Self { inner: Arc::new(inner) })
     }
 
     /// Whether a hub answered in the life of this client, be it an error; a web page is no answer of a hub.
     pub fn reached(&self) -> bool {
         self.inner.reached.load(Ordering::Relaxed)
+    }
+
+    /// How many bytes per second may come, for this host and for each running job.
+    pub fn limits(&self) -> &Limits {
+        &self.inner.limits
     }
 
     /// Whether nobody may be asked.

@@ -67,9 +67,12 @@ impl Clients {
 }
 
 fn base(config: &Config) -> reqwest::ClientBuilder {
-    reqwest::Client::builder()
+    let builder = reqwest::Client::builder()
         .user_agent(concat!("larder/", env!("CARGO_PKG_VERSION")))
-        .connect_timeout(config.connect_timeout.get())
+        .connect_timeout(config.connect_timeout.get());
+    // curl and Python take `*` for everybody, reqwest for every name but no address.
+    let nobody = ["NO_PROXY", "no_proxy"].into_iter().filter_map(std::env::var_os).any(|list| list == "*");
+    if nobody { builder.no_proxy() } else { builder }
 }
 
 fn made(

@@ -70,6 +70,7 @@ pub(super) fn config(endpoint: &str) -> Config {
         token_file: String::new(),
         endpoints: Vec::new(),
         connections: 4,
+        bandwidth: None,
         offline: false,
         connect_timeout: Span(Duration::from_secs(5)),
         stall_timeout: Span(Duration::from_secs(5)),

@@ -1,7 +1,7 @@
 //! One step from the old to the new: things are made in a scratch folder and renamed into their place.
 
 use std::fs::{self, File};
-use std::io::Write as _;
+use std::io::{self, BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -18,10 +18,20 @@ pub(super) fn unique(scratch: &Path, what: &str) -> PathBuf {
 
 /// Replaces `path` by `bytes` in one step, by way of a file in `scratch`, and flushes both.
 pub(super) fn write_atomic(scratch: &Path, path: &Path, bytes: &[u8]) -> Result<()> {
+    stream_atomic(scratch, path, |out| out.write_all(bytes))
+}
+
+/// The same for a content that need not be in memory as a whole.
+pub(super) fn stream_atomic(
+    scratch: &Path,
+    path: &Path,
+    write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
+) -> Result<()> {
     let temporary = unique(scratch, "file");
-    let written = File::create_new(&temporary).and_then(|mut file| {
-        file.write_all(bytes)?;
-        file.sync_all()
+    let written = File::create_new(&temporary).and_then(|file| {
+        let mut out = BufWriter::new(file);
+        write(&mut out)?;
+        out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()
     });
     if let Err(error) = written.and_then(|()| fs::rename(&temporary, path)) {
         // Nobody reads it there; the failure that counts is the one that is returned.

@@ -117,9 +117,13 @@ impl RepoDir {
     ///
     /// # Errors
     /// `structure_invalid` if a blob is missing, or a folder inside the snapshot is a link; `io_error`.
-    pub fn publish_snapshot(&self, commit: &CommitId, files: &[(FilePath, Digest)]) -> Result<()> {
+    pub fn publish_snapshot<'a>(
+        &self,
+        commit: &CommitId,
+        files: impl Iterator<Item = (&'a FilePath, &'a Digest)> + Clone,
+    ) -> Result<()> {
         self.prepare()?;
-        for (path, digest) in files {
+        for (path, digest) in files.clone() {
             if !fs::metadata(self.blob(digest)).is_ok_and(|found| found.is_file()) {
                 return Err(Error::new(
                     Reason::StructureInvalid,
@@ -129,14 +133,18 @@ impl RepoDir {
             }
         }
         let snapshot = self.snapshot(commit);
-        if fs::symlink_metadata(&snapshot).is_err() && self.publish_whole(&snapshot, files)? {
+        if fs::symlink_metadata(&snapshot).is_err() && self.publish_whole(&snapshot, files.clone())? {
             return Ok(());
         }
         self.publish_links(&snapshot, files)
     }
 
     /// Builds the snapshot aside and renames it; `false` if somebody else was faster.
-    fn publish_whole(&self, snapshot: &Path, files: &[(FilePath, Digest)]) -> Result<bool> {
+    fn publish_whole<'a>(
+        &self,
+        snapshot: &Path,
+        files: impl Iterator<Item = (&'a FilePath, &'a Digest)>,
+    ) -> Result<bool> {
         let aside = unique(&self.scratch(), "snapshot");
         let built = real_folder(&aside).and_then(|()| {
             for (path, digest) in files {
@@ -162,7 +170,11 @@ impl RepoDir {
     }
 
     /// Adds links to a snapshot that is there.
-    fn publish_links(&self, snapshot: &Path, files: &[(FilePath, Digest)]) -> Result<()> {
+    fn publish_links<'a>(
+        &self,
+        snapshot: &Path,
+        files: impl Iterator<Item = (&'a FilePath, &'a Digest)>,
+    ) -> Result<()> {
         real_folder(snapshot)?;
         let mut touched = std::collections::BTreeSet::new();
         for (path, digest) in files {
@@ -322,6 +334,10 @@ mod tests {
         Digest::git_sha1(&letter.repeat(40)).expect("hex")
     }
 
+    fn pairs(files: &[(FilePath, Digest)]) -> impl Iterator<Item = (&FilePath, &Digest)> + Clone {
+        files.iter().map(|(path, digest)| (path, digest))
+    }
+
     fn path(text: &str) -> FilePath {
         text.parse().expect("path")
     }
@@ -337,8 +353,8 @@ mod tests {
         let main = Revision::main();
         assert!(repo.publish_ref(&main, &commit).is_err(), "a ref never comes before its snapshot");
         let files = [(path("config.json"), digest("a")), (path("x/y/z.bin"), digest("b"))];
-        repo.publish_snapshot(&commit, &files).expect("published");
-        repo.publish_snapshot(&commit, &files).expect("and again");
+        repo.publish_snapshot(&commit, pairs(&files)).expect("published");
+        repo.publish_snapshot(&commit, pairs(&files)).expect("and again");
         repo.publish_ref(&main, &commit).expect("published");
         let link = fs::read_link(repo.snapshot_file(&commit, &files[1].0)).expect("a link");
         assert_eq!(link, Path::new(&format!("../../../../blobs/{}", "b".repeat(40))));
@@ -352,7 +368,7 @@ mod tests {
         let Fixture { dir: _dir, repo, commit } = fixture();
         fs::write(repo.blob(&digest("a")), "a").expect("blob");
         let files = [(path("a"), digest("a")), (path("b"), digest("b"))];
-        assert!(repo.publish_snapshot(&commit, &files).is_err());
+        assert!(repo.publish_snapshot(&commit, pairs(&files)).is_err());
         assert!(!repo.snapshot(&commit).exists());
     }
 
@@ -368,7 +384,7 @@ mod tests {
         symlink("../../blobs/gone", snapshot.join("broken")).expect("link");
         let files =
             [(path("sound"), digest("a")), (path("broken"), digest("b")), (path("d/new"), digest("c"))];
-        repo.publish_snapshot(&commit, &files).expect("published");
+        repo.publish_snapshot(&commit, pairs(&files)).expect("published");
         assert!(fs::read_link(snapshot.join("sound")).expect("link").is_absolute(), "left as it was");
         assert_eq!(fs::read_to_string(snapshot.join("broken")).expect("reads"), "b");
         assert_eq!(fs::read_to_string(snapshot.join("d/new")).expect("reads"), "c");
@@ -382,7 +398,8 @@ mod tests {
         fs::create_dir(&outside).expect("folder");
         fs::create_dir(repo.snapshot(&commit)).expect("folder");
         symlink(&outside, repo.snapshot(&commit).join("x")).expect("link");
-        let error = repo.publish_snapshot(&commit, &[(path("x/evil"), digest("a"))]).expect_err("refused");
+        let error =
+            repo.publish_snapshot(&commit, pairs(&[(path("x/evil"), digest("a"))])).expect_err("refused");
         assert_eq!(error.reason(), Reason::StructureInvalid);
         assert_eq!(fs::read_dir(&outside).expect("there").count(), 0);
 

@@ -5,8 +5,8 @@
 //! ever added, so a reader ignores what it does not know; `tests` holds the golden shape.
 
 use std::collections::BTreeMap;
-use std::fs::{self, Metadata};
-use std::io;
+use std::fs::{self, File, Metadata};
+use std::io::{self, BufReader, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::RepoDir;
-use super::atomic::write_atomic;
+use super::atomic::stream_atomic;
 use crate::error::{Error, Result};
 use larder_jobs::{CommitId, Digest, FilePath, Reason, RepoId, Revision};
 
@@ -163,10 +163,10 @@ impl RepoDir {
     pub fn write_receipt(&self, receipt: &Receipt) -> Result<()> {
         self.prepare()?;
         let path = self.receipt(&receipt.commit);
-        let mut text = serde_json::to_vec_pretty(receipt)
-            .map_err(|error| Error::internal(format!("cannot write a receipt: {error}")))?;
-        text.push(b'\n');
-        write_atomic(&self.scratch(), &path, &text)
+        stream_atomic(&self.scratch(), &path, |out| {
+            serde_json::to_writer_pretty(&mut *out, receipt)?;
+            out.write_all(b"\n")
+        })
     }
 
     /// Reads the receipt of a commit; `None` if there is none.
@@ -186,22 +186,24 @@ impl RepoDir {
 pub(super) fn read(path: &Path) -> Result<Option<Receipt>, Unreadable> {
     let damaged = |why: String| Unreadable::Damaged { path: path.to_owned(), why };
     let failed = |error: &io::Error| Unreadable::Io(Error::io("read the receipt", path, error));
-    let bytes = match fs::symlink_metadata(path) {
+    match fs::symlink_metadata(path) {
         Ok(found) if !found.is_file() => return Err(damaged("it is not a file".into())),
         Ok(found) if found.len() > MAX_BYTES => return Err(damaged("it is larger than 64 MiB".into())),
-        Ok(_) => fs::read(path).map_err(|error| failed(&error))?,
+        Ok(_) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(failed(&error)),
-    };
+    }
+    // Read twice as a stream rather than once into memory: a receipt of many files is large.
+    let open = || File::open(path).map(BufReader::new).map_err(|error| failed(&error));
     #[derive(Deserialize)]
     struct Version {
         v: u32,
     }
-    let version: Version = serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
+    let version: Version = serde_json::from_reader(open()?).map_err(|error| damaged(error.to_string()))?;
     if version.v > VERSION {
         return Err(Unreadable::Newer { path: path.to_owned(), found: version.v });
     }
-    serde_json::from_slice(&bytes).map(Some).map_err(|error| damaged(error.to_string()))
+    serde_json::from_reader(open()?).map(Some).map_err(|error| damaged(error.to_string()))
 }
 
 #[cfg(test)]

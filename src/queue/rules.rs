@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use larder_jobs::{Job, JobId, Progress, Reason, Record, State, Work};
+use larder_jobs::{Bandwidth, Job, JobId, Progress, Reason, Record, State, Work};
 use serde_json::Value;
 
 use super::bounds::{self, clipped_payload};
@@ -40,18 +40,25 @@ pub fn accept(job: &Job, id: JobId, seq: u64, now: Timestamp) -> Result<Record> 
 /// Another request for the same want: the more urgent of both in every respect.
 ///
 /// Without a deadline a job has all the time there is, so any deadline is earlier. A job that only waits
-/// for its `not_before` runs when the more impatient request says; one that waits for a retry waits on.
+/// for its `not_before` runs when the more impatient request says; one that waits for a retry waits on. Of two
+/// limits the more generous one holds, and none at all is more generous than any.
 pub fn join(mut record: Record, job: &Job, now: Timestamp) -> Record {
     record.priority = record.priority.max(job.common.priority);
     record.deadline = record.deadline.into_iter().chain(job.common.deadline).min();
     bounds::remember_requester(&mut record, job.common.requested_by.as_deref());
     bounds::remember_key(&mut record, job.common.idempotency_key.as_deref());
-    let pin = match &job.work {
-        Work::Download(download) => download.pin,
-        _ => false,
-    };
-    if pin && let Value::Object(fields) = &mut record.job {
-        fields.insert("pin".into(), Value::Bool(true));
+    if let (Work::Download(download), Value::Object(fields)) = (&job.work, &mut record.job) {
+        if download.pin {
+            fields.insert("pin".into(), Value::Bool(true));
+        }
+        let limit = fields.get("bandwidth").and_then(Value::as_u64);
+        match download.bandwidth.map(Bandwidth::bytes) {
+            None => drop(fields.remove("bandwidth")),
+            Some(wider) if limit.is_some_and(|limit| limit < wider) => {
+                fields.insert("bandwidth".into(), wider.into());
+            }
+            Some(_) => {}
+        }
     }
     if record.state == State::Waiting && record.reason.is_none() {
         record.due = record.due.min(job.common.not_before.or(Some(now)));

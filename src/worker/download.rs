@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::Context;
 use crate::disk;
 use crate::error::{Error, Result};
-use crate::hub::{self, Fetch, Fetched, Kept, Phase, Totals, Tracker};
+use crate::hub::{self, Fetch, Fetched, JobLimit, Kept, Phase, Totals, Tracker};
 use crate::layout::{Receipt, ReceiptFile, RepoDir, Selection};
 use crate::ledger::{Key, Ledger};
 use crate::plan::{self, DownloadPlan, Facts, FileFact};
@@ -61,8 +61,7 @@ pub async fn plan(context: &Context, want: &Download, stop: &CancellationToken) 
     if context.hub.is_offline() {
         return Err(offline(want));
     }
-    let listing = context.hub.tree(&repo, &commit, stop).await?;
-    let chosen = plan::select(&listing, want)?;
+    let chosen = plan::select(&context.hub.tree(&repo, &commit, stop).await?, want)?;
     let facts = facts(context, want, &chosen.files).await?;
     let plan = plan::plan_download(&facts, context.keep_free)?;
     Ok(Planned { repo, commit, chosen: Some(chosen), plan, receipt: proof.receipt })
@@ -175,23 +174,27 @@ async fn facts(context: &Context, want: &Download, files: &[RepoFile]) -> Result
 }
 
 /// Runs the job; `report` is called with every change of state and several times a second. `earlier` is the
-/// number of bytes that came in earlier attempts.
+/// number of bytes that came in earlier attempts, `limit` says how fast more may come.
 pub(super) async fn download(
     context: &Context,
     want: &Download,
     earlier: u64,
+    limit: JobLimit,
     report: impl Fn(State, Progress),
     stop: &CancellationToken,
 ) -> Result<Done> {
     report(State::Planning, Progress { bytes_fetched: earlier, ..Progress::default() });
-    let planned = plan(context, want, stop).await?;
+    let mut planned = plan(context, want, stop).await?;
     let dir = context.cache.repo(&want.repo);
     let totals = Totals {
         commit: planned.commit.clone(),
         bytes: planned.plan.bytes_total,
         files: u64::try_from(planned.plan.files.len()).unwrap_or(u64::MAX),
     };
-    let (mut receipt, progress) = match &planned.chosen {
+    // A long list that nobody reads any more.
+    planned.plan.files = Vec::new();
+    let proved = planned.is_satisfied();
+    let (mut receipt, progress) = match planned.chosen.take() {
         None => {
             let receipt =
                 planned.receipt.clone().ok_or_else(|| Error::internal("a satisfied want has no receipt"))?;
@@ -201,9 +204,10 @@ pub(super) async fn download(
             let fetch = Fetch {
                 repo: planned.repo.clone(),
                 commit: planned.commit.clone(),
-                files: chosen.files.clone(),
+                files: chosen.files,
                 into: dir.clone(),
                 trusted: trust(planned.receipt.clone()),
+                limit,
             };
             let tracker = Arc::new(Tracker::new(earlier));
             let fetched = fetch_all(context, fetch, &tracker, &totals, &report, stop).await;
@@ -222,7 +226,7 @@ pub(super) async fn download(
     }
     let ledger = context.ledger.clone().ok_or_else(|| Error::internal("a download without a ledger"))?;
     let path = dir.snapshot(&planned.commit).display().to_string();
-    let proved = planned.is_satisfied() && planned.receipt.as_ref() == Some(&receipt);
+    let proved = proved && planned.receipt.as_ref() == Some(&receipt);
     let publication = Publication { dir, revision: want.revision.clone(), receipt, proved };
     publish(publication, Arc::clone(&ledger)).await.map_err(midway)?;
     ledger.durable().await?;
@@ -313,8 +317,11 @@ fn new_receipt(
         receipt.pinned = old.pinned;
         receipt.revisions.clone_from(&old.revisions);
     }
-    let known: std::collections::BTreeSet<_> = receipt.files.iter().map(|file| file.path.clone()).collect();
-    receipt.files.extend(earlier_files.into_iter().filter(|file| !known.contains(&file.path)));
+    receipt.files.sort_by(|a, b| a.path.cmp(&b.path));
+    let is_new =
+        |file: &ReceiptFile| receipt.files.binary_search_by(|known| known.path.cmp(&file.path)).is_err();
+    let more: Vec<_> = earlier_files.into_iter().filter(is_new).collect();
+    receipt.files.extend(more);
     receipt.files.sort_by(|a, b| a.path.cmp(&b.path));
     receipt
 }
@@ -333,19 +340,20 @@ async fn publish(publication: Publication, ledger: Arc<Ledger>) -> Result<()> {
         let Publication { dir, revision, receipt, proved } = publication;
         if !proved {
             dir.write_receipt(&receipt)?;
-            let files: Vec<_> =
-                receipt.files.iter().map(|file| (file.path.clone(), file.digest.clone())).collect();
-            dir.publish_snapshot(&receipt.commit, &files)?;
+            let files = receipt.files.iter().map(|file| (&file.path, &file.digest));
+            dir.publish_snapshot(&receipt.commit, files)?;
         }
         if revision.as_commit().is_none() {
             dir.publish_ref(&revision, &receipt.commit)?;
         }
+        // Of the rest nothing is needed any more, and it may be large.
+        let Receipt { repo, commit, .. } = receipt;
         let now = Timestamp::now();
-        let known = ledger.shelf().get(&Key::new(&receipt.repo, &receipt.commit)).is_some();
+        let known = ledger.shelf().get(&Key::new(&repo, &commit)).is_some();
         if proved && known {
-            return ledger.touch(&receipt.repo, &receipt.commit, now);
+            return ledger.touch(&repo, &commit, now);
         }
-        ledger.staged(&receipt.repo, &receipt.commit, now)
+        ledger.staged(&repo, &commit, now)
     })
     .await
 }

@@ -61,7 +61,8 @@ async fn perform(job: Job, earlier: u64, lease: Arc<Lease>, context: Context) ->
         Work::Download(want) => {
             tracing::info!(model = %want.model(), "staging");
             let report = |state, progress| lease.set(state, progress);
-            download::download(&context, want, earlier, report, &stop).await
+            let limit = context.hub.limits().job(lease.id(), want.bandwidth);
+            download::download(&context, want, earlier, limit, report, &stop).await
         }
         work => Err(Error::new(
             Reason::InvalidRequest,

@@ -23,7 +23,7 @@ fn house(seed: u64) -> (Hub, Larder, Model) {
 
 /// Stages, and looks at what came of it with a reader that shares nothing with larder.
 #[track_caller]
-fn staged(larder: &Larder, model: &Model) -> Value {
+pub(crate) fn staged(larder: &Larder, model: &Model) -> Value {
     let job = larder.run(&["stage", model.id(), "--json"]).expect_code(0).json();
     assert_eq!(job["state"], "ready", "{job}");
     Snapshot::read(larder.cache(), model.id(), "main").expect("staged").assert_is(model);
@@ -33,7 +33,7 @@ fn staged(larder: &Larder, model: &Model) -> Value {
 
 /// Stages in vain; returns the job with the reason.
 #[track_caller]
-fn refused(larder: &Larder, model: &Model, code: i32, reason: &str) -> Value {
+pub(crate) fn refused(larder: &Larder, model: &Model, code: i32, reason: &str) -> Value {
     let output = larder.run(&["stage", model.id(), "--json"]).expect_code(code);
     let job = output.json();
     assert_eq!(job["reason"], reason, "{job}");
@@ -43,14 +43,14 @@ fn refused(larder: &Larder, model: &Model, code: i32, reason: &str) -> Value {
 }
 
 #[track_caller]
-fn assert_not_visible(larder: &Larder, model: &Model) {
+pub(crate) fn assert_not_visible(larder: &Larder, model: &Model) {
     assert!(Snapshot::read(larder.cache(), model.id(), "main").is_none(), "a snapshot is there");
     assert!(published_early(larder.cache()).is_empty());
 }
 
 /// The fault hit somebody; else the test would prove nothing.
 #[track_caller]
-fn assert_hit(hub: &Hub, times: usize) {
+pub(crate) fn assert_hit(hub: &Hub, times: usize) {
     let hits = hub.requests().iter().filter(|request| !request.fault.is_empty()).count();
     assert!(hits >= times, "the fault hit {hits} times, not {times}");
 }

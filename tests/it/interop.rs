@@ -217,3 +217,33 @@ fn python_waits_for_larder_that_was_first() {
     assert_shared(&hub, &larder, &model);
     judged(&larder, &hub, &model);
 }
+
+#[test]
+fn two_workers_and_python_at_once_fetch_every_byte_once() {
+    let (hub, larder, model) = house();
+    // Another worker on the same cache, with records of its own: two hosts on one disk, or two users.
+    let other = larder!(&hub).with_cache(larder.cache());
+    hub.throttle(Some(3 << 19));
+    let mut first = larder.spawn(&["stage", model.id(), "--json"]);
+    assert!(hub.wait_for_bytes(WEIGHTS, 2_000_000, PATIENCE), "the first began: {:?}", first.logs());
+    std::thread::scope(|scope| {
+        let second = scope.spawn(|| other.run(&["stage", model.id(), "--json"]));
+        let third = scope.spawn(|| hf(&larder, &hub, &["download", model.id()]));
+        let asked = |requests: &[Request], who: &str| {
+            requests
+                .iter()
+                .filter(|one| one.user_agent.contains(who) && one.path.contains("/revision/"))
+                .count()
+        };
+        let all = |requests: &[Request]| asked(requests, "hf_hub") >= 1 && asked(requests, "larder") >= 2;
+        assert!(hub.wait_for(all, PATIENCE), "all three want the model");
+        assert!(first.is_running(), "while the first fetches it");
+        let job = second.join().expect("no panic").expect_code(0).json();
+        assert_eq!(job["state"], "ready", "{job}");
+        third.join().expect("no panic").expect_code(0);
+    });
+    let status = first.wait_exit(PATIENCE).expect("it ends");
+    assert!(status.success(), "{status}: {}", first.logs().join("\n"));
+    assert_shared(&hub, &larder, &model);
+    judged(&larder, &hub, &model);
+}

@@ -3,11 +3,13 @@
 mod api;
 mod architecture;
 mod bad_input;
+mod chaos;
 mod cli;
 mod docs;
 mod faults;
 mod fleet;
 mod interop;
+mod limits;
 mod metrics;
 mod queue_input;
 mod redis;

@@ -5,7 +5,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use support::cache::{Snapshot, assert_clean, published_early, repo_folder, walk};
-use support::{Daemon, Hub, Larder, Model, Tripwire, larder, models};
+use support::{Daemon, Dice, Hub, Larder, Model, Tripwire, larder, models};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How often it is looked whether a point is reached.
@@ -16,18 +16,6 @@ const CONNECTIONS: u64 = 2;
 /// What a kill may cost: what each connection had not noted yet (4 MiB), had in hand (two writes of 256 KiB), and what
 /// the hub had handed to the kernel and nobody read; and small files, which are fetched anew.
 const COST: u64 = CONNECTIONS * ((4 << 20) + (2 << 18) + (1 << 20)) + (64 << 10);
-
-/// splitmix64: the same points in every run.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        (z ^ (z >> 31)) % bound
-    }
-}
 
 /// When the power goes.
 enum Point {
@@ -159,7 +147,7 @@ fn assert_nothing_early(larder: &Larder, point: &Point) {
 
 #[test]
 fn foreground_commands_that_are_killed_at_random_points_lose_nothing() {
-    let (mut dice, mut tally) = (Dice(1), Tally::default());
+    let (mut dice, mut tally) = (Dice::new(1), Tally::default());
     while tally.kills < Tally::wanted_kills() {
         let house = house(100 + u64::from(tally.stagings));
         let mut kills = 0;
@@ -185,7 +173,7 @@ fn foreground_commands_that_are_killed_at_random_points_lose_nothing() {
 
 #[test]
 fn daemons_that_are_killed_at_random_points_lose_no_job() {
-    let (mut dice, mut tally) = (Dice(2), Tally::default());
+    let (mut dice, mut tally) = (Dice::new(2), Tally::default());
     while tally.kills < Tally::wanted_kills() {
         let house = house(200 + u64::from(tally.stagings));
         let mut daemon = house.larder.serve();

@@ -79,6 +79,7 @@ impl Queue {
             .maybe(common.requested_by.as_ref())
             .maybe(common.idempotency_key.as_ref())
             .arg(u8::from(download.pin))
+            .maybe(download.bandwidth.map(crate::Bandwidth::bytes))
             .arg(self.max_queued);
         let reply = self.connection.run(&step).await?;
         if let Some(full) = row::text(&reply) {

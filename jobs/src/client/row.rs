@@ -109,10 +109,18 @@ fn document(fields: &BTreeMap<String, String>) -> Result<Map<String, Value>, Str
         document.insert(name.clone(), value);
     }
     // Asked for by somebody who joined: the payload itself is never rewritten.
-    if fields.get("pin").is_some_and(|pin| pin == "1")
-        && let Some(Value::Object(job)) = document.get_mut("job")
-    {
-        job.insert("pin".into(), Value::Bool(true));
+    if let Some(Value::Object(job)) = document.get_mut("job") {
+        if fields.get("pin").is_some_and(|pin| pin == "1") {
+            job.insert("pin".into(), Value::Bool(true));
+        }
+        match fields.get("bandwidth").map(String::as_str) {
+            Some("none") => drop(job.remove("bandwidth")),
+            Some(bytes) => {
+                let bytes: u64 = bytes.parse().map_err(|_| "`bandwidth` is not a number".to_owned())?;
+                job.insert("bandwidth".into(), bytes.into());
+            }
+            None => {}
+        }
     }
     Ok(document)
 }
@@ -232,5 +240,19 @@ mod tests {
         fields.push(("pin", "1".into()));
         fields.push(("added_later", "x".into()));
         assert_eq!(read(&reply(&fields)).expect("reads").job["pin"], true);
+    }
+
+    #[test]
+    fn a_wider_limit_of_somebody_who_joined_reaches_the_payload() {
+        let mut record = record();
+        record.job["bandwidth"] = 5.into();
+        let with = |value: &str| {
+            let mut fields = write(&record);
+            fields.push(("bandwidth", value.into()));
+            read(&reply(&fields))
+        };
+        assert_eq!(with("7").expect("reads").job["bandwidth"], 7);
+        assert_eq!(with("none").expect("reads").job.get("bandwidth"), None);
+        assert!(with("much").expect_err("damaged").invalid.to_string().contains("`bandwidth`"));
     }
 }

@@ -29,13 +29,19 @@ pub(super) struct Blob {
     pub(super) paths: u64,
 }
 
-/// A blob that is published.
+/// A blob that is in the cache, and how to recognise it again; a model may have very many.
 #[derive(Debug)]
-pub(super) struct Published {
-    pub(super) blob: Blob,
-    pub(super) found: Metadata,
+pub(super) struct Staged {
+    pub(super) mtime_ns: i64,
+    pub(super) inode: u64,
     /// Bytes of an earlier attempt that were used again.
     pub(super) resumed: u64,
+}
+
+impl Staged {
+    fn new(found: &Metadata, resumed: u64) -> Self {
+        Self { mtime_ns: mtime_ns(found), inode: found.ino(), resumed }
+    }
 }
 
 /// What lies under a blob's name.
@@ -51,10 +57,10 @@ type Mark = (u64, i64, u64);
 
 impl Job {
     /// Sees to it that the blob is in the cache.
-    pub(super) async fn stage(self: Arc<Self>, blob: Blob) -> Result<Published> {
+    pub(super) async fn stage(self: Arc<Self>, blob: Blob) -> Result<Staged> {
         let mut existing = self.existing(&blob.file, None).await?;
         if let Existing::Sound(found) = existing {
-            return Ok(self.there(blob, found));
+            return Ok(self.there(&blob, &found));
         }
         self.hub.online(&format_args!("{} of {}", blob.file.path, self.repo))?;
         let _lock = self.lock(&blob.file.digest).await?;
@@ -65,7 +71,7 @@ impl Job {
         };
         existing = self.existing(&blob.file, wrong).await?;
         if let Existing::Sound(found) = existing {
-            return Ok(self.there(blob, found));
+            return Ok(self.there(&blob, &found));
         }
         let replace = matches!(existing, Existing::Wrong(..));
         let staged = match blob.file.size < JOURNAL_FROM {
@@ -76,7 +82,7 @@ impl Job {
             false => self.stage_large(&blob, replace).await?,
         };
         match staged {
-            Some((found, resumed)) => Ok(Published { blob, found, resumed }),
+            Some((found, resumed)) => Ok(Staged::new(&found, resumed)),
             None => Err(Error::new(
                 Reason::IntegrityMismatch,
                 format!(
@@ -92,10 +98,10 @@ impl Job {
     }
 
     /// The blob was there before.
-    fn there(&self, blob: Blob, found: Metadata) -> Published {
+    fn there(&self, blob: &Blob, found: &Metadata) -> Staged {
         self.less_to_do(blob.file.size);
         self.tracker.there(blob.paths, blob.file.size);
-        Published { blob, found, resumed: 0 }
+        Staged::new(found, 0)
     }
 
     /// Looks whether the blob is there and right; `wrong` is one that is known not to be.
@@ -223,17 +229,16 @@ impl Job {
         let again = Arc::new(job.comparing(job.route.by_others(), self.stop.child_token()));
         let _fetching = self.tracker.fetching();
         self.queue.push(Arc::clone(&again));
-        let mut corrected = false;
         loop {
             let complete = again.complete_or_corrected().await.inspect_err(|_| again.stop.cancel())?;
-            corrected |= !complete;
-            let is_right = corrected
+            let is_right = again.was_corrected()
                 && hash::all(Arc::clone(&job.partial), &file.digest, &self.stop).await? == file.digest;
             if is_right || complete {
                 again.stop.cancel();
-                again.idle().await;
                 return Ok(is_right);
             }
+            again.go_on();
+            self.queue.look();
         }
     }
 

@@ -101,7 +101,8 @@ impl Job {
             }
             if self.crew.refused.swap(false, Relaxed) {
                 climb.refused();
-            } else if working >= climb.target() {
+            } else if working * 10 >= climb.target() * 9 {
+                // Nearly all have work; the others are between two pieces.
                 climb.window(rate);
             }
         }
@@ -146,7 +147,7 @@ impl Job {
     /// Bytes that one request asks for: less near the end, so that all connections end at the same time.
     fn piece_size(&self) -> u64 {
         let most = self.hub.config.range.bytes();
-        let shares = 2 * self.crew.target.load(Relaxed).max(1) as u64;
+        let shares = self.crew.target.load(Relaxed).max(1) as u64;
         (self.todo.load(Relaxed) / shares).clamp(MIN_PIECE.min(most), most)
     }
 }

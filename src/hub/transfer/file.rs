@@ -50,8 +50,9 @@ struct State {
     /// Pieces that somebody works on.
     active: Vec<Arc<Piece>>,
     failed: Option<Error>,
-    /// Pieces that turned out to be others than what the disk had, since somebody last asked.
-    corrected: usize,
+    /// Bytes turned out to be others than what the disk had: no more pieces until somebody has looked whether that
+    /// was all.
+    corrected: bool,
 }
 
 impl FileJob {
@@ -85,7 +86,7 @@ impl FileJob {
     ) -> Self {
         let missing = there.missing(0..partial.size()).into();
         let (frontier, _) = watch::channel(there.frontier());
-        let state = State { missing, received: there, active: Vec::new(), failed: None, corrected: 0 };
+        let state = State { missing, received: there, active: Vec::new(), failed: None, corrected: false };
         Self {
             path,
             partial,
@@ -107,7 +108,8 @@ impl FileJob {
     /// The next piece of at most `most` bytes. Whoever takes it calls [`Self::ended`] afterwards.
     pub(super) fn next_piece(&self, most: u64) -> Option<Arc<Piece>> {
         let mut state = self.state();
-        if self.stop.is_cancelled() || (self.comparing && state.active.len() >= COMPARED_AT_ONCE) {
+        let is_enough = self.comparing && (state.corrected || state.active.len() >= COMPARED_AT_ONCE);
+        if self.stop.is_cancelled() || is_enough {
             return None;
         }
         let most = match self.comparing {
@@ -158,9 +160,20 @@ impl FileJob {
         self.frontier.send_if_modified(|known| std::mem::replace(known, frontier) != frontier);
     }
 
-    /// Bytes on the disk were others than those that came, and were replaced.
+    /// Bytes on the disk were others than those that came, and were replaced. No more pieces are given out until
+    /// [`Self::go_on`].
     pub(super) fn corrected(&self) {
-        self.state().corrected += 1;
+        self.state().corrected = true;
+    }
+
+    /// Whether bytes were corrected since the last [`Self::go_on`].
+    pub(super) fn was_corrected(&self) -> bool {
+        self.state().corrected
+    }
+
+    /// What was corrected was not all: more pieces are to be compared.
+    pub(super) fn go_on(&self) {
+        self.state().corrected = false;
     }
 
     /// A piece is done with; `Err` ends the file.
@@ -181,12 +194,12 @@ impl FileJob {
         Ok(())
     }
 
-    /// As [`Self::complete`], `true` then; `false` as soon as a piece is done whose bytes were corrected.
+    /// As [`Self::complete`], `true` then; `false` when bytes were corrected and nobody works on it any more.
     pub(super) async fn complete_or_corrected(&self) -> Result<bool, Error> {
         loop {
             let changed = self.changed.notified();
             {
-                let mut state = self.state();
+                let state = self.state();
                 if state.active.is_empty() {
                     if let Some(error) = &state.failed {
                         return Err(error.clone());
@@ -197,26 +210,15 @@ impl FileJob {
                     if self.stop.is_cancelled() {
                         return Err(interrupted());
                     }
-                }
-                if std::mem::take(&mut state.corrected) > 0 {
-                    return Ok(false);
+                    if state.corrected {
+                        return Ok(false);
+                    }
                 }
             }
             tokio::select! {
                 () = changed => {}
                 () = self.stop.cancelled(), if !self.stop.is_cancelled() => {}
             }
-        }
-    }
-
-    /// Waits until nobody works on it, after it was stopped.
-    pub(super) async fn idle(&self) {
-        loop {
-            let changed = self.changed.notified();
-            if self.working() == 0 {
-                return;
-            }
-            changed.await;
         }
     }
 

@@ -57,7 +57,7 @@ fn step(
         let next = end.min((at / SAFE_EVERY + 1) * SAFE_EVERY);
         hasher = read(partial, hasher, at, next, stop)?;
         at = next;
-        if at % SAFE_EVERY == 0 {
+        if at.is_multiple_of(SAFE_EVERY) {
             partial.note_hash(at, &hasher)?;
         }
     }

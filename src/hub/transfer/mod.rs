@@ -10,7 +10,7 @@
 //! the journal says so, then the journal is flushed (a loss of power); a complete file is flushed, renamed into
 //! `blobs/`, and the folder is flushed once all are there, before this room says that it is done.
 //!
-//! Bounds: per connection two writes of 128 KiB plus one chunk in memory; open files: one partial, one journal
+//! Bounds: per connection one write of 128 KiB plus one chunk (400 KiB at most, hyper's buffer) in memory; open files: one partial, one journal
 //! and one lock per file in flight; per piece and source seven tries, counted anew while bytes come; written bytes
 //! that wait for the disk: `hub.max_dirty` for the whole process.
 
@@ -34,20 +34,19 @@ mod small;
 mod tracker;
 mod xet;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::fs::Metadata;
-use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use super::{Hub, Inner, interrupted};
+use super::{Hub, Inner, JobLimit, interrupted};
 use crate::error::{Error, Result};
-use crate::layout::{ReceiptFile, RepoDir, mtime_ns};
-use blob::{Blob, Published};
+use crate::layout::{ReceiptFile, RepoDir};
+use blob::{Blob, Staged};
 use crew::Crew;
 use larder_jobs::{CommitId, Digest, Reason, RepoFile, RepoId};
 use partial::Care;
@@ -74,6 +73,8 @@ pub struct Fetch {
     pub into: RepoDir,
     /// Which blobs need no hashing.
     pub trusted: Trust,
+    /// How fast bytes may come.
+    pub limit: JobLimit,
 }
 
 impl fmt::Debug for Fetch {
@@ -106,6 +107,7 @@ struct Job {
     commit: CommitId,
     into: RepoDir,
     trusted: Trust,
+    limit: JobLimit,
     tracker: Arc<Tracker>,
     queue: Queue,
     crew: Crew,
@@ -132,23 +134,25 @@ impl Hub {
         tracker: Arc<Tracker>,
         stop: &CancellationToken,
     ) -> Result<Fetched> {
-        let blobs = blobs(&fetch)?;
+        let Blobs { first, paths, of_file } = blobs(&fetch)?;
         let before = tracker.bytes_fetched();
         let stop = stop.child_token();
         // Also when this future is dropped, nobody goes on.
         let _stopped = stop.clone().drop_guard();
         let hub = Arc::clone(&self.inner);
         let care = Care { dirty: Arc::clone(&hub.dirty), pages: hub.config.page_cache };
+        let todo = first.iter().map(|file| fetch.files[*file].size).sum();
         let job = Arc::new(Job {
             repo: fetch.repo,
             commit: fetch.commit,
             into: fetch.into.clone(),
             trusted: fetch.trusted,
+            limit: fetch.limit,
             tracker: Arc::clone(&tracker),
             queue: Queue::default(),
             crew: Crew::default(),
             care,
-            todo: AtomicU64::new(blobs.iter().map(|blob| blob.file.size).sum()),
+            todo: AtomicU64::new(todo),
             no_xet: AtomicBool::new(false),
             stop: stop.clone(),
             hub,
@@ -156,72 +160,84 @@ impl Hub {
         let into = fetch.into.clone();
         blocking(move || into.prepare()).await?;
         let crew = tokio::spawn(Arc::clone(&job).run_crew());
+        let blobs = first.iter().zip(paths);
+        let blobs = blobs.map(|(file, paths)| Blob { file: fetch.files[*file].clone(), paths });
         let staged = job.stage_all(blobs, self.inner.config.connections).await;
         stop.cancel();
         // After this, nobody writes to the partials any more.
         crew.await.map_err(blocking_failed)?;
-        let published = staged?;
+        let staged = staged?;
         if tracker.bytes_fetched() > before {
             blocking(move || fetch.into.sync_blobs()).await?;
         }
-        let mut by_digest = BTreeMap::new();
-        let mut bytes_resumed = 0;
-        for Published { blob, found, resumed } in published {
-            bytes_resumed += resumed;
-            by_digest.insert(blob.file.digest, found);
-        }
-        let files = fetch.files.into_iter().filter_map(|file| receipt_file(file, &by_digest)).collect();
+        let bytes_resumed = staged.values().map(|staged| staged.resumed).sum();
+        let files = fetch.files.into_iter().zip(of_file);
+        let files = files.filter_map(|(file, blob)| Some(receipt_file(file, staged.get(&blob)?))).collect();
         let bytes_fetched = tracker.bytes_fetched() - before;
         Ok(Fetched { bytes_fetched, bytes_resumed, by_source: tracker.by_source(), files })
     }
 }
 
-fn receipt_file(file: RepoFile, found: &BTreeMap<Digest, Metadata>) -> Option<ReceiptFile> {
-    let found = found.get(&file.digest)?;
+fn receipt_file(file: RepoFile, staged: &Staged) -> ReceiptFile {
     let RepoFile { path, size, digest } = file;
-    Some(ReceiptFile { path, size, digest, mtime_ns: mtime_ns(found), inode: found.ino() })
+    ReceiptFile { path, size, digest, mtime_ns: staged.mtime_ns, inode: staged.inode }
 }
 
-/// The blobs of the files, each once, in the order in which they come first.
-fn blobs(fetch: &Fetch) -> Result<Vec<Blob>> {
-    let mut blobs: Vec<Blob> = Vec::new();
-    let mut known: BTreeMap<&Digest, usize> = BTreeMap::new();
-    for file in &fetch.files {
-        let at = *known.entry(&file.digest).or_insert(blobs.len());
-        match blobs.get_mut(at) {
-            None => blobs.push(Blob { file: file.clone(), paths: 1 }),
-            Some(blob) if blob.file.size == file.size => blob.paths += 1,
-            Some(blob) => {
-                return Err(Error::new(
-                    Reason::StructureInvalid,
-                    format!(
-                        "{} and {} of {} have one digest and two sizes",
-                        blob.file.path, file.path, fetch.repo
-                    ),
-                    "report it to the model's owner",
-                ));
-            }
+/// Which blobs the files have, by number; a blob is fetched once whatever the number of its names.
+struct Blobs {
+    /// The first file that has it.
+    first: Vec<usize>,
+    /// How many files have it.
+    paths: Vec<u64>,
+    /// The blob of each file.
+    of_file: Vec<usize>,
+}
+
+fn blobs(fetch: &Fetch) -> Result<Blobs> {
+    let mut blobs = Blobs { first: Vec::new(), paths: Vec::new(), of_file: Vec::new() };
+    let mut known: HashMap<&Digest, usize> = HashMap::new();
+    for (number, file) in fetch.files.iter().enumerate() {
+        let blob = *known.entry(&file.digest).or_insert(blobs.first.len());
+        blobs.of_file.push(blob);
+        let Some(first) = blobs.first.get(blob) else {
+            blobs.first.push(number);
+            blobs.paths.push(1);
+            continue;
+        };
+        let first = &fetch.files[*first];
+        if first.size != file.size {
+            return Err(Error::new(
+                Reason::StructureInvalid,
+                format!("{} and {} of {} have one digest and two sizes", first.path, file.path, fetch.repo),
+                "report it to the model's owner",
+            ));
         }
+        blobs.paths[blob] += 1;
     }
     Ok(blobs)
 }
 
 impl Job {
-    /// Stages all blobs, as many at a time as there are connections.
-    async fn stage_all(self: &Arc<Self>, blobs: Vec<Blob>, at_once: usize) -> Result<Vec<Published>> {
-        let mut todo = VecDeque::from(blobs);
+    /// Stages all blobs, as many at a time as there may be connections; what came of each by its number.
+    async fn stage_all(
+        self: &Arc<Self>,
+        blobs: impl Iterator<Item = Blob>,
+        at_once: usize,
+    ) -> Result<HashMap<usize, Staged>> {
+        let mut todo = blobs.enumerate();
         let mut tasks = JoinSet::new();
-        let (mut done, mut failed) = (Vec::new(), None);
+        let (mut done, mut failed) = (HashMap::new(), None);
         loop {
             while tasks.len() < at_once
                 && failed.is_none()
-                && let Some(blob) = todo.pop_front()
+                && let Some((number, blob)) = todo.next()
             {
-                tasks.spawn(Arc::clone(self).stage(blob));
+                let job = Arc::clone(self);
+                tasks.spawn(async move { job.stage(blob).await.map(|staged| (number, staged)) });
             }
             match tasks.join_next().await {
                 None => break,
-                Some(Ok(Ok(published))) => done.push(published),
+                Some(Ok(Ok((number, staged)))) => drop(done.insert(number, staged)),
                 Some(ended) => {
                     self.stop.cancel();
                     let error = ended.map_err(blocking_failed).and_then(|ended| ended.map(|_| ())).err();

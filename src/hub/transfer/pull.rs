@@ -135,11 +135,12 @@ impl Job {
             }
             *owner = true;
         }
-        let mut sink = Sink::new(file, if whole { 0 } else { wanted.start });
+        let run = if whole { 0..file.partial.size() } else { wanted };
+        let mut sink = Sink::new(file, run.start);
         let mut stream = Stream { place: host(response.url()), source, response, path: &file.path };
-        let streamed = match whole {
-            true => self.stream_whole(file, &mut stream, &mut sink).await,
-            false => self.stream_piece(file, &mut stream, wanted, piece, &mut sink).await,
+        let streamed = match *owner {
+            true => self.stream_rest(file, &mut stream, run, &mut sink).await,
+            false => self.stream_piece(file, &mut stream, run, piece, &mut sink).await,
         };
         sink.close().await.map_err(Failure::Local)?;
         streamed.map(|()| Step::Done)
@@ -173,6 +174,7 @@ impl Job {
             }
             let wanted = piece.came(came);
             metrics::bytes_wasted("hedged", came - wanted);
+            self.paced(came, &file.stop).await;
             sink.push(left.start, chunk.slice(..wanted as usize)).await.map_err(Failure::Local)?;
             if piece.left().is_empty() && left.start + came < asked.end {
                 // The rest of the answer is another connection's.
@@ -181,14 +183,15 @@ impl Job {
         }
     }
 
-    /// Takes a whole file off an answer. Bytes that are on the disk already are dropped.
-    async fn stream_whole(
+    /// Takes a whole file off an answer, or what is asked for to its end. Bytes that are on the disk already are dropped.
+    async fn stream_rest(
         &self,
         file: &FileJob,
         stream: &mut Stream<'_>,
+        run: Range<u64>,
         sink: &mut Sink,
     ) -> Result<(), Failure> {
-        let (mut at, end) = (0, file.partial.size());
+        let Range { start: mut at, end } = run;
         while let Some(chunk) = self.next(stream, &file.stop).await? {
             let length = chunk.len() as u64;
             if at + length > end {
@@ -197,6 +200,7 @@ impl Job {
             let missing = file.missing_in(at..at + length);
             let wanted: u64 = missing.iter().map(|range| range.end - range.start).sum();
             metrics::bytes_wasted("restarted", length - wanted);
+            self.paced(length, &file.stop).await;
             for range in missing {
                 let cut = (range.start - at) as usize..(range.end - at) as usize;
                 sink.push(range.start, chunk.slice(cut)).await.map_err(Failure::Local)?;
@@ -206,6 +210,16 @@ impl Job {
         match at == end {
             true => Ok(()),
             false => Err(stream.odd("stopped before the end")),
+        }
+    }
+
+    /// Waits as long as the limits of job and host say that these bytes take. They are used also when the transfer
+    /// stops meanwhile.
+    pub(super) async fn paced(&self, bytes: u64, stop: &CancellationToken) {
+        tokio::select! {
+            biased;
+            () = self.limit.take(bytes) => {}
+            () = stop.cancelled() => {}
         }
     }
 

@@ -25,6 +25,11 @@ impl Queue {
 
     pub(super) fn push(&self, file: Arc<FileJob>) {
         self.files().push_back(file);
+        self.look();
+    }
+
+    /// There may be new pieces.
+    pub(super) fn look(&self) {
         self.pushed.notify_waiters();
     }
 

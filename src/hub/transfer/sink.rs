@@ -1,110 +1,86 @@
 //! Where the bytes of one answer go: gathered, written on a thread that may block, noted in the journal.
 
-use std::ops::Range;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use tokio::task::JoinHandle;
-
+use super::blocking;
 use super::file::FileJob;
-use super::{blocking, blocking_failed};
 use crate::error::Result;
+use bytes::Bytes;
 
-/// Bytes that are gathered before they are written; at most twice this waits in memory per connection.
+/// Bytes that are gathered before they are written.
 const WRITE: u64 = 128 << 10;
 /// A connection remembers at least this often what it brought.
 const NOTE: u64 = 4 << 20;
 
-/// Gathers what comes and writes it, one write at a time.
+/// Gathers what comes and writes it. While a write is under way nothing more is read from this connection: what waits
+/// in memory is bounded, and the other connections go on.
 pub(super) struct Sink {
     file: Arc<FileJob>,
     held: Vec<Bytes>,
     /// Where the held bytes begin, and where they end.
     start: u64,
     end: u64,
-    /// Everything of this run before here is on the disk.
-    written: u64,
-    /// Everything before here is in the journal.
+    /// Everything before here, from where this run began, is in the journal.
     noted: u64,
-    pending: Option<JoinHandle<Result<Range<u64>>>>,
     /// A write failed; what comes after the hole is not written.
     broken: bool,
 }
 
 impl Sink {
     pub(super) fn new(file: &Arc<FileJob>, at: u64) -> Self {
-        let file = Arc::clone(file);
-        let (held, pending, broken) = (Vec::new(), None, false);
-        Self { file, held, start: at, end: at, written: at, noted: at, pending, broken }
+        Self { file: Arc::clone(file), held: Vec::new(), start: at, end: at, noted: at, broken: false }
     }
 
     pub(super) async fn push(&mut self, at: u64, bytes: Bytes) -> Result<()> {
         if at != self.end {
             self.close().await?;
-            (self.start, self.end, self.written, self.noted) = (at, at, at, at);
+            (self.start, self.end, self.noted) = (at, at, at);
         }
         self.end += bytes.len() as u64;
         self.held.push(bytes);
-        if self.end - self.start >= WRITE {
-            self.write().await?;
-        }
-        Ok(())
+        if self.end - self.start >= WRITE { self.write(NOTE).await } else { Ok(()) }
     }
 
-    /// Writes everything, and notes what was written, also when the last write failed.
+    /// Writes everything, and notes what was written, also when a write failed.
     pub(super) async fn close(&mut self) -> Result<()> {
-        let mut result = self.write().await;
-        result = result.and(self.settle().await);
-        let note = std::mem::replace(&mut self.noted, self.written)..self.written;
-        if !note.is_empty() && !self.file.comparing {
-            let file = Arc::clone(&self.file);
-            result = result.and(blocking(move || file.partial.note(&note)).await);
+        let closed = self.write(1).await;
+        let note = self.noted..self.start;
+        if note.is_empty() || self.file.comparing {
+            return closed;
         }
-        result
+        self.noted = self.start;
+        let file = Arc::clone(&self.file);
+        closed.and(blocking(move || file.partial.note(&note)).await)
     }
 
-    /// Starts the next write, after the one before it has ended. What that one brought is noted now and then.
-    async fn write(&mut self) -> Result<()> {
-        self.settle().await?;
-        let (pieces, range) = (std::mem::take(&mut self.held), self.start..self.end);
-        self.start = self.end;
-        if self.broken || pieces.is_empty() {
+    /// Writes what is held, and notes what was written if it is at least `note_from` bytes.
+    async fn write(&mut self, note_from: u64) -> Result<()> {
+        if self.broken || (self.held.is_empty() && self.start - self.noted < note_from) {
             return Ok(());
         }
-        let mut note = self.noted..self.written;
-        if note.end - note.start < NOTE {
-            note.end = note.start;
-        }
-        self.noted = note.end;
+        let (pieces, range) = (std::mem::take(&mut self.held), self.start..self.end);
+        let note = self.noted..self.end;
+        let is_due = note.end - note.start >= note_from;
         let file = Arc::clone(&self.file);
-        self.pending = Some(tokio::task::spawn_blocking(move || {
+        let (at, written) = (range.start, range.clone());
+        let work = move || {
             if file.comparing {
-                if file.partial.correct(range.start, &pieces)? {
+                if file.partial.correct(at, &pieces)? {
                     file.corrected();
                 }
-                return Ok(range);
+                return Ok(());
             }
-            if !note.is_empty() {
-                file.partial.note(&note)?;
-            }
-            file.partial.write(range.start, &pieces)?;
-            Ok(range)
-        }));
-        Ok(())
-    }
-
-    async fn settle(&mut self) -> Result<()> {
-        let Some(pending) = self.pending.take() else { return Ok(()) };
-        match pending.await.map_err(blocking_failed).and_then(|written| written) {
-            Ok(range) => {
-                self.written = range.end;
-                self.file.received(range);
-                Ok(())
-            }
-            Err(error) => {
-                self.broken = true;
-                Err(error)
-            }
+            file.partial.write(at, &pieces)?;
+            if is_due { file.partial.note(&note) } else { Ok(()) }
+        };
+        let done = blocking(work).await;
+        self.broken = done.is_err();
+        done?;
+        self.start = written.end;
+        if is_due || self.file.comparing {
+            self.noted = written.end;
         }
+        self.file.received(written);
+        Ok(())
     }
 }

@@ -4,8 +4,8 @@ use std::fs;
 use std::time::Duration;
 
 use super::*;
-use crate::hub::Config;
 use crate::hub::testing::{Fault, TestHub, commit, noise, repo, sha256};
+use crate::hub::{Config, Limits};
 use crate::layout::Cache;
 
 /// Twelve pieces of 64 KiB and a bit.
@@ -39,6 +39,7 @@ impl Fixture {
             files: self.files.clone(),
             into: self.place(),
             trusted: Arc::new(|_, _| false),
+            limit: Limits::new(None).job(larder_jobs::JobId::new(jiff::Timestamp::UNIX_EPOCH, 0), None),
         }
     }
 
@@ -112,6 +113,15 @@ async fn a_source_that_ignores_ranges_is_streamed() {
     fixture.server.faults(std::iter::repeat_n(Fault::Whole(LARGE), 20));
     fixture.fetch(|_| {}).await.expect("fetched");
     fixture.assert_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_ignores_ranges_only_at_first_is_taken_at_its_word() {
+    let fixture = Fixture::large().await;
+    fixture.server.faults([Fault::Whole(LARGE / 3)]);
+    let fetched = fixture.fetch(|config| config.connections = 1).await.expect("fetched");
+    fixture.assert_clean();
+    assert_eq!(fetched.bytes_fetched, LARGE as u64, "every byte came once and to its place");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -40,7 +40,8 @@ impl Job {
     /// Brings a file over Xet if that is asked for, the source has it there, and nothing of it is here; returns how
     /// many bytes of the partial came so. What did not come is left to the ranges.
     pub(super) async fn by_xet(&self, file: &RepoFile, source: &Source, progress: &InFlight) -> Result<u64> {
-        if !self.hub.config.xet || file.size < XET_FROM {
+        // Nobody can hold a child to a bandwidth, so whoever has a limit gets ranges.
+        if !self.hub.config.xet || file.size < XET_FROM || self.limit.is_set() {
             return Ok(0);
         }
         let (into, wanted) = (self.into.clone(), file.clone());

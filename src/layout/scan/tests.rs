@@ -125,7 +125,8 @@ fn a_receipt_makes_missing_files_visible() {
     let commit: CommitId = "c".repeat(40).parse().expect("commit");
     let digest = Digest::git_sha1(&"a".repeat(40)).expect("hex");
     fs::write(repo_dir.blob(&digest), "four").expect("blob");
-    repo_dir.publish_snapshot(&commit, &[("x".parse().expect("path"), digest.clone())]).expect("published");
+    let path = "x".parse().expect("path");
+    repo_dir.publish_snapshot(&commit, [(&path, &digest)].into_iter()).expect("published");
     let mut receipt =
         Receipt::new(repo_dir.repo().clone(), commit.clone(), "http://h", jiff::Timestamp::now());
     receipt.revisions.push(Revision::main());

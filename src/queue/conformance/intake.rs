@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use larder_jobs::{Job, JobId, Reason, State};
+use larder_jobs::{Bandwidth, Job, JobId, Reason, State};
 use serde_json::json;
 
 use super::{KIND, Make, Rig, done};
@@ -55,6 +55,26 @@ pub(in crate::queue) async fn a_join_takes_the_more_urgent_of_both(make: Make) {
     };
     assert!(download.pin);
     assert_eq!(rig.get(record.id).await, record);
+}
+
+pub(in crate::queue) async fn a_join_takes_the_more_generous_limit(make: Make) {
+    let rig = make(config()).await;
+    let ask = async |bandwidth: Option<u64>| {
+        let mut job = job("a/b");
+        let larder_jobs::Work::Download(download) = &mut job.work else { panic!("a download") };
+        download.bandwidth = bandwidth.map(|bytes| Bandwidth::new(bytes).expect("not zero"));
+        let record = rig.store.enqueue(job).await.expect("accepted").record;
+        assert_eq!(rig.get(record.id).await, record);
+        let larder_jobs::Work::Download(download) = record.decode().expect("decodes").work else {
+            panic!("a download")
+        };
+        download.bandwidth.map(Bandwidth::bytes)
+    };
+    assert_eq!(ask(Some(20)).await, Some(20));
+    assert_eq!(ask(Some(9)).await, Some(20));
+    assert_eq!(ask(Some(100)).await, Some(100));
+    assert_eq!(ask(None).await, None);
+    assert_eq!(ask(Some(500)).await, None, "who asked for no limit still waits for the job");
 }
 
 pub(in crate::queue) async fn a_cancelled_want_is_not_joined(make: Make) {

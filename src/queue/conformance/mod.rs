@@ -42,6 +42,7 @@ macro_rules! conformance {
         $crate::queue::conformance::conformance!(@ $make;
             same_want_in_flight_is_one_job
             a_join_takes_the_more_urgent_of_both
+            a_join_takes_the_more_generous_limit
             a_cancelled_want_is_not_joined
             an_idempotency_key_answers_after_the_end
             a_full_queue_refuses

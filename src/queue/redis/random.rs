@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use larder_jobs::client::Connection;
-use larder_jobs::{FileProgress, Hosts, Job, JobId, Kind, Progress, Reason, State, Target, Work};
+use larder_jobs::{Bandwidth, FileProgress, Hosts, Job, JobId, Kind, Progress, Reason, State, Target, Work};
 use proptest::prelude::*;
 use proptest::test_runner::{TestCaseError, TestError, TestRunner};
 use tempfile::TempDir;
@@ -43,6 +43,7 @@ struct Ask {
     repo: u8,
     priority: i16,
     pin: bool,
+    bandwidth: Option<u64>,
     requester: Option<&'static str>,
     key: Option<&'static str>,
     not_before: Option<i64>,
@@ -65,11 +66,13 @@ fn maybe_name() -> impl Strategy<Value = Option<&'static str>> {
 fn ask() -> impl Strategy<Value = Ask> {
     let key = prop::option::weighted(0.2, prop::sample::select(vec!["k", "night/1", "ключ"]));
     let moment = || prop::option::weighted(0.3, prop_oneof![-500..0_i64, 0..3_000_i64, Just(60_000_i64)]);
-    let fields = (0..6_u8, -1..2_i16, any::<bool>(), maybe_name(), key, moment(), moment());
-    fields.prop_map(|(repo, priority, pin, requester, key, not_before, deadline)| Ask {
+    let bandwidth = prop::option::weighted(0.8, 1..4_u64);
+    let fields = (0..6_u8, -1..2_i16, any::<bool>(), bandwidth, maybe_name(), key, moment(), moment());
+    fields.prop_map(|(repo, priority, pin, bandwidth, requester, key, not_before, deadline)| Ask {
         repo,
         priority,
         pin,
+        bandwidth,
         requester,
         key,
         not_before,
@@ -186,6 +189,7 @@ impl Twins {
         let mut job = job(&format!("a/{}", ask.repo));
         let Work::Download(download) = &mut job.work else { unreachable!("a download") };
         download.pin = ask.pin;
+        download.bandwidth = ask.bandwidth.and_then(|bytes| Bandwidth::new(bytes).ok());
         let moment = |millis| self.hands.now() + jiff::SignedDuration::from_millis(millis);
         job.common.priority = ask.priority;
         job.common.requested_by = ask.requester.map(str::to_owned);

@@ -1,10 +1,16 @@
-//! Filesystems that fill up or lose power, for real. Both need root; without it they are `None` and the test says so.
+//! Filesystems that fill up, lose power or fail, for real. All need root; without it they are `None` and the test says
+//! so.
+
+mod faulty;
+mod mirror;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
+
+pub use faulty::{Faulty, Operation};
 
 /// Runs a command quietly; says whether it worked.
 fn works(program: &str, args: &[&str]) -> bool {

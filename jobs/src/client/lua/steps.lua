@@ -2,9 +2,10 @@
 
 local verbs = {}
 
--- id kind target want job priority deadline not_before requester key pin max_queued
+-- id kind target want job priority deadline not_before requester key pin bandwidth max_queued
 -- -> created, job; or FULL and how many wait
-function verbs.enqueue(id, kind, target, want, payload, priority, deadline, not_before, requester, key, pin, most)
+function verbs.enqueue(id, kind, target, want, payload, priority, deadline, not_before, requester, key, pin, bandwidth,
+  most)
   deadline, not_before, requester, key = given(deadline), given(not_before), given(requester), given(key)
   -- The answer to the first try may have got lost, and the job may even be done by now.
   local mine = load(id)
@@ -23,6 +24,13 @@ function verbs.enqueue(id, kind, target, want, payload, priority, deadline, not_
     remember_requester(job, requester)
     remember_key(job, key)
     if pin == '1' then job.pin = '1' end
+    -- The more generous limit; none at all beats any, and what is not there was never limited.
+    local limit = tonumber(job.bandwidth)
+    if limit and not given(bandwidth) then
+      job.bandwidth = 'none'
+    elseif limit and tonumber(bandwidth) > limit then
+      job.bandwidth = bandwidth
+    end
     if job.state == 'waiting' and not job.reason then
       local due = not_before and tonumber(not_before) or NOW
       if job.due then job.due = int(math.min(tonumber(job.due), due)) end
@@ -40,6 +48,7 @@ function verbs.enqueue(id, kind, target, want, payload, priority, deadline, not_
   local job = draft({})
   job.v, job.id, job.kind, job.target, job.want, job.job = '1', id, kind, target, want, payload
   job.priority, job.deadline = priority ~= '0' and priority, deadline
+  job.bandwidth = given(bandwidth)
   job.state, job.due = due and 'waiting' or 'queued', due
   job.created_at, job.seq = int(NOW), int(redis.call('INCR', P .. 'seq') - 1)
   remember_requester(job, requester)

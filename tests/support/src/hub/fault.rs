@@ -1,6 +1,7 @@
 //! The ways in which a hub, a CDN or the network between can fail, each as a switch.
 
 use super::record::Host;
+use crate::dice::Dice;
 
 /// What goes wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +26,22 @@ pub enum FaultKind {
         /// Offset in the file (not in the answer).
         at: u64,
     },
+    /// All bytes of a part of the file are wrong; fires on an answer that contains any of them.
+    WrongRange {
+        /// Offset in the file of the first wrong byte.
+        from: u64,
+        /// Offset in the file of the first right byte behind.
+        to: u64,
+    },
+    /// The connection closes orderly after a random number of bytes; fires only on file bytes.
+    CutAnywhere,
+    /// After that many bytes of the body the rest trickles; other answers run as fast as they may.
+    Trickle {
+        /// Bytes of this answer's body sent before at full speed.
+        after_bytes: u64,
+        /// Bytes a second from then on.
+        rate: u64,
+    },
     /// The body, and `Content-Length` with it, is shorter than the file or range.
     ShortBody {
         /// Bytes that lack at the end.
@@ -44,6 +61,8 @@ pub enum FaultKind {
     },
     /// 200 with the whole body where a range was asked for.
     IgnoreRange,
+    /// 416 to a request for a range that exists, as a CDN edge with a shorter copy answers.
+    Unsatisfiable,
     /// 200 with a web page, as a captive portal or a proxy gives it.
     Html,
     /// A redirect to this address.
@@ -67,6 +86,9 @@ pub struct Fault {
     pub(crate) left: Option<u32>,
     pub(crate) host: Option<Host>,
     pub(crate) method: Option<String>,
+    /// Of a hundred answers that it fits, how many it hits.
+    percent: u64,
+    dice: Dice,
 }
 
 impl Fault {
@@ -80,6 +102,8 @@ impl Fault {
             left: Some(1),
             host: None,
             method: None,
+            percent: 100,
+            dice: Dice::new(0),
         }
     }
 
@@ -113,6 +137,26 @@ impl Fault {
         self
     }
 
+    /// Hits that many of a hundred answers that it fits, chosen by dice: the same ones in the same order of requests.
+    pub fn share(mut self, percent: u64, seed: u64) -> Self {
+        (self.percent, self.dice) = (percent, Dice::new(seed));
+        self
+    }
+
+    /// Whether it hits this one of the answers that it fits.
+    pub(crate) fn rolls(&mut self) -> bool {
+        self.percent >= 100 || self.dice.below(100) < self.percent
+    }
+
+    /// What it does to a body of so many bytes.
+    pub(crate) fn strike(&mut self, len: u64) -> FaultKind {
+        self.left = self.left.map(|left| left - 1);
+        match self.kind {
+            FaultKind::CutAnywhere => FaultKind::Cut { after_bytes: self.dice.below(len) },
+            _ => self.kind.clone(),
+        }
+    }
+
     /// Short for [`FaultKind::Status`].
     pub fn status(self, code: u16) -> Self {
         self.kind(FaultKind::Status { code, retry_after: None })
@@ -136,6 +180,21 @@ impl Fault {
     /// Short for [`FaultKind::Stall`].
     pub fn stall(self, after_bytes: u64) -> Self {
         self.kind(FaultKind::Stall { after_bytes })
+    }
+
+    /// Short for [`FaultKind::CutAnywhere`].
+    pub fn cut_anywhere(self) -> Self {
+        self.kind(FaultKind::CutAnywhere)
+    }
+
+    /// Short for [`FaultKind::Trickle`].
+    pub fn trickle(self, after_bytes: u64, rate: u64) -> Self {
+        self.kind(FaultKind::Trickle { after_bytes, rate })
+    }
+
+    /// Short for [`FaultKind::WrongRange`].
+    pub fn wrong_range(self, range: std::ops::Range<u64>) -> Self {
+        self.kind(FaultKind::WrongRange { from: range.start, to: range.end })
     }
 
     /// Short for [`FaultKind::WrongBytes`].

@@ -125,6 +125,13 @@ impl Reply {
         self.headers.iter().find(|(known, _)| *known == name).map(|(_, value)| value.as_str())
     }
 
+    /// 416 from somebody who has `total` bytes.
+    fn unsatisfiable(total: u64) -> Self {
+        let mut reply = Self::new(416, "text/plain", "Range Not Satisfiable");
+        reply.set("Content-Range", format!("bytes */{total}"));
+        reply
+    }
+
     /// Narrows the answer to the range asked for: 206, or 416 when nothing of it exists.
     pub(crate) fn ranged(mut self, range: Option<&str>) -> Self {
         let total = self.content.len();
@@ -139,8 +146,7 @@ impl Reply {
                 self
             }
             Some(Range::Unsatisfiable) => {
-                let mut reply = Self::new(416, "text/plain", "Range Not Satisfiable");
-                reply.set("Content-Range", format!("bytes */{total}"));
+                let mut reply = Self::unsatisfiable(total);
                 reply.file = self.file;
                 reply
             }
@@ -154,10 +160,17 @@ impl Reply {
             FaultKind::Status { .. } | FaultKind::Html | FaultKind::Redirect { .. } => true,
             FaultKind::Cut { after_bytes }
             | FaultKind::Reset { after_bytes }
-            | FaultKind::Stall { after_bytes } => sends_body && *after_bytes < self.len,
+            | FaultKind::Stall { after_bytes }
+            | FaultKind::Trickle { after_bytes, .. } => sends_body && *after_bytes < self.len,
+            FaultKind::CutAnywhere => sends_body && self.is_content && self.len > 0,
+            FaultKind::WrongRange { from, to } => {
+                sends_body && *from < self.start + self.len && self.start < *to
+            }
             FaultKind::WrongBytes { at } => sends_body && (self.start..self.start + self.len).contains(at),
             FaultKind::ShortBody { missing } => sends_body && *missing <= self.len,
-            FaultKind::IgnoreRange | FaultKind::WrongContentRange => self.status == 206,
+            FaultKind::IgnoreRange | FaultKind::WrongContentRange | FaultKind::Unsatisfiable => {
+                self.status == 206
+            }
             FaultKind::ChangedCommit => !self.file.is_empty() && self.header("X-Repo-Commit").is_some(),
             FaultKind::RangelessRefused => self.is_content && call.method == "GET" && call.range.is_none(),
             FaultKind::LyingLength { .. } => false,
@@ -177,6 +190,7 @@ impl Reply {
             FaultKind::Html => *self = Self::html(),
             FaultKind::Redirect { to } => *self = Self::redirect(302, to),
             FaultKind::RangelessRefused => *self = Self::refusal(400, None, "Range header required."),
+            FaultKind::Unsatisfiable => *self = Self::unsatisfiable(0),
             FaultKind::ShortBody { missing } => self.len -= missing,
             FaultKind::IgnoreRange => {
                 self.status = 200;
@@ -192,8 +206,9 @@ impl Reply {
                 let commit = self.header("X-Repo-Commit").unwrap_or_default().to_owned();
                 self.set("X-Repo-Commit", Content::from(commit).git_oid());
             }
-            FaultKind::Cut { .. } | FaultKind::Reset { .. } | FaultKind::Stall { .. } => {}
-            FaultKind::WrongBytes { .. } | FaultKind::LyingLength { .. } => {}
+            FaultKind::Cut { .. } | FaultKind::CutAnywhere | FaultKind::Reset { .. } => {}
+            FaultKind::Stall { .. } | FaultKind::Trickle { .. } => {}
+            FaultKind::WrongBytes { .. } | FaultKind::WrongRange { .. } | FaultKind::LyingLength { .. } => {}
         }
         self.file = file;
     }

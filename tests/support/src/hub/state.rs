@@ -111,7 +111,7 @@ impl State {
         size + extra.unwrap_or(0)
     }
 
-    /// Takes the first waiting fault that fits the request and its answer.
+    /// Takes the first waiting fault that fits the request and its answer, unless its dice let the answer go.
     pub(crate) fn take_fault(&mut self, call: &Call, reply: &Reply) -> Option<FaultKind> {
         let fits = |fault: &Fault| {
             fault.left != Some(0)
@@ -120,9 +120,12 @@ impl State {
                 && (call.path.contains(&fault.on) || reply.file.contains(&fault.on))
                 && reply.suffers(&fault.kind, call)
         };
-        let fault = self.faults.iter_mut().find(|fault| fits(fault))?;
-        fault.left = fault.left.map(|left| left - 1);
-        Some(fault.kind.clone())
+        let fault = self
+            .faults
+            .iter_mut()
+            .filter(|fault| fits(fault))
+            .find_map(|fault| fault.rolls().then_some(fault))?;
+        Some(fault.strike(reply.len))
     }
 
     /// Adds the models that were waiting for this request.

@@ -337,3 +337,73 @@ fn paths_info_takes_json_and_forms() {
         );
     }
 }
+
+#[test]
+fn a_share_of_the_answers_is_cut_anywhere_and_the_same_ones_in_every_run() {
+    let cuts = |seed: u64| {
+        let (hub, _, location) = served();
+        hub.fault(Fault::on("model.safetensors").cut_anywhere().share(20, seed).always());
+        let got: Vec<usize> = (0..200)
+            .map(|_| get(&location, &[("Range", "bytes=0-9999")]))
+            .map(|got| {
+                assert_eq!((got.status, got.end.is_ok()), (206, true), "cut orderly");
+                got.body.len()
+            })
+            .collect();
+        assert!(hub.requests().iter().all(|request| request.content == (request.status == 206)));
+        got
+    };
+    let first = cuts(1);
+    let cut: Vec<_> = first.iter().filter(|len| **len < 10_000).collect();
+    assert!((20..60).contains(&cut.len()), "{} of 200 were cut", cut.len());
+    assert!(cut.iter().any(|len| **len < 3_000) && cut.iter().any(|len| **len > 7_000), "{cut:?}");
+    assert_eq!(first, cuts(1));
+    assert_ne!(first, cuts(2));
+}
+
+#[test]
+fn wrong_ranges_come_once_or_always_and_only_where_they_are() {
+    let (hub, _, location) = served();
+    let whole = sample().at("model.safetensors").content.slice(0, u64::MAX).expect("reads");
+    let part = |range: &str| get(&location, &[("Range", range)]).body;
+    hub.fault(Fault::on("model.safetensors").wrong_range(600_000..700_000));
+    assert_eq!(part("bytes=0-599999"), whole[..600_000], "the fault waits");
+    let wrong = get(&location, &[]).body;
+    assert!(wrong[..600_000] == whole[..600_000] && wrong[700_000..] == whole[700_000..]);
+    assert!(
+        wrong[600_000..700_000]
+            .iter()
+            .zip(&whole[600_000..700_000])
+            .all(|(wrong, right)| wrong ^ 1 == *right)
+    );
+    assert_eq!(part("bytes=600000-699999"), whole[600_000..700_000], "it comes once");
+    hub.fault(Fault::on("model.safetensors").wrong_range(5..6).always());
+    for _ in 0..3 {
+        assert_eq!(part("bytes=4-6"), [whole[4], whole[5] ^ 1, whole[6]]);
+    }
+}
+
+#[test]
+fn one_answer_trickles_while_the_others_run() {
+    let (hub, _, location) = served();
+    hub.fault(Fault::on("model.safetensors").trickle(1_000_000, 20_000));
+    let slow = send("GET", &location, &[], "").expect("connects");
+    assert!(hub.wait_for_bytes("model.safetensors", 1_000_000, SOON));
+    let begun = std::time::Instant::now();
+    assert!(get(&location, &[]).is_whole());
+    let trickled = hub.requests()[0].bytes_sent - 1_000_000;
+    let most = 20_000 * (begun.elapsed().as_secs() + 1);
+    assert!(trickled <= most, "{trickled} bytes of the slow one in {:?}", begun.elapsed());
+    drop(slow);
+    assert!(hub.wait_for(|requests| requests[0].done, SOON), "nobody reads it any more");
+}
+
+#[test]
+fn a_range_that_exists_may_be_refused() {
+    let (hub, _, location) = served();
+    hub.fault(Fault::on("model.safetensors").kind(FaultKind::Unsatisfiable));
+    assert_eq!(get(&location, &[]).status, 200, "only ranges are");
+    let refused = get(&location, &[("Range", "bytes=0-9")]);
+    assert_eq!((refused.status, refused.header("Content-Range")), (416, Some("bytes */0")));
+    assert_eq!(get(&location, &[("Range", "bytes=0-9")]).status, 206);
+}

@@ -1,6 +1,7 @@
 //! HTTP/1.1 on the bare socket, because a reset, a stall or a wrong length is what no server library will do.
 
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -216,6 +217,11 @@ impl Body<'_> {
                 self.part(*after_bytes, self.reply.len, throttle).await?;
                 Ok(End::KeepAlive)
             }
+            Some(FaultKind::Trickle { after_bytes, rate }) => {
+                self.part(0, *after_bytes, throttle).await?;
+                self.part(*after_bytes, self.reply.len, Some(*rate)).await?;
+                Ok(End::KeepAlive)
+            }
             _ => {
                 self.part(0, self.reply.len, throttle).await?;
                 Ok(End::KeepAlive)
@@ -226,8 +232,9 @@ impl Body<'_> {
     /// Sends the bytes `from..to` of the body, at most `throttle` a second.
     async fn part(&mut self, from: u64, to: u64, throttle: Option<u64>) -> io::Result<()> {
         let wrong = match self.fault {
-            Some(FaultKind::WrongBytes { at }) => Some(*at),
-            _ => None,
+            Some(FaultKind::WrongBytes { at }) => *at..*at + 1,
+            Some(FaultKind::WrongRange { from, to }) => *from..*to,
+            _ => 0..0,
         };
         let chunk = throttle.map_or(CHUNK, |rate| (rate / 20).clamp(1, CHUNK));
         let mut buffer = vec![0; usize::try_from(chunk.min(to - from)).expect("a chunk fits")];
@@ -238,9 +245,7 @@ impl Body<'_> {
             let out = &mut buffer[..usize::try_from(n).expect("a chunk fits")];
             let offset = self.reply.start + sent;
             reader.fill(offset, out)?;
-            if let Some(at) = wrong.and_then(|at| at.checked_sub(offset)).filter(|at| *at < n) {
-                out[usize::try_from(at).expect("a chunk fits")] ^= 0x01;
-            }
+            spoil(out, offset, &wrong);
             if let Some(rate) = throttle {
                 due += Duration::from_secs_f64(n as f64 / rate as f64);
                 sleep_until(due).await;
@@ -260,6 +265,15 @@ impl Body<'_> {
             _ = release.changed() => Ok(()),
             gone = self.stream.peek(&mut byte) => Err(gone.err().unwrap_or(io::ErrorKind::BrokenPipe.into())),
         }
+    }
+}
+
+/// Flips a bit of each byte that stands for one of `wrong`, in bytes of the file from `offset`.
+fn spoil(out: &mut [u8], offset: u64, wrong: &Range<u64>) {
+    let within = |at: u64| usize::try_from(at.saturating_sub(offset)).unwrap_or(usize::MAX).min(out.len());
+    let (from, to) = (within(wrong.start), within(wrong.end));
+    for byte in &mut out[from..to] {
+        *byte ^= 0x01;
     }
 }
 
