@@ -14,6 +14,7 @@ mod progress;
 mod serve;
 mod stage;
 mod watch;
+mod xet_fetch;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -24,6 +25,7 @@ use larder_jobs::{Invalid, Reason};
 
 use crate::config::{Environment, Settings, Sources};
 use crate::error::{Error, Result};
+use crate::hub;
 
 use args::{Args, Verb};
 use output::Output;
@@ -42,6 +44,13 @@ pub fn main() -> ExitCode {
 /// starts the log.
 pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let line: Vec<OsString> = args.into_iter().collect();
+    if line.get(1).is_some_and(|verb| verb == hub::CHILD_VERB) {
+        // Not for people: neither in the help nor in the completions.
+        return match xet_fetch::run() {
+            Ok(code) => ExitCode::from(code),
+            Err(error) => failed(&Output::new(false, false), &error),
+        };
+    }
     let args = match Args::try_parse_from(&line) {
         Ok(args) => args,
         Err(error) => return usage(&error, line.iter().any(|arg| arg == "--json")),
@@ -49,11 +58,13 @@ pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let output = Output::new(args.common.json, args.common.bytes);
     match run(args, &output) {
         Ok(code) => ExitCode::from(code),
-        Err(error) => {
-            output.failure(&error);
-            ExitCode::from(error.reason().exit_code())
-        }
+        Err(error) => failed(&output, &error),
     }
+}
+
+fn failed(output: &Output, error: &Error) -> ExitCode {
+    output.failure(error);
+    ExitCode::from(error.reason().exit_code())
 }
 
 /// clap's own texts: help and version on stdout with 0, mistakes on stderr with 2.

@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 use larder_jobs::{CommitId, RepoId, Revision};
 
 /// hf-hub sends no token that cannot stand in a header, and with any token it looks for no other.
-const NO_TOKEN: &str = "\n";
+pub(super) const NO_TOKEN: &str = "\n";
 
 /// What a revision is right now.
 #[derive(Debug, Clone, PartialEq, Eq)]

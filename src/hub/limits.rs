@@ -125,6 +125,11 @@ impl Drop for Running {
 }
 
 impl JobLimit {
+    /// Whether the job or its host has a limit now.
+    pub fn is_set(&self) -> bool {
+        self.running.bucket.bandwidth().or_else(|| self.running.host.bucket.bandwidth()).is_some()
+    }
+
     /// Takes what came: waits until the job may have it, and then until its host may. The bytes count from the call
     /// on, also if the future is dropped.
     pub async fn take(&self, bytes: u64) {

@@ -21,6 +21,7 @@ mod token;
 mod transfer;
 mod tree;
 mod trouble;
+mod xet;
 
 use std::fmt;
 use std::sync::Arc;
@@ -39,6 +40,7 @@ pub use client::Resolved;
 pub use limits::{JobLimit, Limits};
 pub use token::Token;
 pub use transfer::{Fetch, Fetched, Kept, PageCache, Phase, Totals, Tracker, Trust, kept};
+pub use xet::{CHILD_VERB, fetch_as_ordered};
 
 /// More connections than this make no transfer faster and no source happier.
 const MAX_CONNECTIONS: usize = 256;
@@ -72,6 +74,8 @@ pub struct Config {
     pub max_dirty: Size,
     /// What stays in memory of a file that is verified and flushed.
     pub page_cache: PageCache,
+    /// Large files that a source keeps in Xet are fetched over Xet first, by a child process.
+    pub xet: bool,
 }
 
 /// One mirror: its address, or a table with what else it needs.
@@ -172,6 +176,8 @@ struct Inner {
     /// Bytes that wait for the disk, over all downloads.
     dirty: Arc<transfer::Dirty>,
     limits: Limits,
+    /// The one child process for Xet that may run at a time.
+    xet: Semaphore,
     reached: Arc<AtomicBool>,
 }
 
@@ -211,7 +217,8 @@ impl Hub {
         let connections = Semaphore::new(config.connections);
         let dirty = Arc::new(transfer::Dirty::new(config.max_dirty.bytes()));
         let (limits, config) = (Limits::new(config.bandwidth), config.clone());
-        let inner = Inner { config, sources, connections, dirty, limits, reached };
+        let xet = Semaphore::new(1);
+        let inner = Inner { config, sources, connections, dirty, limits, xet, reached };
         Ok(Self { inner: Arc::new(inner) })
     }
 

@@ -77,6 +77,7 @@ pub(super) fn config(endpoint: &str) -> Config {
         range: Size(64 << 10),
         max_dirty: Size(64 << 20),
         page_cache: PageCache::Leave,
+        xet: false,
     }
 }
 

@@ -186,6 +186,12 @@ pub(super) fn causes(error: &reqwest::Error) -> String {
     if causes.is_empty() { "no details".to_owned() } else { shown(&causes.join(": ")) }
 }
 
+/// What another library says, without the addresses in it, which may hold signatures.
+pub(super) fn without_addresses(text: &str) -> String {
+    let words = text.split_whitespace().map(|word| if word.contains("://") { "(address)" } else { word });
+    shown(&words.collect::<Vec<_>>().join(" "))
+}
+
 /// A server's words, short and fit for a log line.
 fn shown(words: &str) -> String {
     words.chars().take(MAX_WORDS).map(|c| if c.is_control() { ' ' } else { c }).collect()

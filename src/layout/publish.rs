@@ -93,6 +93,23 @@ impl RepoDir {
         Ok(aside)
     }
 
+    /// Makes a folder for somebody who brings bytes on their own terms; it is removed with [`Self::drop_workshop`],
+    /// or swept with what else a killed process left.
+    ///
+    /// # Errors
+    /// `io_error`.
+    pub fn workshop(&self) -> Result<PathBuf> {
+        let folder = unique(&self.scratch(), "workshop");
+        real_folder(&folder).map(|()| folder)
+    }
+
+    /// Removes a folder that [`Self::workshop`] made, with all that is in it.
+    pub fn drop_workshop(folder: &Path) {
+        if let Err(error) = fs::remove_dir_all(folder) {
+            tracing::warn!(path = %folder.display(), %error, "a temporary folder stays behind for a day");
+        }
+    }
+
     /// Makes the files of a commit visible, all of them after every blob is there.
     ///
     /// A snapshot that is not there yet appears in one step. Where another client made it, missing links are

@@ -16,3 +16,4 @@ mod redis;
 mod resume;
 mod stage;
 mod store;
+mod xet;

@@ -176,14 +176,15 @@ impl Job {
     /// Brings all bytes into the partial, checks and publishes them. `None`: they are wrong, and out of the way.
     async fn stage_large(self: &Arc<Self>, blob: &Blob, replace: bool) -> Result<Option<(Metadata, u64)>> {
         let file = &blob.file;
+        let progress = self.tracker.begin(file.path.as_str(), file.size);
+        let route = Route::new(source::in_order(&self.hub.sources));
+        let by_xet = self.by_xet(file, &route.source(), &progress).await?;
         let (into, wanted, care) = (self.into.clone(), file.clone(), self.care.clone());
         let opened = blocking(move || Partial::open(&into, &wanted.digest, wanted.size, &care)).await;
         let (partial, Known { ranges, hashed }) = opened?;
-        let resumed = ranges.bytes();
+        let resumed = ranges.bytes().saturating_sub(by_xet);
         metrics::bytes_resumed(resumed);
-        self.less_to_do(resumed);
-        let progress = self.tracker.begin(file.path.as_str(), file.size);
-        let route = Route::new(source::in_order(&self.hub.sources));
+        self.less_to_do(ranges.bytes());
         let (path, stop) = (file.path.clone(), self.stop.child_token());
         let job = Arc::new(FileJob::new(path, partial, ranges, progress, route, stop));
         let from = hashed.and_then(|(at, state)| Some((at, Hasher::restore(&file.digest, &state)?)));

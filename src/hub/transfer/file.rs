@@ -65,7 +65,7 @@ impl FileJob {
         route: Route,
         stop: CancellationToken,
     ) -> Self {
-        progress.more(there.bytes());
+        progress.reached(there.bytes());
         Self::build(path, Arc::new(partial), there, Some(progress), route, stop)
     }
 

@@ -16,6 +16,7 @@
 
 mod blob;
 mod care;
+mod child;
 mod climb;
 mod crew;
 mod file;
@@ -31,12 +32,13 @@ mod route;
 mod sink;
 mod small;
 mod tracker;
+mod xet;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::fs::Metadata;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -112,6 +114,8 @@ struct Job {
     care: Care,
     /// Bytes that nobody has begun to fetch.
     todo: AtomicU64,
+    /// Xet failed for one of its files; the others do not try their luck.
+    no_xet: AtomicBool,
     stop: CancellationToken,
 }
 
@@ -149,6 +153,7 @@ impl Hub {
             crew: Crew::default(),
             care,
             todo: AtomicU64::new(todo),
+            no_xet: AtomicBool::new(false),
             stop: stop.clone(),
             hub,
         });

@@ -103,7 +103,7 @@ impl Job {
         }
     }
 
-    fn resolve_url(&self, source: &Source, path: &FilePath) -> Url {
+    pub(super) fn resolve_url(&self, source: &Source, path: &FilePath) -> Url {
         let (owner, name) = (self.repo.owner(), self.repo.name());
         let base = [owner, name, "resolve", self.commit.as_str()];
         source.url(base.into_iter().chain(path.as_str().split('/')))

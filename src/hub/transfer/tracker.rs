@@ -145,6 +145,13 @@ impl InFlight {
         self.tracker.done.fetch_add(bytes, Relaxed);
     }
 
+    /// `bytes` of it are on the disk, counted before or not.
+    pub(super) fn reached(&self, bytes: u64) {
+        let before = self.file.done.swap(bytes, Relaxed);
+        self.tracker.done.fetch_add(bytes, Relaxed);
+        self.tracker.done.fetch_sub(before, Relaxed);
+    }
+
     /// Its bytes were thrown away.
     pub(super) fn reset(&self) {
         let bytes = self.file.done.swap(0, Relaxed);

@@ -146,6 +146,14 @@ impl Hub {
         self.switch(|state| state.switches.redirect_small_files = redirect);
     }
 
+    /// Says of an LFS object that it is in Xet: under that hash, in the store at `cas`, which is one for all.
+    pub fn in_xet(&self, sha256: &str, hash: &str, cas: &str) {
+        self.switch(|state| {
+            state.xet.cas = cas.into();
+            state.xet.hashes.insert(sha256.into(), hash.into());
+        });
+    }
+
     /// How long signed CDN addresses stay valid; an hour unless said otherwise. Expired ones answer 403.
     pub fn url_lifetime(&self, lifetime: Duration) {
         self.switch(|state| state.switches.url_lifetime = lifetime);

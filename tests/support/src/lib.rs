@@ -2,13 +2,15 @@
 //!
 //! [`hub`] is a Hugging Face hub over HTTP with fault switches, [`models`] makes small models with true headers,
 //! [`mod@redis`] is a private Redis that can be stopped, killed and frozen, [`proxy`] a network in front of it that
-//! fails on demand, [`front`] TLS before the hub, [`forward`] the proxy through which a company lets its hosts out, [`impostor`] what listens in its place and is none, [`mod@larder`] and [`daemon`] run the binary in
+//! fails on demand, [`front`] TLS before the hub, [`forward`] the proxy through which a company lets its hosts out,
+//! [`cas`] the store behind Xet, [`impostor`] what listens in its place and is none, [`mod@larder`] and [`daemon`] run the binary in
 //! isolation and fail a test that leaves a mess behind, [`cache`] reads the hub cache independently of larder's own
 //! code, [`python`] runs the field's own readers, [`fs`] provides filesystems that fill up, lose power or fail.
 //!
 //! Nothing here imports larder: a bug there cannot hide itself here.
 
 pub mod cache;
+pub mod cas;
 mod certificates;
 pub mod daemon;
 pub mod dice;
@@ -26,6 +28,7 @@ pub mod proxy;
 pub mod python;
 pub mod redis;
 
+pub use cas::Cas;
 pub use daemon::{Daemon, DaemonOptions, Tripwire};
 pub use dice::Dice;
 pub use forward::ForwardProxy;

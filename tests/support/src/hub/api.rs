@@ -1,6 +1,7 @@
 //! The JSON side of the hub: repository info, listings with pages, references, who am I; and who may see what.
 
 use std::collections::BTreeSet;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
@@ -47,6 +48,10 @@ fn repo_answer(
             at(revision).map(|model| (model, paths_info(state, call, repo, model)))?
         }
         ["refs"] => at("main").map(|model| (model, refs(repo)))?,
+        ["xet-read-token", revision] => {
+            check_gate(state, call, repo, id)?;
+            at(revision).map(|model| (model, xet_token(state)))?
+        }
         ["resolve-cache", ..] => return Err(Reply::refusal(404, None, "Use the resolve address.").into()),
         _ => return Err(Reply::refusal(404, None, &format!("No such API on {id}.")).into()),
     };
@@ -143,6 +148,12 @@ fn info(state: &State, call: &Call, repo: &Repo, model: &Model) -> Value {
         "createdAt": "2022-03-02T23:29:04.000Z", "lastModified": DATE,
         "siblings": siblings,
     })
+}
+
+/// What opens the content-addressed store for an hour.
+fn xet_token(state: &State) -> Value {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    json!({ "accessToken": "xet-of-the-test-hub", "exp": now + 3600, "casUrl": state.xet.cas })
 }
 
 fn refs(repo: &Repo) -> Value {
@@ -245,6 +256,9 @@ fn entry(state: &State, model: &Model, path: &str, file: &File) -> Value {
     let mut value = json!({ "type": "file", "oid": file.oid, "size": size, "path": path });
     if let Some(sha256) = &file.sha256 {
         value["lfs"] = json!({ "oid": sha256, "size": size, "pointerSize": file.pointer_size });
+        if let Some(hash) = state.xet.hashes.get(sha256) {
+            value["xetHash"] = json!(hash);
+        }
     }
     value
 }

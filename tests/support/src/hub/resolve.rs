@@ -89,6 +89,9 @@ fn try_file(
             let mut reply = Reply::redirect(302, &signed(shared, state, sha256, &format!("{id}/{path}")));
             reply.set("X-Linked-Etag", format!("\"{sha256}\""));
             reply.set("X-Linked-Size", stated.to_string());
+            if let Some(hash) = state.xet.hashes.get(sha256) {
+                reply.set("X-Xet-Hash", hash.clone());
+            }
             reply
         }
         None if state.switches.redirect_small_files && call.segments[0] != "api" => {

@@ -49,6 +49,15 @@ pub(crate) struct Switches {
     pub(crate) url_lifetime: Duration,
 }
 
+/// Which LFS objects are in Xet, and where.
+#[derive(Debug, Default)]
+pub(crate) struct Xet {
+    /// Address of the content-addressed store.
+    pub(crate) cas: String,
+    /// Xet hashes by SHA-256.
+    pub(crate) hashes: HashMap<String, String>,
+}
+
 #[derive(Debug)]
 pub(crate) struct State {
     pub(crate) repos: BTreeMap<String, Repo>,
@@ -62,6 +71,8 @@ pub(crate) struct State {
     pub(crate) faults: Vec<Fault>,
     pub(crate) requests: Vec<Request>,
     pub(crate) switches: Switches,
+    /// What is in Xet.
+    pub(crate) xet: Xet,
     pub(crate) open: usize,
     pub(crate) stalled: usize,
     /// Counts up when the records are cleared, so that answers under way do not write into new ones.
@@ -176,6 +187,7 @@ impl Shared {
             faults: Vec::new(),
             requests: Vec::new(),
             switches,
+            xet: Xet::default(),
             open: 0,
             stalled: 0,
             epoch: 0,
