@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -15,10 +16,12 @@ const MAX_PART: usize = 255;
 const RESERVED: &[&str] = &["con", "prn", "aux", "nul"];
 
 /// The path of a file within its repo: relative, with `/`, without `.`, `..`, `\` or control characters.
+///
+/// A repo may have very many files, each in several lists: a clone shares the text.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(with = "String"))]
-pub struct FilePath(String);
+pub struct FilePath(Arc<str>);
 
 impl FilePath {
     /// The path as the hub gave it.
@@ -45,7 +48,7 @@ impl fmt::Display for FilePath {
 
 impl From<FilePath> for String {
     fn from(path: FilePath) -> Self {
-        path.0
+        path.as_str().to_owned()
     }
 }
 
@@ -85,52 +88,63 @@ impl FromStr for FilePath {
                 return Err(wrong("a part is a reserved name"));
             }
         }
-        Ok(Self(text.to_owned()))
+        Ok(Self(text.into()))
     }
 }
 
 /// What the hub promises about a file's bytes.
 ///
 /// Written `sha256:<64 hex>` or `git-sha1:<40 hex>`. The hexadecimal part is also the blob's name in the cache.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(with = "String"))]
 pub enum Digest {
     /// SHA-256 of the bytes: files in LFS or Xet.
-    Sha256(String),
+    Sha256([u8; 32]),
     /// SHA-1 of the git object `blob <length>\0<bytes>`: files that live in git itself.
-    GitSha1(String),
+    GitSha1([u8; 20]),
 }
 
 impl Digest {
-    /// A SHA-256, if `hex` is one.
+    /// A SHA-256, if `hex` is one: 64 lower-case digits.
     pub fn sha256(hex: &str) -> Option<Self> {
-        is_hex(hex, 64).then(|| Self::Sha256(hex.to_owned()))
+        bytes(hex).map(Self::Sha256)
     }
 
-    /// The SHA-1 of a git object, if `hex` is one.
+    /// The SHA-1 of a git object, if `hex` is one: 40 lower-case digits.
     pub fn git_sha1(hex: &str) -> Option<Self> {
-        is_hex(hex, 40).then(|| Self::GitSha1(hex.to_owned()))
+        bytes(hex).map(Self::GitSha1)
     }
 
     /// The hexadecimal digits, which are the blob's name in the hub cache.
-    pub fn hex(&self) -> &str {
+    pub fn hex(&self) -> String {
         match self {
-            Digest::Sha256(hex) | Digest::GitSha1(hex) => hex,
+            Digest::Sha256(bytes) => hex::encode(bytes),
+            Digest::GitSha1(bytes) => hex::encode(bytes),
         }
     }
 }
 
-fn is_hex(text: &str, len: usize) -> bool {
-    text.len() == len && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+/// The bytes that lower-case hexadecimal digits stand for, if there are exactly `N`.
+fn bytes<const N: usize>(hex: &str) -> Option<[u8; N]> {
+    let mut bytes = [0; N];
+    let is_lower = !hex.bytes().any(|digit| digit.is_ascii_uppercase());
+    (is_lower && hex::decode_to_slice(hex, &mut bytes).is_ok()).then_some(bytes)
 }
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Digest::Sha256(hex) => write!(f, "sha256:{hex}"),
-            Digest::GitSha1(hex) => write!(f, "git-sha1:{hex}"),
-        }
+        let kind = match self {
+            Digest::Sha256(_) => "sha256",
+            Digest::GitSha1(_) => "git-sha1",
+        };
+        write!(f, "{kind}:{}", self.hex())
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 
@@ -203,6 +217,7 @@ mod tests {
         let digest = Digest::sha256(&"a".repeat(64)).expect("valid");
         assert_eq!(Digest::try_from(digest.to_string()), Ok(digest));
         assert!(Digest::sha256("../x").is_none());
+        assert!(Digest::sha256(&"A".repeat(64)).is_none(), "a blob's name has small letters");
         assert!(Digest::try_from(format!("md5:{}", "a".repeat(32))).is_err());
     }
 }

@@ -103,7 +103,7 @@ pub(super) fn noise(length: usize, seed: u32) -> Vec<u8> {
 
 pub(super) fn sha256(path: &str, bytes: &[u8]) -> RepoFile {
     let size = bytes.len() as u64;
-    let mut hasher = Hasher::new(&Digest::Sha256(String::new()), size);
+    let mut hasher = Hasher::new(&Digest::Sha256([0; 32]), size);
     hasher.update(bytes);
     RepoFile { path: path.parse().expect("path"), size, digest: hasher.finish() }
 }

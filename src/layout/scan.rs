@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, DirEntry};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::{Cache, Receipt, RepoDir, Unreadable};
@@ -58,7 +59,7 @@ pub struct RepoEntry {
     /// Its snapshots, by commit.
     pub revisions: Vec<RevisionEntry>,
     /// Its blobs, by name.
-    pub blobs: BTreeMap<String, BlobEntry>,
+    pub blobs: BTreeMap<Arc<str>, BlobEntry>,
     /// Receipts whose snapshot is gone.
     pub orphan_receipts: Vec<Receipt>,
     /// Receipts that cannot be used.
@@ -107,7 +108,7 @@ pub struct SnapshotFile {
     /// Path within the repo, with `/`; not validated.
     pub path: String,
     /// Name of its blob; `None` for a plain file and for a link to somewhere else.
-    pub blob: Option<String>,
+    pub blob: Option<Arc<str>>,
     /// Size in bytes; `None` if the link does not resolve.
     pub bytes: Option<u64>,
 }

@@ -65,8 +65,8 @@ impl Hasher {
     /// The digest of everything that came.
     pub fn finish(self) -> Digest {
         match self.0 {
-            Kind::Sha256(hash) => Digest::Sha256(hex::encode(hash.finalize())),
-            Kind::GitSha1(hash) => Digest::GitSha1(hex::encode(hash.finalize())),
+            Kind::Sha256(hash) => Digest::Sha256(hash.finalize().into()),
+            Kind::GitSha1(hash) => Digest::GitSha1(hash.finalize().into()),
         }
     }
 }

@@ -146,7 +146,7 @@ pub fn plan_download(facts: &Facts, keep_free: KeepFree) -> Result<DownloadPlan>
     };
     for fact in &facts.files {
         let missing = fact.file.size.saturating_sub(fact.on_disk);
-        let to_fetch = if seen.insert(fact.file.digest.clone()) { missing } else { 0 };
+        let to_fetch = if seen.insert(fact.file.digest) { missing } else { 0 };
         plan.bytes_total = plan.bytes_total.saturating_add(fact.file.size);
         plan.bytes_to_fetch = plan.bytes_to_fetch.saturating_add(to_fetch);
         room = room.saturating_add(to_fetch.min(fact.file.size.saturating_sub(fact.allocated)));

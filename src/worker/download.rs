@@ -236,8 +236,7 @@ pub(super) async fn download(
 /// Blobs that an earlier receipt vouches for need no hashing.
 fn trust(receipt: Option<Receipt>) -> hub::Trust {
     let files = receipt.map(|receipt| receipt.files).unwrap_or_default();
-    let known: BTreeMap<Digest, ReceiptFile> =
-        files.into_iter().map(|file| (file.digest.clone(), file)).collect();
+    let known: BTreeMap<Digest, ReceiptFile> = files.into_iter().map(|file| (file.digest, file)).collect();
     Arc::new(move |digest, found| known.get(digest).is_some_and(|file| file.is(found)))
 }
 

@@ -107,7 +107,7 @@ impl Job {
     /// Looks whether the blob is there and right; `wrong` is one that is known not to be.
     async fn existing(&self, file: &RepoFile, wrong: Option<Mark>) -> Result<Existing> {
         let path = self.into.blob(&file.digest);
-        let (wanted, trusted, place) = (file.digest.clone(), Arc::clone(&self.trusted), path.clone());
+        let (wanted, trusted, place) = (file.digest, Arc::clone(&self.trusted), path.clone());
         let look = move || look(&place, |found| trusted(&wanted, found));
         let (found, linked) = match blocking(look).await? {
             Look::Nothing => return Ok(Existing::Absent),
@@ -139,7 +139,7 @@ impl Job {
     async fn hash_existing(&self, file: &RepoFile) -> Result<bool> {
         let _busy = self.tracker.verifying();
         let path = self.into.blob(&file.digest);
-        let (promise, size, stop) = (file.digest.clone(), file.size, self.stop.clone());
+        let (promise, size, stop) = (file.digest, file.size, self.stop.clone());
         let digest = blocking(move || {
             File::open(&path)
                 .and_then(|mut input| digest_of(&mut input, &promise, size, &|| stop.is_cancelled()))
@@ -159,7 +159,7 @@ impl Job {
             .without_max_times()
             .build();
         loop {
-            let (into, wanted) = (self.into.clone(), digest.clone());
+            let (into, wanted) = (self.into.clone(), *digest);
             if let Some(lock) = blocking(move || into.try_lock(&wanted)).await? {
                 return Ok(lock);
             }
@@ -210,7 +210,7 @@ impl Job {
             return Ok(None);
         }
         let _busy = self.tracker.verifying();
-        let (into, digest) = (self.into.clone(), file.digest.clone());
+        let (into, digest) = (self.into.clone(), file.digest);
         let found = blocking(move || publish(&into, &digest, replace)).await?;
         job.partial.settle();
         if let Some(progress) = &job.progress {
@@ -224,7 +224,7 @@ impl Job {
     async fn repair(self: &Arc<Self>, blob: &Blob, job: &Arc<FileJob>) -> Result<bool> {
         let file = &blob.file;
         tracing::warn!(path = %file.path, repo = %self.repo, "the bytes that came are not the promised ones; comparing");
-        let (into, digest, partial) = (self.into.clone(), file.digest.clone(), Arc::clone(&job.partial));
+        let (into, digest, partial) = (self.into.clone(), file.digest, Arc::clone(&job.partial));
         blocking(move || partial.forget_hash(&into, &digest)).await?;
         let again = Arc::new(job.comparing(job.route.by_others(), self.stop.child_token()));
         let _fetching = self.tracker.fetching();
@@ -249,7 +249,7 @@ impl Job {
         if let Some(progress) = &job.progress {
             progress.reset();
         }
-        let (into, wanted) = (self.into.clone(), digest.clone());
+        let (into, wanted) = (self.into.clone(), *digest);
         let aside = blocking(move || {
             remove(&into.partial_map(&wanted));
             into.quarantine(&wanted)

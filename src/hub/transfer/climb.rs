@@ -8,8 +8,9 @@
 const START: usize = 8;
 /// A step up must bring at least this factor of speed to stay.
 const WORTH_IT: f64 = 1.15;
-/// Windows after which a transfer that settled looks again.
-const LOOK_AGAIN: u32 = 40;
+/// Windows after which a transfer that settled looks again: soon, since one window may deceive, then ever later.
+const LOOK_AGAIN: u32 = 4;
+const LOOK_AGAIN_LATEST: u32 = 64;
 
 /// The state of one transfer.
 #[derive(Debug, Clone)]
@@ -18,14 +19,15 @@ pub(super) struct Climb {
     most: usize,
     /// Connections and bytes a second before the last step up.
     before: Option<(usize, f64)>,
-    /// Windows until the next step up is tried.
+    /// Windows until the next step up is tried, and how many it will be after a step that brings nothing.
     wait: u32,
+    patience: u32,
 }
 
 impl Climb {
     /// A transfer that may have `most` connections.
     pub(super) fn new(most: usize) -> Self {
-        Self { target: START.min(most), most, before: None, wait: 0 }
+        Self { target: START.min(most), most, before: None, wait: 0, patience: LOOK_AGAIN }
     }
 
     /// Connections that it should have now.
@@ -35,12 +37,13 @@ impl Climb {
 
     /// A window is over in which every connection had work and `rate` bytes a second came.
     pub(super) fn window(&mut self, rate: f64) {
-        if let Some((connections, slower)) = self.before.take()
-            && rate < slower * WORTH_IT
-        {
-            self.target = connections;
-            self.wait = LOOK_AGAIN;
-            return;
+        if let Some((connections, slower)) = self.before.take() {
+            if rate < slower * WORTH_IT {
+                self.target = connections;
+                self.settle();
+                return;
+            }
+            self.patience = LOOK_AGAIN;
         }
         if self.wait > 0 {
             self.wait -= 1;
@@ -55,7 +58,13 @@ impl Climb {
     /// The source said that it is too much.
     pub(super) fn refused(&mut self) {
         self.target = (self.target / 2).max(1);
-        (self.before, self.wait) = (None, LOOK_AGAIN);
+        self.before = None;
+        self.settle();
+    }
+
+    fn settle(&mut self) {
+        self.wait = self.patience;
+        self.patience = (self.patience * 2).min(LOOK_AGAIN_LATEST);
     }
 }
 
@@ -66,7 +75,8 @@ mod tests {
     /// The connections that it ends up with when `speed` says what so many bring together.
     fn settled(most: usize, speed: impl Fn(usize) -> f64) -> usize {
         let mut climb = Climb::new(most);
-        for _ in 0..12 {
+        // The last window is within a long wait, not a step that is tried.
+        for _ in 0..40 {
             climb.window(speed(climb.target()));
         }
         climb.target()
@@ -82,18 +92,31 @@ mod tests {
     }
 
     #[test]
-    fn a_source_that_has_enough_is_believed_and_asked_again_later() {
+    fn a_window_that_deceives_is_soon_put_right() {
         let mut climb = Climb::new(64);
-        climb.window(1.0);
-        assert_eq!(climb.target(), 16);
-        climb.refused();
-        assert_eq!(climb.target(), 8);
-        for _ in 0..LOOK_AGAIN {
-            climb.window(1.0);
-            assert_eq!(climb.target(), 8);
+        climb.window(400e6);
+        climb.window(410e6);
+        assert_eq!(climb.target(), 8, "16 seemed to bring nothing");
+        for _ in 0..LOOK_AGAIN + 4 {
+            climb.window(climb.target() as f64 * 50e6);
         }
-        climb.window(1.0);
-        assert_eq!(climb.target(), 16);
+        assert_eq!(climb.target(), 64);
+    }
+
+    #[test]
+    fn a_source_that_has_enough_is_believed_and_asked_again_ever_later() {
+        let mut climb = Climb::new(64);
+        let mut wait = LOOK_AGAIN;
+        for _ in 0..5 {
+            climb.window(1.0);
+            assert_eq!(climb.target(), 16);
+            climb.refused();
+            for _ in 0..wait {
+                assert_eq!(climb.target(), 8);
+                climb.window(1.0);
+            }
+            wait *= 2;
+        }
         for _ in 0..20 {
             climb.refused();
         }

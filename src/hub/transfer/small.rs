@@ -27,7 +27,7 @@ impl Job {
             let mut hasher = Hasher::new(&file.digest, file.size);
             pieces.iter().for_each(|piece| hasher.update(piece));
             if hasher.finish() == file.digest {
-                let (into, digest) = (self.into.clone(), file.digest.clone());
+                let (into, digest) = (self.into.clone(), file.digest);
                 let publish = move || {
                     Partial::write_small(&into, &digest, &pieces)?;
                     if replace { into.replace_blob(&digest) } else { into.publish_blob(&digest) }

@@ -331,7 +331,7 @@ async fn stopping_keeps_the_bytes_and_the_rest_is_fetched() {
 async fn whoever_waits_for_the_lock_uses_what_the_other_brought() {
     let fixture = Fixture::large().await;
     fixture.place().prepare().expect("prepared");
-    let digest = fixture.files[0].digest.clone();
+    let digest = fixture.files[0].digest;
     let lock = fixture.place().try_lock(&digest).expect("usable").expect("free");
     let hub = fixture.server.hub(false, |_| {});
     let request = fixture.request();

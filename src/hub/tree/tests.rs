@@ -22,8 +22,8 @@ fn git_and_lfs_files_are_told_apart() {
     let folder = json!({"type": "directory", "path": "x", "oid": "d".repeat(40), "size": 0});
     let files = listed(&json!([plain("config.json"), folder, lfs])).expect("sound");
     assert_eq!(files.len(), 2);
-    assert_eq!((files[0].size, &files[0].digest), (3, &Digest::GitSha1("a".repeat(40))));
-    assert_eq!((files[1].size, &files[1].digest), (5_000_000_000, &Digest::Sha256("c".repeat(64))));
+    assert_eq!((files[0].size, &files[0].digest), (3, &Digest::GitSha1([0xaa; 20])));
+    assert_eq!((files[1].size, &files[1].digest), (5_000_000_000, &Digest::Sha256([0xcc; 32])));
 }
 
 #[test]

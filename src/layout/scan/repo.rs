@@ -1,10 +1,11 @@
 //! One model of the inventory: blobs, then refs, then snapshots, then what is larder's own.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::{self, DirEntry, FileType};
 use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::{
     BlobEntry, Cache, DESKTOP, Foreign, Inventory, PartialEntry, Receipt, RepoDir, RepoEntry, RevisionEntry,
@@ -25,7 +26,7 @@ struct Scan<'a> {
     cache: &'a Cache,
     dir: &'a RepoDir,
     out: &'a mut Inventory,
-    blobs: BTreeMap<String, BlobEntry>,
+    blobs: BTreeMap<Arc<str>, BlobEntry>,
     partials: Vec<PartialEntry>,
     plain_bytes: u64,
 }
@@ -33,13 +34,13 @@ struct Scan<'a> {
 pub(super) fn scan(cache: &Cache, dir: &RepoDir, out: &mut Inventory) {
     let blobs = BTreeMap::new();
     let mut scan = Scan { cache, dir, out, blobs, partials: Vec::new(), plain_bytes: 0 };
-    for entry in scan.list(dir.path()) {
+    scan.each(dir.path(), |scan, entry| {
         let name = entry.file_name();
         let name = name.to_string_lossy();
         if !name.starts_with('.') && !REPO_FOLDERS.contains(&&*name) && !DESKTOP.contains(&&*name) {
             scan.out.foreign.push(foreign(&entry, "not part of a model's folder"));
         }
-    }
+    });
     scan.blobs();
     scan.partials();
     let mut refs = scan.refs();
@@ -72,11 +73,12 @@ pub(super) fn scan(cache: &Cache, dir: &RepoDir, out: &mut Inventory) {
     out.repos.push(entry);
 }
 
-/// Whether the snapshot still has every file of its receipt, at its size.
+/// Whether the snapshot, whose files are in order, still has every file of its receipt, at its size.
 fn keeps(revision: &RevisionEntry, receipt: &Receipt) -> bool {
-    let files: BTreeMap<_, _> = revision.files.iter().map(|file| (file.path.as_str(), file)).collect();
     receipt.files.iter().all(|file| {
-        files.get(file.path.as_str()).is_some_and(|found| {
+        let found = revision.files.binary_search_by(|found| found.path.as_str().cmp(file.path.as_str()));
+        found.is_ok_and(|found| {
+            let found = &revision.files[found];
             found.bytes == Some(file.size)
                 && found.blob.as_deref().is_none_or(|name| name == file.digest.hex())
         })
@@ -84,31 +86,30 @@ fn keeps(revision: &RevisionEntry, receipt: &Receipt) -> bool {
 }
 
 impl Scan<'_> {
-    /// The entries of a folder that is not a link; what cannot be listed becomes a problem.
-    fn list(&mut self, folder: &Path) -> Vec<DirEntry> {
+    /// Visits the entries of a folder that is not a link, one by one, since there may be very many; what cannot be
+    /// listed becomes a problem.
+    fn each(&mut self, folder: &Path, mut visit: impl FnMut(&mut Self, DirEntry)) {
         let listed = match fs::symlink_metadata(folder) {
             Ok(found) if found.is_dir() => fs::read_dir(folder),
             Ok(_) => {
                 let why = "a link or a file where the cache has a folder";
                 self.out.foreign.push(Foreign { path: folder.to_owned(), bytes: None, why });
-                return Vec::new();
+                return;
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Vec::new(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
             Err(error) => Err(error),
         };
-        let mut entries = Vec::new();
         match listed {
             Ok(found) => {
                 for entry in found {
                     match entry {
-                        Ok(entry) => entries.push(entry),
+                        Ok(entry) => visit(self, entry),
                         Err(error) => self.problem(folder, &error),
                     }
                 }
             }
             Err(error) => self.problem(folder, &error),
         }
-        entries
     }
 
     fn problem(&mut self, path: &Path, error: &io::Error) {
@@ -116,24 +117,25 @@ impl Scan<'_> {
     }
 
     fn blobs(&mut self) {
-        for entry in self.list(&self.dir.path().join("blobs")) {
+        let folder = self.dir.path().join("blobs");
+        self.each(&folder, |scan, entry| {
             let (path, name) = (entry.path(), entry.file_name());
-            let Ok(kind) = entry.file_type() else { continue };
-            let name = name.to_string_lossy().into_owned();
-            if DESKTOP.contains(&name.as_str()) {
-                continue;
+            let Ok(kind) = entry.file_type() else { return };
+            let name = name.to_string_lossy();
+            if DESKTOP.contains(&&*name) {
+                return;
             }
             if name.ends_with(".incomplete") && kind.is_file() {
-                self.partial(path, false);
+                scan.partial(path, false);
             } else if name.starts_with('.') || name.starts_with("tmp_") || kind.is_dir() {
-                self.out.foreign.push(foreign(&entry, "not a blob"));
+                scan.out.foreign.push(foreign(&entry, "not a blob"));
             } else {
-                self.blob(&path, name, kind);
+                scan.blob(&path, &name, kind);
             }
-        }
+        });
     }
 
-    fn blob(&mut self, path: &Path, name: String, kind: FileType) {
+    fn blob(&mut self, path: &Path, name: &str, kind: FileType) {
         let shared = kind.is_symlink();
         if shared && !self.in_shared_store(path) {
             let why = "a blob that is a link out of the cache";
@@ -144,7 +146,7 @@ impl Scan<'_> {
         match found {
             Ok(found) if found.is_file() => {
                 let entry = BlobEntry { bytes: found.len(), modified: found.modified().ok(), shared };
-                self.blobs.insert(name, entry);
+                self.blobs.insert(name.into(), entry);
             }
             Ok(_) => {}
             // A link whose payload is gone: every file that needs it shows as unresolved.
@@ -162,11 +164,12 @@ impl Scan<'_> {
     }
 
     fn partials(&mut self) {
-        for entry in self.list(&self.dir.ours().join("partial")) {
+        let folder = self.dir.ours().join("partial");
+        self.each(&folder, |scan, entry| {
             if entry.path().extension().is_some_and(|extension| extension == "part") {
-                self.partial(entry.path(), true);
+                scan.partial(entry.path(), true);
             }
-        }
+        });
     }
 
     fn partial(&mut self, path: PathBuf, ours: bool) {
@@ -184,27 +187,28 @@ impl Scan<'_> {
     fn refs(&mut self) -> BTreeMap<String, Vec<String>> {
         let base = self.dir.path().join("refs");
         let mut refs: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for (name, path, kind) in self.walk(&base) {
+        self.walk(&base, |scan, name, path, kind| {
             if !kind.is_file() {
-                continue;
+                return;
             }
             let mut text = String::new();
             match fs::File::open(&path).and_then(|file| file.take(64).read_to_string(&mut text)) {
                 Ok(_) => refs.entry(text.trim().to_owned()).or_default().push(name),
-                Err(error) => self.problem(&path, &error),
+                Err(error) => scan.problem(&path, &error),
             }
-        }
+        });
         refs.values_mut().for_each(|names| names.sort());
         refs
     }
 
     fn receipts(&mut self) -> (BTreeMap<CommitId, Receipt>, Vec<Unreadable>) {
         let (mut receipts, mut damaged) = (BTreeMap::new(), Vec::new());
-        for entry in self.list(&self.dir.ours().join("receipts")) {
+        let folder = self.dir.ours().join("receipts");
+        self.each(&folder, |scan, entry| {
             let path = entry.path();
             let commit = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse().ok());
             let read = match commit {
-                Some(commit) => self.dir.read_receipt(&commit),
+                Some(commit) => scan.dir.read_receipt(&commit),
                 None => receipt::read(&path),
             };
             match read {
@@ -214,52 +218,54 @@ impl Scan<'_> {
                 Ok(None) => {}
                 Err(error) => damaged.push(error),
             }
-        }
+        });
         (receipts, damaged)
     }
 
     fn snapshots(&mut self) -> Vec<RevisionEntry> {
         let mut revisions = Vec::new();
-        for entry in self.list(&self.dir.path().join("snapshots")) {
+        let folder = self.dir.path().join("snapshots");
+        self.each(&folder, |scan, entry| {
             let name = entry.file_name();
             let commit = name.to_str().and_then(|name| name.parse::<CommitId>().ok());
             match commit {
                 Some(commit) if entry.file_type().is_ok_and(|kind| kind.is_dir()) => {
-                    revisions.push(self.snapshot(commit));
+                    revisions.push(scan.snapshot(commit));
                 }
                 _ if DESKTOP.iter().any(|known| name == *known) => {}
-                _ => self.out.foreign.push(foreign(&entry, "not a snapshot")),
+                _ => scan.out.foreign.push(foreign(&entry, "not a snapshot")),
             }
-        }
+        });
         revisions
     }
 
     fn snapshot(&mut self, commit: CommitId) -> RevisionEntry {
         let base = self.dir.snapshot(&commit);
         let blobs = normalise(&self.dir.path().join("blobs"));
-        let (mut files, mut used, mut complete) = (Vec::new(), BTreeSet::new(), true);
-        let mut last_modified = None;
-        for (path, place, kind) in self.walk(&base) {
+        let (mut files, mut complete, mut last_modified) = (Vec::new(), true, None);
+        self.walk(&base, |scan, path, place, kind| {
             let (mut blob, mut bytes) = (None, None);
             if kind.is_symlink() {
-                blob = fs::read_link(&place).ok().and_then(|target| {
-                    let target = normalise(&place.parent().unwrap_or(&place).join(target));
-                    Some(target.strip_prefix(&blobs).ok()?.to_str()?.to_owned())
-                });
-                let found = blob.as_ref().and_then(|name| self.blobs.get(name));
-                bytes = found.map(|found| found.bytes);
-                last_modified = last_modified.max(found.and_then(|found| found.modified));
-                used.extend(blob.clone());
+                let target = fs::read_link(&place);
+                let target = target.map(|target| normalise(&place.parent().unwrap_or(&place).join(target)));
+                let target =
+                    target.ok().and_then(|target| Some(target.strip_prefix(&blobs).ok()?.to_owned()));
+                let name = target.as_deref().and_then(Path::to_str);
+                let found = name.and_then(|name| scan.blobs.get_key_value(name));
+                // The name that is known is shared.
+                blob = found.map(|(name, _)| Arc::clone(name)).or_else(|| name.map(Arc::from));
+                bytes = found.map(|(_, found)| found.bytes);
+                last_modified = last_modified.max(found.and_then(|(_, found)| found.modified));
             } else if let Ok(found) = fs::symlink_metadata(&place)
                 && found.is_file()
             {
                 bytes = Some(found.len());
                 last_modified = last_modified.max(found.modified().ok());
-                self.plain_bytes += found.len();
+                scan.plain_bytes += found.len();
             }
             complete &= bytes.is_some();
             files.push(SnapshotFile { path, blob, bytes });
-        }
+        });
         files.sort_by(|a, b| a.path.cmp(&b.path));
         if files.is_empty() {
             complete = false;
@@ -268,22 +274,20 @@ impl Scan<'_> {
         RevisionEntry { commit, refs: Vec::new(), files, complete, last_modified, receipt: None }
     }
 
-    /// Everything below `base` that is not a folder: path within it, place, kind. Links are not followed.
-    fn walk(&mut self, base: &Path) -> Vec<(String, PathBuf, FileType)> {
-        let mut found = Vec::new();
+    /// Visits everything below `base` that is not a folder: path within it, place, kind. Links are not followed.
+    fn walk(&mut self, base: &Path, mut visit: impl FnMut(&mut Self, String, PathBuf, FileType)) {
         let mut todo = vec![(String::new(), base.to_owned(), 0)];
         while let Some((prefix, folder, depth)) = todo.pop() {
-            for entry in self.list(&folder) {
-                let name = entry.file_name().to_string_lossy().into_owned();
-                let Ok(kind) = entry.file_type() else { continue };
-                let path = format!("{prefix}{name}");
+            self.each(&folder, |scan, entry| {
+                let name = entry.file_name();
+                let name = name.to_string_lossy();
+                let Ok(kind) = entry.file_type() else { return };
                 if kind.is_dir() && depth < MAX_DEPTH {
-                    todo.push((format!("{path}/"), entry.path(), depth + 1));
-                } else if !DESKTOP.contains(&name.as_str()) {
-                    found.push((path, entry.path(), kind));
+                    todo.push((format!("{prefix}{name}/"), entry.path(), depth + 1));
+                } else if !DESKTOP.contains(&&*name) {
+                    visit(scan, format!("{prefix}{name}"), entry.path(), kind);
                 }
-            }
+            });
         }
-        found
     }
 }
