@@ -131,7 +131,7 @@ impl Config {
             return Err(bad("connections", "set a number from 1 to 256"));
         }
         if self.range.bytes() == 0 {
-            return Err(bad("range", "set a size like 32MiB"));
+            return Err(bad("range", "set a size like 16MiB"));
         }
         if self.max_dirty.bytes() < 1 << 20 {
             return Err(bad("max_dirty", "set a size like 256MiB, at least 1MiB"));

@@ -68,7 +68,7 @@ fn all(results: &Results) -> Vec<Gate> {
             "",
         ),
         Gate::at_least("tmpfs: wall of hf download / larder", faster(Plain, Client::Hf), 4.0),
-        Gate::at_least("tmpfs: wall of aria2c / larder", faster(Plain, Client::Aria2), 1.8),
+        Gate::at_least("tmpfs: wall of aria2c / larder", faster(Plain, Client::Aria2), 2.5),
         Gate::at_least("CDN: wall of hf download / larder", faster(Cdn, Client::Hf), 5.0),
         Gate::at_least("CDN: wall of aria2c / larder", faster(Cdn, Client::Aria2), 2.0),
         Gate::at_most(

@@ -5,7 +5,7 @@
 //! brought nothing. Now and then it looks again, since networks change.
 
 /// Connections to begin with.
-const START: usize = 8;
+const START: usize = 16;
 /// A step up must bring at least this factor of speed to stay.
 const WORTH_IT: f64 = 1.15;
 /// Windows after which a transfer that settled looks again: soon, since one window may deceive, then ever later.
@@ -85,8 +85,8 @@ mod tests {
     #[test]
     fn connections_that_are_capped_become_many_and_a_full_link_gets_no_more() {
         assert_eq!(settled(64, |n| n as f64 * 50e6), 64);
-        assert_eq!(settled(64, |_| 100e6), 8);
-        assert_eq!(settled(64, |n| (n as f64 * 50e6).min(800e6)), 16);
+        assert_eq!(settled(64, |_| 100e6), 16);
+        assert_eq!(settled(64, |n| (n as f64 * 50e6).min(1_600e6)), 32);
         assert_eq!(settled(3, |n| n as f64), 3);
         assert_eq!(settled(1, |_| 1.0), 1);
     }
@@ -94,9 +94,9 @@ mod tests {
     #[test]
     fn a_window_that_deceives_is_soon_put_right() {
         let mut climb = Climb::new(64);
-        climb.window(400e6);
-        climb.window(410e6);
-        assert_eq!(climb.target(), 8, "16 seemed to bring nothing");
+        climb.window(800e6);
+        climb.window(810e6);
+        assert_eq!(climb.target(), 16, "32 seemed to bring nothing");
         for _ in 0..LOOK_AGAIN + 4 {
             climb.window(climb.target() as f64 * 50e6);
         }
@@ -109,10 +109,10 @@ mod tests {
         let mut wait = LOOK_AGAIN;
         for _ in 0..5 {
             climb.window(1.0);
-            assert_eq!(climb.target(), 16);
+            assert_eq!(climb.target(), 32);
             climb.refused();
             for _ in 0..wait {
-                assert_eq!(climb.target(), 8);
+                assert_eq!(climb.target(), 16);
                 climb.window(1.0);
             }
             wait *= 2;

@@ -112,7 +112,7 @@ fn blobs_in_the_shared_store_are_followed_and_counted_apart() {
     let inventory = scan(root).expect("scanned");
     let entry = repo(&inventory, "o/n");
     assert_eq!((entry.bytes, entry.shared_bytes), (0, 7));
-    assert!(entry.revisions[0].complete && entry.blobs[&etag].shared);
+    assert!(entry.revisions[0].complete && entry.blobs[etag.as_str()].shared);
     assert_eq!(inventory.foreign, []);
 }
 
