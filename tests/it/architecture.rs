@@ -32,7 +32,7 @@ const WALLS: &[(&str, &[&str])] = &[
     ("metrics_exporter_prometheus", &["metrics.rs", "api/mod.rs", "serve.rs"]),
 ];
 /// Crates behind larder-jobs, itself included: exactly, and at most with the feature `client`.
-const LETTERBOX: usize = 28;
+const LETTERBOX: usize = 29;
 const LETTERBOX_CLIENT: usize = 95;
 const HARD_LIMIT: usize = 600;
 /// At most one file in so many may be longer than the soft limit.
@@ -161,7 +161,17 @@ fn the_letterbox_stays_light() {
         .collect();
     assert_eq!(
         required,
-        ["bytesize", "humantime", "jiff", "serde", "serde_json", "serde_path_to_error", "thiserror", "ulid"]
+        [
+            "bytesize",
+            "hex",
+            "humantime",
+            "jiff",
+            "serde",
+            "serde_json",
+            "serde_path_to_error",
+            "thiserror",
+            "ulid"
+        ]
     );
 }
 

@@ -121,7 +121,8 @@ fn two_of_different_models_help_each_other() {
 fn a_waiting_command_takes_the_place_of_an_owner_that_was_killed() {
     let model = models::huge(25, 12_000_000);
     let hub = slow_hub(&[&model]);
-    let larder = larder!(&hub);
+    // Few enough that the owner is killed long before the end.
+    let larder = larder!(&hub).env("LARDER__HUB__CONNECTIONS", "4");
     let mut owner = larder.serve();
     let mut waiting = larder.spawn(&["stage", model.id(), "--json"]);
     assert!(hub.wait_for_bytes(model.id(), 2_000_000, PATIENCE));
