@@ -163,8 +163,8 @@ fn the_letterbox_stays_light() {
         required,
         [
             "bytesize",
-            "hex",
             "humantime",
+            "hex",
             "jiff",
             "serde",
             "serde_json",
