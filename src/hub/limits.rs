@@ -1,5 +1,5 @@
 //! How many bytes per second may come: one bucket for the host, one for each running job, each with a speed that can
-//! be changed while others wait for it.
+//! be changed while others wait for it, and one for each source.
 //!
 //! A bucket holds a tenth of a second, so short transfers obey too. Who takes more than is there goes into debt and
 //! waits until the debt is paid; who waits when the speed changes gives back what it took and asks again.
@@ -146,19 +146,19 @@ impl fmt::Debug for JobLimit {
 }
 
 /// One speed for all who take from it.
-struct Bucket {
+pub(super) struct Bucket {
     limiter: Limiter<TokioClock>,
     changed: Notify,
 }
 
 impl Bucket {
-    fn new(bandwidth: Option<Bandwidth>) -> Self {
+    pub(super) fn new(bandwidth: Option<Bandwidth>) -> Self {
         let mut builder = Limiter::builder(speed(bandwidth));
         let limiter = builder.refill(BURST).min_wait(LEAST_WAIT).build();
         Self { limiter, changed: Notify::new() }
     }
 
-    fn bandwidth(&self) -> Option<Bandwidth> {
+    pub(super) fn bandwidth(&self) -> Option<Bandwidth> {
         let speed = self.limiter.speed_limit();
         if speed.is_infinite() { None } else { Bandwidth::new(speed as u64).ok() }
     }
@@ -168,7 +168,7 @@ impl Bucket {
         self.changed.notify_waiters();
     }
 
-    async fn take(&self, bytes: u64) {
+    pub(super) async fn take(&self, bytes: u64) {
         let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
         loop {
             // Hears of every change from here on, so none between the look at the speed and the wait is missed.

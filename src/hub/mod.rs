@@ -87,6 +87,15 @@ pub struct Mirror {
     pub token_file: String,
     /// Connections for bytes that it may have at the same time; `hub.connections` is the bound for all.
     pub connections: Option<usize>,
+    /// What all downloads of this host together may take from it, beside `hub.bandwidth` for all sources.
+    pub bandwidth: Option<Bandwidth>,
+}
+
+impl Mirror {
+    /// One that needs nothing but its address.
+    fn at(url: &str) -> Self {
+        Self { url: url.to_owned(), token_file: String::new(), connections: None, bandwidth: None }
+    }
 }
 
 impl<'de> Deserialize<'de> for Mirror {
@@ -98,19 +107,23 @@ impl<'de> Deserialize<'de> for Mirror {
             #[serde(default)]
             token_file: String,
             connections: Option<usize>,
+            #[serde(default, deserialize_with = "limits::configured")]
+            bandwidth: Option<Bandwidth>,
         }
         #[derive(Deserialize)]
         #[serde(
             untagged,
-            expecting = "an address, or a table with `url` and perhaps `token_file` and `connections`"
+            expecting = "an address, or a table with `url` and perhaps `token_file`, `connections` and `bandwidth`"
         )]
         enum Raw {
             Url(String),
             Table(Table),
         }
         Ok(match Raw::deserialize(deserializer)? {
-            Raw::Url(url) => Self { url, token_file: String::new(), connections: None },
-            Raw::Table(Table { url, token_file, connections }) => Self { url, token_file, connections },
+            Raw::Url(url) => Self::at(&url),
+            Raw::Table(Table { url, token_file, connections, bandwidth }) => {
+                Self { url, token_file, connections, bandwidth }
+            }
         })
     }
 }
@@ -199,7 +212,7 @@ impl Hub {
     pub fn new(config: &Config, tokens: Tokens) -> Result<Self> {
         config.validate()?;
         let (clients, reached) = (Arc::new(Clients::new(config)?), Arc::new(AtomicBool::new(false)));
-        let own = Mirror { url: config.endpoint.clone(), token_file: String::new(), connections: None };
+        let own = Mirror::at(&config.endpoint);
         let mut tokens_of_mirrors = tokens.mirrors.into_iter();
         let mut all: Vec<(&Mirror, Option<Token>)> =
             config.endpoints.iter().map(|mirror| (mirror, tokens_of_mirrors.next().flatten())).collect();
@@ -350,7 +363,7 @@ mod tests {
     #[test]
     fn mirrors_come_first_and_a_token_stays_with_its_source() {
         let mut config = testing::config("https://host");
-        let mirror = |url: &str| Mirror { url: url.to_owned(), token_file: String::new(), connections: None };
+        let mirror = Mirror::at;
         config.endpoints = vec![mirror("http://a"), mirror("http://b/")];
         let token = |text: &str| Some(Token::new(text).expect("token"));
         let tokens = Tokens { endpoint: token("hf_hub"), mirrors: vec![None, token("hf_b")] };

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 use url::Url;
 
+use super::limits::Bucket;
 use super::trouble::causes;
 use super::{Config, Mirror, Token, client, endpoint, no_client};
 use crate::error::{Error, Result};
@@ -96,6 +97,8 @@ pub(super) struct Source {
     pub(super) hf: hf_hub::HFClient,
     /// Connections for bytes that it may have at the same time.
     pub(super) connections: Semaphore,
+    /// How fast bytes may come from it.
+    pub(super) bandwidth: Bucket,
     reached: Arc<AtomicBool>,
     received: metrics::Bytes,
     /// It takes no HTTP/1.1.
@@ -122,8 +125,21 @@ impl Source {
         let name = endpoint.origin().ascii_serialization();
         let received = metrics::source_known(&name);
         let connections = Semaphore::new(mirror.connections.unwrap_or(Semaphore::MAX_PERMITS));
+        let bandwidth = Bucket::new(mirror.bandwidth);
         let (http2, rests_until) = (AtomicBool::new(false), Mutex::new(None));
-        Ok(Self { endpoint, name, token, clients, hf, connections, reached, received, http2, rests_until })
+        Ok(Self {
+            endpoint,
+            name,
+            token,
+            clients,
+            hf,
+            connections,
+            bandwidth,
+            reached,
+            received,
+            http2,
+            rests_until,
+        })
     }
 
     /// The endpoint as people write it.

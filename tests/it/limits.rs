@@ -40,6 +40,27 @@ fn the_hosts_limit_holds_in_the_foreground() {
     println!("without a limit: {took:?}");
 }
 
+/// `--set` for one mirror with a bandwidth.
+fn mirror_at(url: &str, bandwidth: &str) -> String {
+    format!("hub.endpoints=[{{ url = \"{url}\", bandwidth = \"{bandwidth}\" }}]")
+}
+
+#[test]
+fn a_mirror_has_a_limit_of_its_own() {
+    let (hub, mirror) = (Hub::start(), Hub::start());
+    let (on_both, on_hub) = (model(&hub, 1), model(&hub, 2));
+    mirror.add(on_both.clone());
+    let larder = larder!(&hub);
+    let set = mirror_at(&mirror.endpoint(), "3MB");
+    let (took, _) = stage(&larder, &on_both, &["--set", &set]);
+    assert!(took >= Duration::from_millis(1_800), "{took:?}");
+    assert!(took < Duration::from_secs(20), "{took:?}");
+    assert_eq!((mirror.bytes_of(on_both.id()), hub.bytes_of(on_both.id())), (on_both.bytes(), 0));
+    let (took, _) = stage(&larder, &on_hub, &["--set", &set]);
+    println!("from the hub, which has no limit: {took:?}");
+    assert_eq!((mirror.bytes_of(on_hub.id()), hub.bytes_of(on_hub.id())), (0, on_hub.bytes()));
+}
+
 #[test]
 fn a_limit_that_makes_no_sense_is_refused() {
     let hub = Hub::start();
@@ -47,6 +68,8 @@ fn a_limit_that_makes_no_sense_is_refused() {
     for bad in ["0", "0MB", "fast", "-1"] {
         let output = larder.run(&["stage", "a/b", "--set", &format!("hub.bandwidth={bad}")]).expect_code(2);
         assert!(output.stderr.contains("hub.bandwidth"), "{}", output.stderr);
+        let output = larder.run(&["stage", "a/b", "--set", &mirror_at(&hub.endpoint(), bad)]).expect_code(2);
+        assert!(output.stderr.contains("hub.endpoints"), "{}", output.stderr);
     }
     assert_eq!(hub.requests().len(), 0);
 }

@@ -174,7 +174,7 @@ impl Job {
             }
             let wanted = piece.came(came);
             metrics::bytes_wasted("hedged", came - wanted);
-            self.paced(came, &file.stop).await;
+            self.paced(came, &stream.source, &file.stop).await;
             sink.push(left.start, chunk.slice(..wanted as usize)).await.map_err(Failure::Local)?;
             if piece.left().is_empty() && left.start + came < asked.end {
                 // The rest of the answer is another connection's.
@@ -200,7 +200,7 @@ impl Job {
             let missing = file.missing_in(at..at + length);
             let wanted: u64 = missing.iter().map(|range| range.end - range.start).sum();
             metrics::bytes_wasted("restarted", length - wanted);
-            self.paced(length, &file.stop).await;
+            self.paced(length, &stream.source, &file.stop).await;
             for range in missing {
                 let cut = (range.start - at) as usize..(range.end - at) as usize;
                 sink.push(range.start, chunk.slice(cut)).await.map_err(Failure::Local)?;
@@ -213,12 +213,16 @@ impl Job {
         }
     }
 
-    /// Waits as long as the limits of job and host say that these bytes take. They are used also when the transfer
-    /// stops meanwhile.
-    pub(super) async fn paced(&self, bytes: u64, stop: &CancellationToken) {
+    /// Waits as long as the limits of job, host and source say that these bytes take. They are used also when the
+    /// transfer stops meanwhile.
+    pub(super) async fn paced(&self, bytes: u64, source: &Source, stop: &CancellationToken) {
+        let limits = async {
+            self.limit.take(bytes).await;
+            source.bandwidth.take(bytes).await;
+        };
         tokio::select! {
             biased;
-            () = self.limit.take(bytes) => {}
+            () = limits => {}
             () = stop.cancelled() => {}
         }
     }

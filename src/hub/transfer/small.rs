@@ -74,7 +74,7 @@ impl Job {
                 if came > size {
                     return Err(stream.odd("sent more bytes than were asked for"));
                 }
-                self.paced(piece.len() as u64, &self.stop).await;
+                self.paced(piece.len() as u64, &stream.source, &self.stop).await;
                 pieces.push(piece);
             }
             match came == size {

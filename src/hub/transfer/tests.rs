@@ -162,14 +162,7 @@ async fn a_small_file_that_is_wrong_once_is_fetched_again() {
 /// A hub with these mirrors in front of it.
 fn mirrored(hub: &TestHub, mirrors: &[&str]) -> crate::hub::Hub {
     hub.hub(true, |config| {
-        config.endpoints = mirrors
-            .iter()
-            .map(|url| crate::hub::Mirror {
-                url: (*url).to_owned(),
-                token_file: String::new(),
-                connections: None,
-            })
-            .collect();
+        config.endpoints = mirrors.iter().map(|url| crate::hub::Mirror::at(url)).collect();
     })
 }
 

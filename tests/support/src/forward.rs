@@ -3,31 +3,27 @@
 
 use std::collections::HashMap;
 use std::io::{Read, Result, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::net::{Shutdown, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
+
+use crate::listener::Listener;
 
 const MAX_HEAD: usize = 64 * 1024;
 
 /// What is known and what was seen.
 #[derive(Debug, Default)]
 struct Shared {
-    ended: AtomicBool,
     /// Where names lead that only the proxy can resolve.
     names: HashMap<String, String>,
     /// The address of each request, as it came.
     seen: Mutex<Vec<String>>,
-    /// Second handles of all connections, to end them with.
-    open: Mutex<Vec<TcpStream>>,
 }
 
 /// A running proxy; ends with its connections when dropped.
 #[derive(Debug)]
 pub struct ForwardProxy {
-    address: SocketAddr,
+    listener: Listener,
     shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
 }
 
 impl ForwardProxy {
@@ -38,54 +34,20 @@ impl ForwardProxy {
 
     /// Same; requests for the first of each pair go to the second (both `host:port`).
     pub fn with_names(names: &[(&str, &str)]) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let address = listener.local_addr().expect("a bound socket");
         let names = names.iter().map(|(name, to)| ((*name).to_owned(), (*to).to_owned())).collect();
         let shared = Arc::new(Shared { names, ..Shared::default() });
-        let accepting = shared.clone();
-        let thread = std::thread::spawn(move || accept(&listener, &accepting));
-        Self { address, shared, thread: Some(thread) }
+        let serving = Arc::clone(&shared);
+        Self { listener: Listener::start(move |stream| serve(stream, &serving)), shared }
     }
 
     /// `http://127.0.0.1:PORT`, for `HTTP_PROXY`.
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        format!("http://{}", self.listener.address())
     }
 
     /// The addresses that it was asked for, oldest first.
     pub fn seen(&self) -> Vec<String> {
         self.shared.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
-
-impl Drop for ForwardProxy {
-    fn drop(&mut self) {
-        self.shared.ended.store(true, Ordering::SeqCst);
-        // Wakes the thread that accepts.
-        drop(TcpStream::connect(self.address));
-        if let Some(thread) = self.thread.take() {
-            let ended = thread.join();
-            assert!(ended.is_ok() || std::thread::panicking(), "the forward proxy panicked");
-        }
-        for stream in self.shared.open.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            stream.shutdown(Shutdown::Both).ok();
-        }
-    }
-}
-
-fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
-    for stream in listener.incoming().flatten() {
-        if shared.ended.load(Ordering::SeqCst) {
-            return;
-        }
-        let Ok(handle) = stream.try_clone() else { continue };
-        shared.open.lock().unwrap_or_else(PoisonError::into_inner).push(handle);
-        let shared = shared.clone();
-        std::thread::spawn(move || {
-            // Either side may leave whenever it likes.
-            let _ = serve(&stream, &shared);
-            stream.shutdown(Shutdown::Both).ok();
-        });
     }
 }
 
@@ -189,7 +151,7 @@ mod tests {
         hub.add(Model::new("acme/tiny").file("big.txt", weights.clone()));
         let there = hub.endpoint().replace("http://", "");
         let proxy = ForwardProxy::with_names(&[("hub.invalid:80", &there)]);
-        let place = Place::Tcp(proxy.address);
+        let place = Place::Tcp(proxy.listener.address());
         for host in [there.as_str(), "hub.invalid"] {
             let request = format!("GET http://{host}/acme/tiny/resolve/main/big.txt");
             let reply = ask(&place, &request, &[("Host", host), ("Range", "bytes=1000000-")], b"");
@@ -206,7 +168,7 @@ mod tests {
     #[test]
     fn what_it_cannot_do_it_refuses() {
         let proxy = ForwardProxy::start();
-        let place = Place::Tcp(proxy.address);
+        let place = Place::Tcp(proxy.listener.address());
         assert_eq!(ask(&place, "CONNECT example.invalid:443", &[], b"").status, 405);
         assert_eq!(ask(&place, "GET /origin/form", &[], b"").status, 405);
         assert_eq!(ask(&place, "GET http://127.0.0.1:1/", &[], b"").status, 502, "nobody listens there");

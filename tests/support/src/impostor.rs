@@ -1,11 +1,9 @@
 //! Things that listen where one hoped for a Redis, and are none, or one from long ago.
 
 use std::io::{BufReader, Read, Result, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::net::{SocketAddr, TcpStream};
 
+use crate::listener::Listener;
 use crate::redis::Reply;
 
 /// What it does to a connection.
@@ -16,20 +14,10 @@ enum Kind {
     Old(String),
 }
 
-#[derive(Debug)]
-struct Shared {
-    kind: Kind,
-    ended: AtomicBool,
-    /// Second handles of all connections, to end them with.
-    open: Mutex<Vec<TcpStream>>,
-}
-
 /// A server that is not the Redis one hoped for; ends with its connections when dropped.
 #[derive(Debug)]
 pub struct Impostor {
-    address: SocketAddr,
-    shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
+    listener: Listener,
 }
 
 impl Impostor {
@@ -50,57 +38,22 @@ impl Impostor {
     }
 
     fn start(kind: Kind) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let address = listener.local_addr().expect("a bound socket");
-        let shared = Arc::new(Shared { kind, ended: AtomicBool::new(false), open: Mutex::default() });
-        let accepting = shared.clone();
-        let thread = std::thread::spawn(move || accept(&listener, &accepting));
-        Self { address, shared, thread: Some(thread) }
+        let serve = move |stream: &TcpStream| match &kind {
+            Kind::Http => refuse(stream),
+            Kind::Silent => std::io::copy(&mut &*stream, &mut std::io::sink()).map(drop),
+            Kind::Old(version) => converse(stream, version),
+        };
+        Self { listener: Listener::start(serve) }
     }
 
     /// Where it listens.
     pub fn addr(&self) -> SocketAddr {
-        self.address
+        self.listener.address()
     }
 
     /// `redis://127.0.0.1:PORT`, as if it were one.
     pub fn url(&self) -> String {
-        format!("redis://{}", self.address)
-    }
-}
-
-impl Drop for Impostor {
-    fn drop(&mut self) {
-        self.shared.ended.store(true, Ordering::SeqCst);
-        // Wakes the thread that accepts.
-        drop(TcpStream::connect(self.address));
-        if let Some(thread) = self.thread.take() {
-            let ended = thread.join();
-            assert!(ended.is_ok() || std::thread::panicking(), "the impostor panicked");
-        }
-        for stream in self.shared.open.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            stream.shutdown(Shutdown::Both).ok();
-        }
-    }
-}
-
-fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
-    for stream in listener.incoming().flatten() {
-        if shared.ended.load(Ordering::SeqCst) {
-            return;
-        }
-        let Ok(handle) = stream.try_clone() else { continue };
-        shared.open.lock().unwrap_or_else(PoisonError::into_inner).push(handle);
-        let shared = shared.clone();
-        std::thread::spawn(move || {
-            // A client may leave whenever it likes.
-            let _ = match &shared.kind {
-                Kind::Http => refuse(&stream),
-                Kind::Silent => std::io::copy(&mut &stream, &mut std::io::sink()).map(drop),
-                Kind::Old(version) => converse(&stream, version),
-            };
-            stream.shutdown(Shutdown::Both).ok();
-        });
+        format!("redis://{}", self.addr())
     }
 }
 

@@ -21,6 +21,7 @@ pub mod http;
 pub mod hub;
 pub mod impostor;
 pub mod larder;
+mod listener;
 pub mod models;
 mod port;
 mod process;
