@@ -7,6 +7,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use support::cache::Snapshot;
 use support::{Daemon, Hub, Larder, Model, larder, models};
+use tempfile::NamedTempFile;
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -40,9 +41,12 @@ fn the_hosts_limit_holds_in_the_foreground() {
     println!("without a limit: {took:?}");
 }
 
-/// `--set` for one mirror with a bandwidth.
-fn mirror_at(url: &str, bandwidth: &str) -> String {
-    format!("hub.endpoints=[{{ url = \"{url}\", bandwidth = \"{bandwidth}\" }}]")
+/// A configuration with one mirror that has a bandwidth.
+fn mirror_at(url: &str, bandwidth: &str) -> NamedTempFile {
+    let text = format!("[hub]\nendpoints = [{{ url = \"{url}\", bandwidth = \"{bandwidth}\" }}]\n");
+    let file = NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), text).expect("written");
+    file
 }
 
 #[test]
@@ -51,12 +55,13 @@ fn a_mirror_has_a_limit_of_its_own() {
     let (on_both, on_hub) = (model(&hub, 1), model(&hub, 2));
     mirror.add(on_both.clone());
     let larder = larder!(&hub);
-    let set = mirror_at(&mirror.endpoint(), "3MB");
-    let (took, _) = stage(&larder, &on_both, &["--set", &set]);
+    let file = mirror_at(&mirror.endpoint(), "3MB");
+    let config = ["--config", file.path().to_str().expect("UTF-8")];
+    let (took, _) = stage(&larder, &on_both, &config);
     assert!(took >= Duration::from_millis(1_800), "{took:?}");
     assert!(took < Duration::from_secs(20), "{took:?}");
     assert_eq!((mirror.bytes_of(on_both.id()), hub.bytes_of(on_both.id())), (on_both.bytes(), 0));
-    let (took, _) = stage(&larder, &on_hub, &["--set", &set]);
+    let (took, _) = stage(&larder, &on_hub, &config);
     println!("from the hub, which has no limit: {took:?}");
     assert_eq!((mirror.bytes_of(on_hub.id()), hub.bytes_of(on_hub.id())), (0, on_hub.bytes()));
 }
@@ -68,7 +73,9 @@ fn a_limit_that_makes_no_sense_is_refused() {
     for bad in ["0", "0MB", "fast", "-1"] {
         let output = larder.run(&["stage", "a/b", "--set", &format!("hub.bandwidth={bad}")]).expect_code(2);
         assert!(output.stderr.contains("hub.bandwidth"), "{}", output.stderr);
-        let output = larder.run(&["stage", "a/b", "--set", &mirror_at(&hub.endpoint(), bad)]).expect_code(2);
+        let file = mirror_at(&hub.endpoint(), bad);
+        let path = file.path().to_str().expect("UTF-8");
+        let output = larder.run(&["stage", "a/b", "--config", path]).expect_code(2);
         assert!(output.stderr.contains("hub.endpoints"), "{}", output.stderr);
     }
     assert_eq!(hub.requests().len(), 0);
