@@ -8,8 +8,7 @@ fn main() -> ExitCode {
 }
 
 /// By default glibc's allocator has up to eight heaps a core, and each keeps what was freed in it. What a worker
-/// holds at most should depend on what it does and not on the threads that do it; with one heap it is a fifth to a
-/// third less, and downloads are as fast (docs/benchmarks.md).
+/// holds at most should depend on what it does and not on the threads that do it.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[allow(unsafe_code)]
 fn have_one_heap() {

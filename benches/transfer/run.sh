@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what is missing and compares the downloads; takes about half an hour with all of them on a quiet machine.
+# Installs what is missing and compares the downloads; takes the better part of an hour with all of them.
 #   benches/transfer/run.sh                        all, and writes the tables into docs/benchmarks.md
 #   benches/transfer/run.sh --only plain,cdn ...   flags go to the runner (see --help); only prints, unless --write
 # LARDER names another larder than the one of this checkout, which is built otherwise.

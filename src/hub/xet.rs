@@ -10,7 +10,7 @@
 
 use std::ffi::OsStr;
 use std::io::{self, BufRead as _, Read as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process;
 use std::thread;
 use std::time::Duration;
@@ -30,8 +30,8 @@ const MAX_ORDER: u64 = 64 << 10;
 /// Exit code of a child whose parent is gone.
 const PARENT_GONE: i32 = 75;
 
-/// What the child is told on stdin.
-#[derive(Debug, Serialize, Deserialize)]
+/// What the child is told on stdin. It holds a token, so there is no `Debug` of it.
+#[derive(Serialize, Deserialize)]
 pub(super) struct Order {
     pub(super) endpoint: String,
     /// The source's token, if there is one.
@@ -51,19 +51,19 @@ pub(super) fn is_of_xet(name: &OsStr) -> bool {
 /// The environment that keeps hf-xet 1.8.0 small: what it may hold of a file that is not written yet, how many
 /// streams it has, no cache of chunks, no telemetry, and files of its own only in `folder`.
 pub(super) fn limits(
-    folder: &std::path::Path,
+    folder: &Path,
     streams: usize,
     connect: Duration,
     stall: Duration,
 ) -> Vec<(&'static str, String)> {
-    let seconds = |time: Duration| format!("{}ms", time.as_millis().max(1));
+    let millis = |time: Duration| format!("{}ms", time.as_millis().max(1));
     vec![
         ("HF_XET_CACHE", folder.join("xet").display().to_string()),
         ("HF_XET_CHUNK_CACHE_SIZE_BYTES", "0".into()),
         ("HF_XET_CLIENT_AC_INITIAL_DOWNLOAD_CONCURRENCY", streams.min(4).to_string()),
         ("HF_XET_CLIENT_AC_MAX_DOWNLOAD_CONCURRENCY", streams.to_string()),
-        ("HF_XET_CLIENT_CONNECT_TIMEOUT", seconds(connect)),
-        ("HF_XET_CLIENT_READ_TIMEOUT", seconds(stall)),
+        ("HF_XET_CLIENT_CONNECT_TIMEOUT", millis(connect)),
+        ("HF_XET_CLIENT_READ_TIMEOUT", millis(stall)),
         ("HF_XET_CLIENT_RETRY_BASE_DELAY", "500ms".into()),
         ("HF_XET_CLIENT_RETRY_MAX_ATTEMPTS", "3".into()),
         ("HF_XET_CLIENT_RETRY_MAX_DURATION", "5s".into()),
@@ -74,8 +74,6 @@ pub(super) fn limits(
         ("HF_XET_RECONSTRUCTION_MIN_PREFETCH_BUFFER", "128mb".into()),
         ("HF_XET_RECONSTRUCTION_MIN_RECONSTRUCTION_FETCH_SIZE", "64mb".into()),
         ("HF_XET_TELEMETRY_ENABLED", "false".into()),
-        // Of the C library: few arenas, so that memory that was given back can be used again by every thread.
-        ("MALLOC_ARENA_MAX", "2".into()),
     ]
 }
 
@@ -134,7 +132,7 @@ mod tests {
     fn a_child_begins_with_no_setting_but_ours() {
         assert!(is_of_xet(OsStr::new("HF_XET_HIGH_PERFORMANCE")));
         assert!(!is_of_xet(OsStr::new("HTTPS_PROXY")));
-        let limits = limits(std::path::Path::new("/f"), 3, Duration::from_secs(10), Duration::from_secs(30));
+        let limits = limits(Path::new("/f"), 3, Duration::from_secs(10), Duration::from_secs(30));
         let value = |name| limits.iter().find(|(known, _)| *known == name).map(|(_, value)| value.as_str());
         assert_eq!(value("HF_XET_CLIENT_AC_MAX_DOWNLOAD_CONCURRENCY"), Some("3"));
         assert_eq!(value("HF_XET_CLIENT_READ_TIMEOUT"), Some("30000ms"));

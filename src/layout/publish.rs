@@ -106,7 +106,7 @@ impl RepoDir {
     /// Removes a folder that [`Self::workshop`] made, with all that is in it.
     pub fn drop_workshop(folder: &Path) {
         if let Err(error) = fs::remove_dir_all(folder) {
-            tracing::warn!(path = %folder.display(), %error, "a temporary folder stays behind for a day");
+            tracing::warn!(path = %folder.display(), %error, "a temporary folder stays behind until the first start after an hour");
         }
     }
 

@@ -3,9 +3,10 @@
 //! [`hub`] is a Hugging Face hub over HTTP with fault switches, [`models`] makes small models with true headers,
 //! [`mod@redis`] is a private Redis that can be stopped, killed and frozen, [`proxy`] a network in front of it that
 //! fails on demand, [`front`] TLS before the hub, [`forward`] the proxy through which a company lets its hosts out,
-//! [`cas`] the store behind Xet, [`impostor`] what listens in its place and is none, [`mod@larder`] and [`daemon`] run the binary in
-//! isolation and fail a test that leaves a mess behind, [`cache`] reads the hub cache independently of larder's own
-//! code, [`python`] runs the field's own readers, [`fs`] provides filesystems that fill up, lose power or fail.
+//! [`cas`] the store behind Xet, [`impostor`] what listens in Redis's place and is none, [`mod@larder`] and [`daemon`]
+//! run the binary in isolation and fail a test that leaves a mess behind, [`cache`] reads the hub cache independently
+//! of larder's own code, [`python`] runs the field's own readers, [`fs`] provides filesystems that fill up, lose power
+//! or fail.
 //!
 //! Nothing here imports larder: a bug there cannot hide itself here.
 
