@@ -13,7 +13,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Stages 12 MB from a slow hub and sends the signal when some of it is there; returns the exit code.
 fn signalled(hub: &Hub, larder: &Larder, model: &Model, signal: Signal) -> (i32, Daemon) {
-    hub.throttle(Some(2 << 20));
+    hub.throttle(Some(256 << 10));
     let mut command = larder.spawn(&["stage", model.id(), "--json"]);
     command.allow(Tripwire::Partials);
     assert!(hub.wait_for_bytes(model.id(), 4_000_000, PATIENCE), "{:?}", command.logs());
