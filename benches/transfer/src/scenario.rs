@@ -128,7 +128,8 @@ pub(crate) fn measure(bench: &Bench, plan: &Plan, scenario: Scenario, model: &Mo
             }
             let name = format!("{}: {} of round {}", scenario.name(), row.client.name(), round + 1);
             // A virtual machine gives back to its host what was free for some seconds, and whoever fills it again pays
-            // for that: so every run finds memory that has just been in use.
+            // for that: so every run starts with memory that has just been in use. What a slow client fills later has
+            // grown cold again.
             if scenario.is_large() {
                 bench.run(Client::Cp, model, &mut house, &plan.memory, false)?;
             }
