@@ -2,7 +2,8 @@
 //!
 //! Near the end of a transfer idle connections look at what the others still have to bring. One that is much
 //! slower than the rest gives the second half of its piece away, or, where little is left, all of it: a hedge
-//! against a connection that trickles or hangs, which costs at most what was on its way there.
+//! against a connection that trickles or hangs, which costs at most what was on its way there. Only the network
+//! makes a connection slow: time in which it waits for a limit or for the disk does not count.
 
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -32,7 +33,10 @@ struct Span {
     start: u64,
     at: u64,
     end: u64,
+    /// When the piece was begun, moved on by the time that did not count.
     begun: Instant,
+    /// Since when it waits for something else than the network.
+    held: Option<Instant>,
 }
 
 impl Piece {
@@ -42,7 +46,7 @@ impl Piece {
 
     fn inherit(range: Range<u64>, inherited: u32) -> Self {
         let Range { start, end } = range;
-        let span = Mutex::new(Span { start, at: start, end, begun: Instant::now() });
+        let span = Mutex::new(Span { start, at: start, end, begun: Instant::now(), held: None });
         Self { span, taken: CancellationToken::new(), inherited }
     }
 
@@ -64,6 +68,17 @@ impl Piece {
         wanted
     }
 
+    /// Awaits `wait`, which is no fault of the connection's: a limit, or the disk.
+    pub(super) async fn held<T>(&self, wait: impl Future<Output = T>) -> T {
+        self.span().held = Some(Instant::now());
+        let result = wait.await;
+        let mut span = self.span();
+        if let Some(since) = span.held.take() {
+            span.begun += since.elapsed();
+        }
+        result
+    }
+
     /// Waits until somebody took what was left.
     pub(super) async fn taken(&self) {
         self.taken.cancelled().await;
@@ -72,6 +87,7 @@ impl Piece {
     /// Takes a part of the piece for an idle connection, if that helps; others bring `typical` bytes a second.
     pub(super) fn give(&self, typical: f64, now: Instant) -> Option<Self> {
         let mut span = self.span();
+        let now = span.held.unwrap_or(now);
         let progress = Progress {
             came: span.at - span.start,
             left: span.end - span.at,
@@ -138,6 +154,21 @@ mod tests {
         assert_eq!(keeps(0, 30 * MIB, 0, 0), None, "it has just begun");
         assert_eq!(keeps(0, 30 * MIB, 2, 2), None, "taken twice already: perhaps the source is slow");
         assert_eq!(keeps(0, 30 * MIB, 4, 2), Some(0));
+    }
+
+    #[tokio::test]
+    async fn waiting_for_a_limit_is_not_being_slow() {
+        let piece = Piece::new(0..32 * MIB);
+        piece.came(MIB);
+        let minutes = Duration::from_secs(600);
+        let others = 10.0 * MIB as f64;
+        let waits = piece.held(async {
+            assert!(piece.give(others, Instant::now() + minutes).is_none(), "it is held up, not slow");
+            piece.span().held = Some(Instant::now().checked_sub(minutes).expect("up for as long"));
+        });
+        waits.await;
+        assert!(piece.give(others, Instant::now() + minutes).is_none(), "the time it waited does not count");
+        assert!(piece.give(others, Instant::now() + 2 * minutes).is_some(), "the time after it does");
     }
 
     proptest! {

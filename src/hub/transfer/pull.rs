@@ -174,8 +174,11 @@ impl Job {
             }
             let wanted = piece.came(came);
             metrics::bytes_wasted("hedged", came - wanted);
-            self.paced(came, &stream.source, &file.stop).await;
-            sink.push(left.start, chunk.slice(..wanted as usize)).await.map_err(Failure::Local)?;
+            let wait = async {
+                self.paced(came, &stream.source, &file.stop).await;
+                sink.push(left.start, chunk.slice(..wanted as usize)).await
+            };
+            piece.held(wait).await.map_err(Failure::Local)?;
             if piece.left().is_empty() && left.start + came < asked.end {
                 // The rest of the answer is another connection's.
                 return Ok(());
