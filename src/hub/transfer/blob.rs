@@ -10,10 +10,11 @@ use std::time::Duration;
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 
 use super::file::FileJob;
+use super::hash::{self, Follower};
 use super::journal::Known;
 use super::partial::{JOURNAL_FROM, Partial};
 use super::route::Route;
-use super::{Job, blocking, hash};
+use super::{Job, blocking};
 use crate::error::{Error, Result};
 use crate::hub::{interrupted, source};
 use crate::layout::{BlobLock, Hasher, RepoDir, digest_of, mtime_ns};
@@ -186,10 +187,11 @@ impl Job {
         metrics::bytes_resumed(resumed);
         self.less_to_do(ranges.bytes());
         let (path, stop) = (file.path.clone(), self.stop.child_token());
-        let job = Arc::new(FileJob::new(path, partial, ranges, progress, route, stop));
         let from = hashed.and_then(|(at, state)| Some((at, Hasher::restore(&file.digest, &state)?)));
         let (at, hasher) = from.unwrap_or_else(|| (0, Hasher::new(&file.digest, file.size)));
-        let behind = tokio::spawn(hash::behind(Arc::clone(&job), at, hasher));
+        let follower = Follower::new(at, hasher);
+        let job = Arc::new(FileJob::new(path, partial, follower, ranges, progress, route, stop));
+        let behind = tokio::spawn(hash::behind(Arc::clone(&job)));
         let fetching = self.tracker.fetching();
         self.queue.push(Arc::clone(&job));
         let complete = job.complete().await;

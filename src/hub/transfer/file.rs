@@ -6,9 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use bytes::Bytes;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::hash::Follower;
 use super::partial::Partial;
 use super::piece::Piece;
 use super::ranges::Ranges;
@@ -28,6 +30,8 @@ const COMPARED_PIECES: u64 = 16;
 pub(super) struct FileJob {
     pub(super) path: FilePath,
     pub(super) partial: Arc<Partial>,
+    /// The hash of the bytes before the first that is missing.
+    pub(super) follower: Arc<Follower>,
     /// Where it is listed as in flight; a second look at bytes that were counted before has none.
     pub(super) progress: Option<InFlight>,
     /// Ends everybody who works on it: the job was stopped, or one piece failed for good.
@@ -56,29 +60,30 @@ struct State {
 }
 
 impl FileJob {
-    /// The bytes that are missing beside `there`.
+    /// The bytes that are missing beside `there`, with the hash of the beginning of those.
     pub(super) fn new(
         path: FilePath,
         partial: Partial,
+        follower: Follower,
         there: Ranges,
         progress: InFlight,
         route: Route,
         stop: CancellationToken,
     ) -> Self {
         progress.reached(there.bytes());
-        Self::build(path, Arc::new(partial), there, Some(progress), route, stop)
+        Self::build(path, (Arc::new(partial), Arc::new(follower)), there, Some(progress), route, stop)
     }
 
     /// All bytes once more, to be compared with those that are there.
     pub(super) fn comparing(&self, route: Route, stop: CancellationToken) -> Self {
-        let partial = Arc::clone(&self.partial);
-        let job = Self::build(self.path.clone(), partial, Ranges::default(), None, route, stop);
+        let bytes = (Arc::clone(&self.partial), Arc::clone(&self.follower));
+        let job = Self::build(self.path.clone(), bytes, Ranges::default(), None, route, stop);
         Self { comparing: true, ..job }
     }
 
     fn build(
         path: FilePath,
-        partial: Arc<Partial>,
+        (partial, follower): (Arc<Partial>, Arc<Follower>),
         there: Ranges,
         progress: Option<InFlight>,
         route: Route,
@@ -90,6 +95,7 @@ impl FileJob {
         Self {
             path,
             partial,
+            follower,
             progress,
             stop,
             route,
@@ -147,6 +153,14 @@ impl FileJob {
     /// Pieces that somebody works on.
     pub(super) fn working(&self) -> usize {
         self.state().active.len()
+    }
+
+    /// `pieces` were written at `offset`: hashes them if nothing is missing before. Blocks.
+    pub(super) fn hash(&self, offset: u64, pieces: &[Bytes]) -> Result<(), Error> {
+        if *self.frontier.borrow() < offset {
+            return Ok(());
+        }
+        self.follower.take(&self.partial, offset, pieces)
     }
 
     /// The bytes of `range` are on the disk.

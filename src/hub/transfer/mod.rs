@@ -1,10 +1,10 @@
 //! The bytes of a model, from its sources into the cache: ranged, resumed, verified, then published as blobs.
 //!
 //! All files of a job share one queue of pieces, served by as many connections as bring something (`crew`, `climb`),
-//! in order of the files; at most `hub.connections` files are in flight. Bytes go to `.larder/partial` at their
-//! offsets and are noted in a journal (`journal`), so that a killed transfer goes on where it was. The hash follows
-//! on threads of its own (`hash`), and only a file with the promised digest is renamed into `blobs/`. Snapshots and
-//! refs are the caller's step.
+//! the next piece from the file that fewest work on; at most `hub.connections` files are in flight. Bytes go to
+//! `.larder/partial` at their offsets and are noted in a journal (`journal`), so that a killed transfer goes on where
+//! it was. The hash follows (`hash`), in memory where bytes come in order, and only a file with the promised digest is
+//! renamed into `blobs/`. Snapshots and refs are the caller's step.
 //!
 //! What survives what, in this order: bytes are written, then noted (a kill); every 64 MiB the file is flushed, then
 //! the journal says so, then the journal is flushed (a loss of power); a complete file is flushed, renamed into

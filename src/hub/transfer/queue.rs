@@ -55,7 +55,10 @@ impl Queue {
     pub(super) fn take(&self, most: u64, typical: f64) -> Option<(Arc<FileJob>, Arc<Piece>)> {
         let mut files = self.files();
         files.retain(|file| !file.is_over());
-        let fresh = files.iter().find_map(|file| Some((Arc::clone(file), file.next_piece(most)?)));
+        // One piece of each file after the other: what comes in order is hashed while it is in memory.
+        let mut by_work: Vec<_> = files.iter().map(|file| (file.working(), file)).collect();
+        by_work.sort_by_key(|(working, _)| *working);
+        let fresh = by_work.iter().find_map(|(_, file)| Some((Arc::clone(file), file.next_piece(most)?)));
         let now = Instant::now();
         fresh
             .or_else(|| files.iter().find_map(|file| Some((Arc::clone(file), file.take_over(typical, now)?))))

@@ -1,9 +1,11 @@
-//! Where the bytes of one answer go: gathered, written on a thread that may block, noted in the journal.
+//! Where the bytes of one answer go: gathered, written on a thread that may block, noted in the journal, and
+//! hashed if it is their turn.
 
 use std::sync::Arc;
 
 use super::blocking;
 use super::file::FileJob;
+use super::partial::SAFE_EVERY;
 use crate::error::Result;
 use bytes::Bytes;
 
@@ -60,7 +62,8 @@ impl Sink {
         }
         let (pieces, range) = (std::mem::take(&mut self.held), self.start..self.end);
         let note = self.noted..self.end;
-        let is_due = note.end - note.start >= note_from;
+        // A hash that is remembered must not be ahead of the bytes that are.
+        let is_due = note.end - note.start >= note_from || range.start / SAFE_EVERY < range.end / SAFE_EVERY;
         let file = Arc::clone(&self.file);
         let (at, written) = (range.start, range.clone());
         let work = move || {
@@ -71,7 +74,10 @@ impl Sink {
                 return Ok(());
             }
             file.partial.write(at, &pieces)?;
-            if is_due { file.partial.note(&note) } else { Ok(()) }
+            if is_due {
+                file.partial.note(&note)?;
+            }
+            file.hash(at, &pieces)
         };
         let done = blocking(work).await;
         self.broken = done.is_err();
