@@ -7,6 +7,7 @@ mod gates;
 mod house;
 mod hub;
 mod measure;
+mod memory;
 mod model;
 mod scenario;
 mod table;
@@ -20,6 +21,7 @@ use clap::{Args, Parser};
 use client::Client;
 use house::House;
 use measure::Bench;
+use memory::Comb;
 use model::{Bytes, Shape};
 use scenario::{Models, Plan, Results, Scenario};
 
@@ -127,6 +129,7 @@ fn measure_all(run: Run) -> Result<()> {
         warm_runs: run.warm,
     };
     let models = make(&run, &run.memory.join("models"))?;
+    let _comb = Comb::new(&run.memory)?;
     let plan = Plan {
         rounds: run.rounds,
         patience: run.patience,

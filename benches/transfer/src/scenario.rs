@@ -40,11 +40,6 @@ impl Scenario {
         }
     }
 
-    /// Whether its model fills much memory, be it tmpfs or the cache of a disk.
-    fn is_large(self) -> bool {
-        matches!(self, Self::Plain | Self::Cdn | Self::Disk)
-    }
-
     /// Whether `client` has something to tell here.
     pub(crate) fn has(self, client: Client) -> bool {
         match client {
@@ -127,12 +122,6 @@ pub(crate) fn measure(bench: &Bench, plan: &Plan, scenario: Scenario, model: &Mo
                 continue;
             }
             let name = format!("{}: {} of round {}", scenario.name(), row.client.name(), round + 1);
-            // A virtual machine gives back to its host what was free for some seconds, and whoever fills it again pays
-            // for that: so every run starts with memory that has just been in use. What a slow client fills later has
-            // grown cold again.
-            if scenario.is_large() {
-                bench.run(Client::Cp, model, &mut house, &plan.memory, false)?;
-            }
             match bench.run(row.client, model, &mut house, place, row.outcomes.is_empty()) {
                 Ok(outcome) => {
                     eprintln!("{name}: {:.2} s, CPU {:.2} s", outcome.wall, outcome.cpu);
