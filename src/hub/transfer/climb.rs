@@ -1,11 +1,15 @@
 //! How many connections a transfer should have: more as long as more are faster. Pure; who calls it has the clock.
 //!
 //! A content delivery network caps every connection, a busy link does not, and nobody says which it is. So a
-//! transfer begins with a few, doubles them while that brings something, and takes the last step back when it
-//! brought nothing. Now and then it looks again, since networks change.
+//! transfer begins with a few, takes more at once if these are slow, doubles them while that brings something, and
+//! takes the last step back when it brought nothing. Now and then it looks again, since networks change.
 
-/// Connections to begin with.
-const START: usize = 16;
+/// Connections to begin with: as many as fill a link on which a single one is fast, and cost little there.
+const FEW: usize = 4;
+/// Bytes a second of a connection that is fast.
+const FAST: f64 = 100e6;
+/// Connections to go on with if those are not.
+const SOME: usize = 16;
 /// A step up must bring at least this factor of speed to stay.
 const WORTH_IT: f64 = 1.15;
 /// Windows after which a transfer that settled looks again: soon, since one window may deceive, then ever later.
@@ -17,6 +21,8 @@ const LOOK_AGAIN_LATEST: u32 = 64;
 pub(super) struct Climb {
     target: usize,
     most: usize,
+    /// Nothing is known yet.
+    is_new: bool,
     /// Connections and bytes a second before the last step up.
     before: Option<(usize, f64)>,
     /// Windows until the next step up is tried, and how many it will be after a step that brings nothing.
@@ -27,7 +33,12 @@ pub(super) struct Climb {
 impl Climb {
     /// A transfer that may have `most` connections.
     pub(super) fn new(most: usize) -> Self {
-        Self { target: START.min(most), most, before: None, wait: 0, patience: LOOK_AGAIN }
+        Self { target: FEW.min(most), most, is_new: true, before: None, wait: 0, patience: LOOK_AGAIN }
+    }
+
+    /// Whether no window was told yet.
+    pub(super) fn is_new(&self) -> bool {
+        self.is_new
     }
 
     /// Connections that it should have now.
@@ -37,6 +48,10 @@ impl Climb {
 
     /// A window is over in which every connection had work and `rate` bytes a second came.
     pub(super) fn window(&mut self, rate: f64) {
+        if std::mem::take(&mut self.is_new) && rate < FAST * self.target as f64 {
+            self.target = SOME.min(self.most);
+            return;
+        }
         if let Some((connections, slower)) = self.before.take() {
             if rate < slower * WORTH_IT {
                 self.target = connections;
@@ -86,6 +101,8 @@ mod tests {
     fn connections_that_are_capped_become_many_and_a_full_link_gets_no_more() {
         assert_eq!(settled(64, |n| n as f64 * 50e6), 64);
         assert_eq!(settled(64, |_| 100e6), 16);
+        assert_eq!(settled(64, |_| 700e6), 4, "each of the first four was fast, and eight are no faster");
+        assert_eq!(settled(64, |n| (n as f64 * 300e6).min(4_800e6)), 16);
         assert_eq!(settled(64, |n| (n as f64 * 50e6).min(1_600e6)), 32);
         assert_eq!(settled(3, |n| n as f64), 3);
         assert_eq!(settled(1, |_| 1.0), 1);
@@ -94,6 +111,7 @@ mod tests {
     #[test]
     fn a_window_that_deceives_is_soon_put_right() {
         let mut climb = Climb::new(64);
+        climb.window(200e6);
         climb.window(800e6);
         climb.window(810e6);
         assert_eq!(climb.target(), 16, "32 seemed to bring nothing");
@@ -106,6 +124,7 @@ mod tests {
     #[test]
     fn a_source_that_has_enough_is_believed_and_asked_again_ever_later() {
         let mut climb = Climb::new(64);
+        climb.window(1.0);
         let mut wait = LOOK_AGAIN;
         for _ in 0..5 {
             climb.window(1.0);

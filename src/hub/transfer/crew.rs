@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::SemaphorePermit;
 use tokio::task::JoinSet;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 use super::Job;
 use super::climb::Climb;
@@ -19,6 +19,8 @@ use crate::hub::source::Source;
 
 /// How often the number of connections is thought about, and how often an idle one looks for slow ones.
 const WINDOW: Duration = Duration::from_millis(250);
+/// The first look, at connections that all had work since the one before, comes sooner.
+const FIRST_WINDOW: Duration = Duration::from_millis(100);
 /// Smallest piece that is asked for, unless the file ends.
 const MIN_PIECE: u64 = 1 << 20;
 /// How fast the memory of what a connection brought fades, each window.
@@ -62,6 +64,12 @@ pub(super) struct Connection<'a> {
     _source: SemaphorePermit<'a>,
 }
 
+fn every(window: Duration) -> Interval {
+    let mut tick = interval_at(Instant::now() + window, window);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    tick
+}
+
 impl Job {
     /// Waits for the right to have one more connection to `source`.
     pub(super) async fn connection<'a>(&'a self, source: &'a Source) -> Result<Connection<'a>, Failure> {
@@ -75,10 +83,9 @@ impl Job {
     pub(super) async fn run_crew(self: Arc<Self>) {
         let mut climb = Climb::new(self.hub.config.connections);
         let mut members = JoinSet::new();
-        let mut tick = tokio::time::interval(WINDOW);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        tick.tick().await;
-        let mut before = (tokio::time::Instant::now(), self.tracker.bytes_fetched());
+        let mut tick = every(FIRST_WINDOW);
+        let mut before = (Instant::now(), self.tracker.bytes_fetched());
+        let mut all_had_work = false;
         loop {
             self.crew.target.store(climb.target(), Relaxed);
             while self.crew.members.load(Relaxed) < climb.target() {
@@ -91,7 +98,7 @@ impl Job {
                 () = self.stop.cancelled() => break,
                 _ = tick.tick() => {}
             }
-            let now = (tokio::time::Instant::now(), self.tracker.bytes_fetched());
+            let now = (Instant::now(), self.tracker.bytes_fetched());
             let rate = (now.1 - before.1) as f64 / (now.0 - before.0).as_secs_f64().max(0.001);
             before = now;
             let working = self.queue.working();
@@ -99,11 +106,16 @@ impl Job {
                 let typical = (self.crew.typical() * FADE).max(rate / working as f64);
                 self.crew.typical.store(typical.to_bits(), Relaxed);
             }
+            let had_work = all_had_work;
+            // Nearly all have work; the others are between two pieces.
+            all_had_work = working * 10 >= climb.target() * 9;
             if self.crew.refused.swap(false, Relaxed) {
                 climb.refused();
-            } else if working * 10 >= climb.target() * 9 {
-                // Nearly all have work; the others are between two pieces.
+            } else if all_had_work && (had_work || !climb.is_new()) {
                 climb.window(rate);
+            }
+            if !climb.is_new() && tick.period() == FIRST_WINDOW {
+                tick = every(WINDOW);
             }
         }
         while members.join_next().await.is_some() {}
