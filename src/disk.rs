@@ -1,8 +1,13 @@
-//! What the cache's disk has: asked of the filesystem that holds the path, not of a list of disks.
+//! What the cache's disk has, asked of the filesystem that holds the path and not of a list of disks, and how much of
+//! that was promised to somebody.
+
+mod reserve;
 
 use std::path::Path;
 
 use crate::error::{Error, Result};
+
+pub use reserve::{Reservation, Reservations};
 
 /// Room on the filesystem of one path, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

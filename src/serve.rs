@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, Api, Listeners, Sampler};
 use crate::config::{Config, Environment, Settings, Sources};
+use crate::disk::Reservations;
 use crate::error::{Error, Result};
 use crate::hub::{Hub, Limits};
 use crate::layout::Cache;
@@ -90,6 +91,7 @@ impl House {
             fleet: fleet.is_some(),
             ledger: Arc::clone(&ledger),
             limits: hub.limits().clone(),
+            reservations: Reservations::default(),
             sampler: Sampler::default(),
             metrics: handle,
             host: settings.config.host.name.as_str().into(),
@@ -112,6 +114,7 @@ impl House {
         Context {
             ledger: Some(Arc::clone(&self.ledger)),
             patience: foreground.then(|| Patience::new(PATIENCE)),
+            reservations: self.api.reservations.clone(),
             drain,
             ..planner(&self.settings, self.hub.clone(), foreground)
         }
@@ -187,6 +190,7 @@ pub fn planner(settings: &Settings, hub: Hub, foreground: bool) -> Context {
         cache: Cache::new(settings.cache_root.clone()),
         ledger: None,
         keep_free,
+        reservations: Reservations::default(),
         patience: None,
         drain: CancellationToken::new(),
     }

@@ -13,7 +13,8 @@ const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 pub(super) async fn scrape(Shared(api): Shared<Api>) -> Response {
     let mut text = api.metrics.render();
-    render_state(&mut text, &api.sampler.latest(), &api.ledger.shelf(), api.max_models);
+    let promised = api.reservations.promised();
+    render_state(&mut text, &api.sampler.latest(), &api.ledger.shelf(), promised, api.max_models);
     ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response()
 }
 
@@ -50,7 +51,7 @@ impl Family<'_> {
     }
 }
 
-fn render_state(text: &mut String, sampled: &Sampled, shelf: &Shelf, max_models: usize) {
+fn render_state(text: &mut String, sampled: &Sampled, shelf: &Shelf, promised: u64, max_models: usize) {
     let mut page = Page { text };
     page.gauge("larder_build_info", "Always 1; the labels say what runs.")
         .sample(&[("version", env!("CARGO_PKG_VERSION"))], 1);
@@ -58,6 +59,11 @@ fn render_state(text: &mut String, sampled: &Sampled, shelf: &Shelf, max_models:
     queue(&mut page, sampled);
     disk(&mut page, sampled);
     cache(&mut page, shelf);
+    page.gauge(
+        "larder_cache_reserved_bytes",
+        "Free bytes of the disk that were promised to running downloads.",
+    )
+    .sample(&[], promised);
     models(&mut page, shelf, max_models);
 }
 
@@ -166,7 +172,7 @@ mod tests {
         page.gauge("x", "Help.").sample(&[("a", "q\"b\\c\nd")], 1.5);
         assert_eq!(text, "# HELP x Help.\n# TYPE x gauge\nx{a=\"q\\\"b\\\\c\\nd\"} 1.5\n");
         let mut text = String::new();
-        render_state(&mut text, &Sampled::default(), &Shelf::default(), 10);
+        render_state(&mut text, &Sampled::default(), &Shelf::default(), 0, 10);
         assert!(!text.contains("larder_disk_free_bytes") && !text.contains("larder_queue_up"), "{text}");
         assert!(text.contains("larder_models_omitted 0"));
     }

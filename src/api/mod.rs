@@ -24,6 +24,7 @@ use tower_http::compression::CompressionLayer;
 use tower_http::limit::RequestBodyLimitLayer;
 use tower_http::timeout::TimeoutLayer;
 
+use crate::disk::Reservations;
 use crate::error::{Error, Result};
 use crate::hub::Limits;
 use crate::ledger::Ledger;
@@ -102,6 +103,8 @@ pub struct Api {
     pub ledger: Arc<Ledger>,
     /// How fast bytes may come.
     pub limits: Limits,
+    /// Room on the disk that was promised to downloads.
+    pub reservations: Reservations,
     /// What was sampled last, so that no scrape waits.
     pub sampler: Sampler,
     /// The event half of the metrics.

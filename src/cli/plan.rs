@@ -83,7 +83,7 @@ fn human(view: &View, output: Output) -> String {
         output.size(plan.bytes_to_fetch)
     ));
     if let (Some(free), Some(keep)) = (plan.disk_free, plan.keep_free) {
-        let left = free.saturating_sub(plan.bytes_to_fetch);
+        let left = free.saturating_sub(plan.disk_needed);
         lines.push(format!(
             "disk: {} free, {} after it, {} stay free by policy",
             output.size(free),

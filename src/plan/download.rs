@@ -98,6 +98,8 @@ pub struct Facts {
     pub disk_total: u64,
     /// Free bytes of the cache's disk, for this user.
     pub disk_free: u64,
+    /// Bytes of those that were promised to other downloads, if that is known.
+    pub disk_promised: Option<u64>,
 }
 
 /// What will happen to one file.
@@ -122,6 +124,10 @@ pub struct DownloadPlan {
     pub bytes_present: u64,
     /// Bytes that have to come over the network.
     pub bytes_to_fetch: u64,
+    /// Bytes of the cache's disk that it will take.
+    pub disk_needed: u64,
+    /// Free bytes that are promised to other downloads; `None` if that is not known.
+    pub disk_promised: Option<u64>,
     /// Free bytes of the cache's disk before; `None` if nothing is to be fetched and nobody asked.
     pub disk_free: Option<u64>,
     /// Bytes of it that stay free by policy.
@@ -134,39 +140,48 @@ pub struct DownloadPlan {
 /// `insufficient_disk` with the arithmetic.
 pub fn plan_download(facts: &Facts, keep_free: KeepFree) -> Result<DownloadPlan> {
     let mut seen = std::collections::BTreeSet::new();
-    let reserve = keep_free.of(facts.disk_total);
-    let mut room = 0_u64;
+    let kept = keep_free.of(facts.disk_total);
     let mut plan = DownloadPlan {
         files: Vec::with_capacity(facts.files.len()),
         bytes_total: 0,
         bytes_present: 0,
         bytes_to_fetch: 0,
+        disk_needed: 0,
+        disk_promised: facts.disk_promised,
         disk_free: Some(facts.disk_free),
-        keep_free: Some(reserve),
+        keep_free: Some(kept),
     };
     for fact in &facts.files {
         let missing = fact.file.size.saturating_sub(fact.on_disk);
         let to_fetch = if seen.insert(fact.file.digest) { missing } else { 0 };
         plan.bytes_total = plan.bytes_total.saturating_add(fact.file.size);
         plan.bytes_to_fetch = plan.bytes_to_fetch.saturating_add(to_fetch);
-        room = room.saturating_add(to_fetch.min(fact.file.size.saturating_sub(fact.allocated)));
+        let needed = to_fetch.min(fact.file.size.saturating_sub(fact.allocated));
+        plan.disk_needed = plan.disk_needed.saturating_add(needed);
         plan.files.push(PlannedFile { path: fact.file.path.to_string(), bytes: fact.file.size, to_fetch });
     }
     plan.bytes_present = plan.bytes_total - plan.bytes_to_fetch;
-    let available = facts.disk_free.saturating_sub(reserve);
-    if room > available {
-        return Err(Error::new(
-            Reason::InsufficientDisk,
-            format!(
-                "not enough room for {}: {} free, of which {} stay free ({keep_free} by policy)",
-                Size(room),
-                Size(facts.disk_free),
-                Size(reserve),
-            ),
-            "free some space, point cache.root at a larger disk, or lower cache.keep_free",
-        ));
+    let available = facts.disk_free.saturating_sub(kept).saturating_sub(facts.disk_promised.unwrap_or(0));
+    if plan.disk_needed > available {
+        return Err(no_room(&plan, facts, kept, keep_free));
     }
     Ok(plan)
+}
+
+/// The arithmetic of a download that does not fit.
+fn no_room(plan: &DownloadPlan, facts: &Facts, kept: u64, keep_free: KeepFree) -> Error {
+    let mut what = format!(
+        "not enough room for {}: {} free, of which {} stay free ({keep_free} by policy)",
+        Size(plan.disk_needed),
+        Size(facts.disk_free),
+        Size(kept),
+    );
+    let mut hint = "free some space, point cache.root at a larger disk, or lower cache.keep_free";
+    if let Some(promised) = facts.disk_promised.filter(|promised| *promised > 0) {
+        what = format!("{what} and {} are promised to downloads that run", Size(promised));
+        hint = "free some space or cancel one of them (`larder jobs`), point cache.root at a larger disk, or lower cache.keep_free";
+    }
+    Error::new(Reason::InsufficientDisk, what, hint)
 }
 
 #[cfg(test)]
@@ -185,7 +200,7 @@ mod tests {
     }
 
     fn facts(files: Vec<FileFact>, disk_free: u64) -> Facts {
-        Facts { files, disk_total: 1_000, disk_free }
+        Facts { files, disk_total: 1_000, disk_free, disk_promised: None }
     }
 
     #[test]
@@ -210,11 +225,20 @@ mod tests {
     }
 
     #[test]
+    fn what_others_were_promised_is_not_free() {
+        let both = |promised| Facts { disk_promised: Some(promised), ..facts(vec![fact(1, 300, 0)], 550) };
+        let plan = plan_download(&both(150), KeepFree::Percent(10)).expect("fits exactly");
+        assert_eq!((plan.disk_needed, plan.disk_promised), (300, Some(150)));
+        let error = plan_download(&both(151), KeepFree::Percent(10)).expect_err("one byte short");
+        assert!(error.to_string().contains("151 B are promised to downloads that run"), "{error}");
+    }
+
+    #[test]
     fn room_that_is_set_aside_is_not_asked_for_again() {
         let begun = FileFact { allocated: 500, ..fact(1, 500, 20) };
         let plan =
             plan_download(&facts(vec![begun], 10), KeepFree::Bytes(0)).expect("its room is taken already");
-        assert_eq!(plan.bytes_to_fetch, 480);
+        assert_eq!((plan.bytes_to_fetch, plan.disk_needed), (480, 0));
     }
 
     #[test]

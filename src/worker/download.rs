@@ -8,170 +8,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use larder_jobs::{CommitId, Digest, Download, Job, Progress, Reason, RepoFile, RepoId, State, Work};
+use larder_jobs::{Digest, Download, Job, Progress, Reason, State, Work};
 use tokio_util::sync::CancellationToken;
 
-use super::Context;
-use crate::disk;
+use super::planned::{Planned, receipt_of, reserve, selection};
+use super::{Context, blocking};
 use crate::error::{Error, Result};
-use crate::hub::{self, Fetch, Fetched, JobLimit, Kept, Phase, Totals, Tracker};
-use crate::layout::{Receipt, ReceiptFile, RepoDir, Selection};
+use crate::hub::{self, Fetch, Fetched, JobLimit, Phase, Totals, Tracker};
+use crate::layout::{Receipt, ReceiptFile, RepoDir};
 use crate::ledger::{Key, Ledger};
-use crate::plan::{self, DownloadPlan, Facts, FileFact};
 use crate::queue::{Done, Record};
 
 /// How often progress is reported.
 const REPORT_EVERY: Duration = Duration::from_millis(200);
 /// How long a transfer waits for room on a disk that filled up meanwhile.
 const FULL_DISK: Duration = Duration::from_secs(60);
-
-/// A download that is planned but not begun.
-#[derive(Debug, Clone)]
-pub struct Planned {
-    /// The repo under the name that the hub knows it by.
-    pub repo: RepoId,
-    /// The commit that the revision resolved to.
-    pub commit: CommitId,
-    /// What is fetched and what is not; `None` if a receipt proves that everything is there.
-    pub chosen: Option<plan::Selection>,
-    /// Bytes and room.
-    pub plan: DownloadPlan,
-    receipt: Option<Receipt>,
-}
-
-impl Planned {
-    /// Whether a receipt proves that everything is there.
-    pub fn is_satisfied(&self) -> bool {
-        self.chosen.is_none()
-    }
-}
-
-/// Finds out what a download would do, and does nothing.
-///
-/// # Errors
-/// Whatever the hub answers, `unsafe_format`, `structure_invalid`, `insufficient_disk`; `offline` if the
-/// model is not there and the hub must not be asked.
-pub async fn plan(context: &Context, want: &Download, stop: &CancellationToken) -> Result<Planned> {
-    let (repo, commit) = resolve(context, want, stop).await?;
-    let proof = proof(context, want, &commit).await?;
-    if let Some(receipt) = proof.receipt.as_ref().filter(|_| proof.satisfied) {
-        let plan = all_present(receipt);
-        return Ok(Planned { repo, commit, chosen: None, plan, receipt: proof.receipt });
-    }
-    if context.hub.is_offline() {
-        return Err(offline(want));
-    }
-    let chosen = plan::select(&context.hub.tree(&repo, &commit, stop).await?, want)?;
-    let facts = facts(context, want, &chosen.files).await?;
-    let plan = plan::plan_download(&facts, context.keep_free)?;
-    Ok(Planned { repo, commit, chosen: Some(chosen), plan, receipt: proof.receipt })
-}
-
-async fn resolve(context: &Context, want: &Download, stop: &CancellationToken) -> Result<(RepoId, CommitId)> {
-    if let Some(commit) = want.revision.as_commit()
-        && proof(context, want, &commit).await?.satisfied
-    {
-        return Ok((want.repo.clone(), commit));
-    }
-    if context.hub.is_offline() {
-        let dir = context.cache.repo(&want.repo);
-        let local = want
-            .revision
-            .as_commit()
-            .or_else(|| std::fs::read_to_string(dir.reference(&want.revision)).ok()?.trim().parse().ok());
-        return local.map(|commit| (want.repo.clone(), commit)).ok_or_else(|| offline(want));
-    }
-    let resolved = context.hub.resolve(&want.repo, &want.revision, stop).await?;
-    Ok((resolved.repo, resolved.commit))
-}
-
-fn offline(want: &Download) -> Error {
-    Error::new(
-        Reason::Offline,
-        format!("{} is not complete in the cache, and offline mode is on", want.model()),
-        "unset HF_HUB_OFFLINE (or hub.offline) and stage it once",
-    )
-}
-
-/// What the disk proves about a commit, without asking anybody.
-struct Proof {
-    receipt: Option<Receipt>,
-    /// Every file that is wanted is there as it was verified, and visible to readers.
-    satisfied: bool,
-}
-
-async fn proof(context: &Context, want: &Download, commit: &CommitId) -> Result<Proof> {
-    // The folder is that of the name that was asked for, as the hub's own clients have it.
-    let (dir, want, commit) = (context.cache.repo(&want.repo), want.clone(), commit.clone());
-    blocking(move || {
-        let receipt = receipt_of(&dir, &commit);
-        let satisfied = receipt.as_ref().is_some_and(|receipt| satisfies(receipt, &want, &dir));
-        Ok(Proof { receipt, satisfied })
-    })
-    .await
-}
-
-/// An unreadable receipt is as good as none: the files are listed and hashed again.
-fn receipt_of(dir: &RepoDir, commit: &CommitId) -> Option<Receipt> {
-    dir.read_receipt(commit)
-        .inspect_err(|error| tracing::warn!(%error, "a receipt is ignored"))
-        .unwrap_or_default()
-}
-
-/// Whether the receipt is for the same choice of files and every one of them is still as it was verified,
-/// and visible to readers.
-fn satisfies(receipt: &Receipt, want: &Download, dir: &RepoDir) -> bool {
-    receipt.selection == selection(want)
-        && receipt.files.iter().all(|file| {
-            let seen = std::fs::metadata(dir.snapshot_file(&receipt.commit, &file.path));
-            seen.is_ok_and(|found| file.is(&found))
-        })
-}
-
-fn selection(want: &Download) -> Selection {
-    let texts = |globs: &[larder_jobs::Glob]| {
-        let mut texts: Vec<_> = globs.iter().map(|glob| glob.as_str().to_owned()).collect();
-        texts.sort();
-        texts.dedup();
-        texts
-    };
-    Selection {
-        include: texts(&want.include),
-        exclude: texts(&want.exclude),
-        format: Some(want.format.word().to_owned()),
-        allow_unsafe: want.allow_unsafe,
-    }
-}
-
-fn all_present(receipt: &Receipt) -> DownloadPlan {
-    let bytes_total = receipt.files.iter().map(|file| file.size).sum();
-    let file =
-        |file: &ReceiptFile| plan::PlannedFile { path: file.path.to_string(), bytes: file.size, to_fetch: 0 };
-    DownloadPlan {
-        files: receipt.files.iter().map(file).collect(),
-        bytes_total,
-        bytes_present: bytes_total,
-        bytes_to_fetch: 0,
-        disk_free: None,
-        keep_free: None,
-    }
-}
-
-/// What the disk has of the files.
-async fn facts(context: &Context, want: &Download, files: &[RepoFile]) -> Result<Facts> {
-    let dir = context.cache.repo(&want.repo);
-    let (root, files) = (context.cache.root().to_owned(), files.to_vec());
-    blocking(move || {
-        let usage = disk::usage(&root)?;
-        let files = files.into_iter().map(|file| {
-            let there = std::fs::metadata(dir.blob(&file.digest)).is_ok_and(|found| found.len() == file.size);
-            let kept = if there { Kept { bytes: file.size, allocated: 0 } } else { hub::kept(&dir, &file) };
-            FileFact { file, on_disk: kept.bytes, allocated: kept.allocated }
-        });
-        Ok(Facts { files: files.collect(), disk_total: usage.total, disk_free: usage.free })
-    })
-    .await
-}
 
 /// Runs the job; `report` is called with every change of state and several times a second. `earlier` is the
 /// number of bytes that came in earlier attempts, `limit` says how fast more may come.
@@ -184,7 +35,7 @@ pub(super) async fn download(
     stop: &CancellationToken,
 ) -> Result<Done> {
     report(State::Planning, Progress { bytes_fetched: earlier, ..Progress::default() });
-    let mut planned = plan(context, want, stop).await?;
+    let (room, mut planned) = reserve(context, want, stop).await?;
     let dir = context.cache.repo(&want.repo);
     let totals = Totals {
         commit: planned.commit.clone(),
@@ -208,6 +59,7 @@ pub(super) async fn download(
                 into: dir.clone(),
                 trusted: trust(planned.receipt.clone()),
                 limit,
+                room: Arc::new(room),
             };
             let tracker = Arc::new(Tracker::new(earlier));
             let fetched = fetch_all(context, fetch, &tracker, &totals, &report, stop).await;
@@ -355,12 +207,6 @@ async fn publish(publication: Publication, ledger: Arc<Ledger>) -> Result<()> {
         ledger.staged(&repo, &commit, now)
     })
     .await
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or_else(|error| Err(Error::internal(format!("a blocking step died: {error}"))))
 }
 
 /// Writes a pin into the receipt that was asked for only while the job ran. Until then the job's record

@@ -1,6 +1,7 @@
 //! The worker: plain async handlers, one for each kind of job, and the one file that puts them on apalis.
 
 mod download;
+mod planned;
 mod runtime;
 
 use std::sync::Arc;
@@ -8,12 +9,14 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
+use crate::disk::Reservations;
+use crate::error::{Error, Result};
 use crate::hub::Hub;
 use crate::layout::Cache;
 use crate::ledger::Ledger;
 use crate::plan::KeepFree;
 
-pub use download::{Planned, plan};
+pub use planned::{Planned, plan};
 pub use runtime::run;
 
 /// What the handlers need.
@@ -27,6 +30,8 @@ pub struct Context {
     pub ledger: Option<Arc<Ledger>>,
     /// What stays free on the cache's disk.
     pub keep_free: KeepFree,
+    /// Room on that disk that was promised to running downloads.
+    pub reservations: Reservations,
     /// How long a foreground command waits for a hub that it has never reached; a daemon waits for ever.
     pub patience: Option<Patience>,
     /// Fires when the worker should stop; jobs then go back, their bytes stay.
@@ -49,4 +54,11 @@ impl Patience {
     fn is_over(self) -> bool {
         self.since.elapsed() >= self.at_most
     }
+}
+
+/// Runs `work` on a thread that may block.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|error| Err(Error::internal(format!("a blocking step died: {error}"))))
 }

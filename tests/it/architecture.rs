@@ -10,8 +10,8 @@ use std::process::Command;
 const FLOORS: &[&[&str]] = &[
     &["error"],
     &["metrics"],
-    &["store", "layout", "plan"],
-    &["hub", "disk", "host"],
+    &["store", "layout", "plan", "disk"],
+    &["hub", "host"],
     &["queue", "ledger"],
     &["worker", "api"],
     &["config"],

@@ -155,6 +155,7 @@ pub(super) async fn all(partial: Arc<Partial>, promise: &Digest, stop: &Cancella
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk::Reservation;
     use crate::hub::testing::{noise, sha256};
     use crate::hub::transfer::care::{Dirty, PageCache};
     use crate::hub::transfer::partial::Care;
@@ -171,7 +172,8 @@ mod tests {
         repo.prepare().expect("prepared");
         let bytes = Bytes::from(noise(SIZE, 7));
         let digest = sha256("x", &bytes).digest;
-        let care = Care { dirty: Arc::new(Dirty::new(u64::MAX)), pages: PageCache::Leave };
+        let room = Arc::new(Reservation::none());
+        let care = Care { dirty: Arc::new(Dirty::new(u64::MAX)), pages: PageCache::Leave, room };
         let (partial, _) = Partial::open(&repo, &digest, SIZE as u64, &care).expect("opens");
         let follower = Follower::new(0, Hasher::new(&digest, SIZE as u64));
         let mut there = super::super::ranges::Ranges::default();

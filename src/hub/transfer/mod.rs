@@ -44,6 +44,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::{Hub, Inner, JobLimit, interrupted};
+use crate::disk::Reservation;
 use crate::error::{Error, Result};
 use crate::layout::{ReceiptFile, RepoDir};
 use blob::{Blob, Staged};
@@ -75,6 +76,8 @@ pub struct Fetch {
     pub trusted: Trust,
     /// How fast bytes may come.
     pub limit: JobLimit,
+    /// Room on the disk that was promised to this call.
+    pub room: Arc<Reservation>,
 }
 
 impl fmt::Debug for Fetch {
@@ -140,7 +143,7 @@ impl Hub {
         // Also when this future is dropped, nobody goes on.
         let _stopped = stop.clone().drop_guard();
         let hub = Arc::clone(&self.inner);
-        let care = Care { dirty: Arc::clone(&hub.dirty), pages: hub.config.page_cache };
+        let care = Care { dirty: Arc::clone(&hub.dirty), pages: hub.config.page_cache, room: fetch.room };
         let todo = first.iter().map(|file| fetch.files[*file].size).sum();
         let job = Arc::new(Job {
             repo: fetch.repo,

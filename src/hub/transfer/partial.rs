@@ -18,6 +18,7 @@ use rustix::io::Errno;
 
 use super::care::{Dirty, PageCache};
 use super::journal::{self, Journal, Known};
+use crate::disk::Reservation;
 use crate::error::{Error, Result};
 use crate::layout::{Hasher, RepoDir};
 use larder_jobs::{Digest, RepoFile};
@@ -57,6 +58,8 @@ pub fn kept(dir: &RepoDir, file: &RepoFile) -> Kept {
 pub(super) struct Care {
     pub(super) dirty: Arc<Dirty>,
     pub(super) pages: PageCache,
+    /// What was promised to the job whose bytes these are.
+    pub(super) room: Arc<Reservation>,
 }
 
 /// The open partial of one blob. Everything here blocks.
@@ -67,6 +70,8 @@ pub(super) struct Partial {
     journal: Option<Journal>,
     size: u64,
     care: Care,
+    /// The filesystem gives room only as bytes are written.
+    is_sparse: bool,
     /// Bytes that were written since the last flush began.
     unsafe_bytes: AtomicU64,
     /// Everything before this byte is hashed.
@@ -95,13 +100,19 @@ impl Partial {
             file.set_len(0)
         };
         prepared.map_err(|error| Error::io("prepare", &path, &error))?;
-        if let Err(error) = allocate(&file, size) {
+        let allocated = care.room.take(|| {
+            let before = blocks(&file);
+            let allocated = allocate(&file, size);
+            let after = blocks(&file);
+            (after.saturating_sub(before), allocated.map(|()| after))
+        });
+        let allocated = allocated.map_err(|error| {
             if !resumed {
                 // Nothing of worth is in it, and what it took is missed elsewhere.
                 let _ = fs::remove_file(&path);
             }
-            return Err(Error::io("allocate", &path, &error));
-        }
+            Error::io("allocate", &path, &error)
+        })?;
         let mut journal = None;
         if size >= JOURNAL_FROM {
             journal = Some(Journal::begin(&map, digest, size, &known)?);
@@ -109,31 +120,32 @@ impl Partial {
         }
         let hashed = AtomicU64::new(known.hashed.as_ref().map_or(0, |(at, _)| *at));
         let (unsafe_bytes, flushing, care) = (AtomicU64::new(0), Mutex::new(()), care.clone());
-        Ok((Self { file, path, journal, size, care, unsafe_bytes, hashed, flushing }, known))
+        let is_sparse = allocated < size;
+        Ok((Self { file, path, journal, size, care, is_sparse, unsafe_bytes, hashed, flushing }, known))
     }
 
     /// Writes a small blob whole, and flushes it.
-    pub(super) fn write_small(dir: &RepoDir, digest: &Digest, pieces: &[Bytes]) -> Result<()> {
+    pub(super) fn write_small(
+        dir: &RepoDir,
+        digest: &Digest,
+        pieces: &[Bytes],
+        room: &Reservation,
+    ) -> Result<()> {
         let path = dir.partial(digest);
         let file = open(&path)?;
         file.set_len(0).map_err(|error| Error::io("empty", &path, &error))?;
-        let mut at = 0;
-        for piece in pieces {
-            file.write_all_at(piece, at).map_err(|error| Error::io("write", &path, &error))?;
-            at += piece.len() as u64;
-        }
-        Ok(())
+        let write = || (length(pieces), write_at(&file, 0, pieces));
+        room.take(write).map_err(|error| Error::io("write", &path, &error))
     }
 
     /// Writes pieces one behind the other from `offset`, and flushes when it is time.
-    pub(super) fn write(&self, mut offset: u64, pieces: &[Bytes]) -> Result<()> {
-        let begin = offset;
-        for piece in pieces {
-            self.file.write_all_at(piece, offset).map_err(|error| Error::io("write", &self.path, &error))?;
-            offset += piece.len() as u64;
-        }
-        self.care.dirty.add(offset - begin);
-        let waiting = self.unsafe_bytes.fetch_add(offset - begin, Relaxed) + (offset - begin);
+    pub(super) fn write(&self, offset: u64, pieces: &[Bytes]) -> Result<()> {
+        let length = length(pieces);
+        let write = || write_at(&self.file, offset, pieces);
+        let written = if self.is_sparse { self.care.room.take(|| (length, write())) } else { write() };
+        written.map_err(|error| Error::io("write", &self.path, &error))?;
+        self.care.dirty.add(length);
+        let waiting = self.unsafe_bytes.fetch_add(length, Relaxed) + length;
         if waiting >= SAFE_EVERY || self.care.dirty.is_full() { self.make_safe() } else { Ok(()) }
     }
 
@@ -224,6 +236,24 @@ fn open(path: &std::path::Path) -> Result<File> {
     options.open(path).map_err(|error| Error::io("open", path, &error))
 }
 
+fn length(pieces: &[Bytes]) -> u64 {
+    pieces.iter().map(|piece| piece.len() as u64).sum()
+}
+
+/// Writes pieces one behind the other from `offset`.
+fn write_at(file: &File, mut offset: u64, pieces: &[Bytes]) -> io::Result<()> {
+    for piece in pieces {
+        file.write_all_at(piece, offset)?;
+        offset += piece.len() as u64;
+    }
+    Ok(())
+}
+
+/// Bytes that the disk has set aside for a file.
+fn blocks(file: &File) -> u64 {
+    file.metadata().map_or(0, |found| found.blocks().saturating_mul(512))
+}
+
 /// Takes the room for `size` bytes now, where the filesystem can; else only the length is set.
 fn allocate(file: &File, size: u64) -> io::Result<()> {
     if size > 0 {
@@ -250,7 +280,11 @@ mod tests {
     }
 
     fn care(most: u64) -> Care {
-        Care { dirty: Arc::new(Dirty::new(most)), pages: PageCache::Drop }
+        Care {
+            dirty: Arc::new(Dirty::new(most)),
+            pages: PageCache::Drop,
+            room: Arc::new(Reservation::none()),
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Small files: one request, hashed in memory, written once. A repo may have tens of thousands of them.
 
 use std::fs::Metadata;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -27,9 +28,9 @@ impl Job {
             let mut hasher = Hasher::new(&file.digest, file.size);
             pieces.iter().for_each(|piece| hasher.update(piece));
             if hasher.finish() == file.digest {
-                let (into, digest) = (self.into.clone(), file.digest);
+                let (into, digest, room) = (self.into.clone(), file.digest, Arc::clone(&self.care.room));
                 let publish = move || {
-                    Partial::write_small(&into, &digest, &pieces)?;
+                    Partial::write_small(&into, &digest, &pieces, &room)?;
                     if replace { into.replace_blob(&digest) } else { into.publish_blob(&digest) }
                 };
                 let found = blocking(publish).await?;

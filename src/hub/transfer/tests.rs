@@ -4,6 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use super::*;
+use crate::disk::Reservation;
 use crate::hub::testing::{Fault, TestHub, commit, noise, repo, sha256};
 use crate::hub::{Config, Limits};
 use crate::layout::Cache;
@@ -42,6 +43,7 @@ impl Fixture {
             into: self.place(),
             trusted: Arc::new(|_, _| false),
             limit: Limits::new(None).job(larder_jobs::JobId::new(jiff::Timestamp::UNIX_EPOCH, 0), None),
+            room: Arc::new(Reservation::none()),
         }
     }
 

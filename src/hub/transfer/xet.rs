@@ -139,6 +139,7 @@ impl Job {
             let more = bytes.saturating_sub(came);
             if more > 0 {
                 (came, grown) = (bytes, Instant::now());
+                self.care.room.take(|| (more, ()));
                 self.tracker.came(&source.name, more);
                 source.received(more);
                 progress.more(more);

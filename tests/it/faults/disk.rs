@@ -3,9 +3,10 @@
 use std::fs;
 use std::time::Duration;
 
+use serde_json::json;
 use support::cache::{assert_clean, partials};
 use support::fs::Tmpfs;
-use support::{Hub, Larder, Model, Tripwire, larder, models};
+use support::{Daemon, Hub, Larder, Model, Tripwire, larder, models};
 
 use super::{assert_not_visible, refused, staged};
 
@@ -112,4 +113,79 @@ fn a_daemons_job_waits_for_room() {
     assert!(done["bytes_fetched"].as_u64() <= Some(model.bytes() + MIB), "it went on: {done}");
     drop(daemon);
     assert_clean(larder.cache());
+}
+
+/// What the daemon says it has promised to its downloads, bytes.
+fn promised(daemon: &Daemon) -> u64 {
+    let text = daemon.get("/metrics").text;
+    let line = text.lines().find_map(|line| line.strip_prefix("larder_cache_reserved_bytes "));
+    line.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("not in a scrape:\n{text}"))
+}
+
+/// Three weight files of 8 MB, of which one comes after the other, on a disk that has room for them once.
+fn one_of_two(disk: &Tmpfs) -> (Hub, Larder, [Model; 2]) {
+    let hub = Hub::start();
+    let models = [334, 335].map(|seed| {
+        let more = |n| support::Content::pattern(8_000_000, seed + n);
+        models::huge(seed, 8_000_000).lfs("tokenizer.model", more(1000)).lfs("vocab.spm", more(2000))
+    });
+    for model in &models {
+        hub.add(model.clone());
+    }
+    let larder = larder!(&hub).with_cache(&disk.path().join("hub")).env("LARDER__HUB__CONNECTIONS", "1");
+    (hub, larder, models)
+}
+
+fn begin(daemon: &Daemon, model: &Model) -> String {
+    let job = daemon.post("/v1/jobs", &json!({"kind": "download", "repo": model.id()})).expect(202);
+    job["id"].as_str().expect("an id").to_owned()
+}
+
+#[test]
+fn two_downloads_that_fit_singly_but_not_together_do_not_both_start() {
+    let Some(disk) = disk(40) else { return };
+    let (hub, larder, [first, second]) = one_of_two(&disk);
+    hub.throttle(Some(MIB));
+    let daemon = larder.serve();
+    assert_eq!(promised(&daemon), 0);
+    let running = begin(&daemon, &first);
+    let begun = |job: &serde_json::Value| job["bytes_fetched"].as_u64() > Some(200_000);
+    daemon.wait_until(&format!("/v1/jobs/{running}"), PATIENCE, begun);
+    // The disk knows of the first file only; two thirds of the room are still free to whoever asks it.
+    let left = promised(&daemon);
+    assert!((15_900_000..=16_000_000).contains(&left), "{left} bytes are promised");
+    let refused = daemon.wait_job(&begin(&daemon, &second), PATIENCE);
+    assert_eq!(
+        (&refused["state"], &refused["reason"]),
+        (&"failed".into(), &"insufficient_disk".into()),
+        "{refused}"
+    );
+    let message = refused["message"].as_str().expect("a message");
+    assert!(message.contains("15.3 MiB are promised to downloads that run"), "{message}");
+    assert_eq!(hub.bytes_of(second.id()), 0, "nothing was fetched in vain");
+
+    hub.throttle(None);
+    assert_eq!(daemon.wait_job(&running, PATIENCE)["state"], "ready");
+    assert_eq!(promised(&daemon), 0, "all of it was taken");
+    assert!(disk.resize(64 * MIB));
+    assert_eq!(daemon.wait_job(&begin(&daemon, &second), PATIENCE)["state"], "ready");
+}
+
+#[test]
+fn a_download_that_ends_early_gives_its_room_back() {
+    let Some(disk) = disk(40) else { return };
+    let (hub, larder, [first, second]) = one_of_two(&disk);
+    hub.throttle(Some(MIB));
+    let mut daemon = larder.serve();
+    daemon.allow(Tripwire::Partials);
+    let cancelled = begin(&daemon, &first);
+    daemon.wait_until(&format!("/v1/jobs/{cancelled}"), PATIENCE, |job| {
+        job["bytes_fetched"].as_u64() > Some(200_000)
+    });
+    larder.run(&["jobs", "cancel", &cancelled]).expect_code(0);
+    assert_eq!(daemon.wait_job(&cancelled, PATIENCE)["state"], "cancelled");
+    hub.throttle(None);
+    // Its first file keeps its room; of the rest nothing is held back.
+    assert_eq!(daemon.wait_job(&begin(&daemon, &second), PATIENCE)["state"], "ready");
+    assert_eq!(promised(&daemon), 0);
 }
