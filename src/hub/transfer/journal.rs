@@ -153,17 +153,19 @@ fn read_after(path: &Path, digest: &Digest, size: u64, boot: &str) -> Result<Kno
         };
         lines.next_text().map_err(failed)?;
     }
-    let mut known = Known::default();
+    let (mut known, mut earlier) = (Known::default(), None);
     while let Some((end, line)) = lines.next(size).map_err(failed)? {
         match line {
             _ if end > counts => break,
             Line::Bytes(range) => drop(known.ranges.add(range)),
-            Line::Hash(at, state) => known.hashed = Some((at, state)),
+            Line::Hash(at, state) => earlier = known.hashed.replace((at, state)),
             Line::Safe(_) => {}
         }
     }
+    // The last hash may be ahead of what was noted of the bytes, by less than lies between two hashes.
     let frontier = known.ranges.frontier();
-    known.hashed.take_if(|(at, _)| *at > frontier);
+    let is_sound = |hash: &(u64, String)| hash.0 <= frontier;
+    known.hashed = known.hashed.filter(is_sound).or_else(|| earlier.filter(is_sound));
     Ok(known)
 }
 
@@ -298,6 +300,10 @@ mod tests {
         journal.note(&(0..10)).expect("noted");
         journal.hashed(11, "abcd").expect("noted");
         assert_eq!(read(&fixture.path, &fixture.digest, SIZE).expect("read").hashed, None);
+        journal.hashed(9, "ef").expect("noted");
+        journal.hashed(12, "0123").expect("noted");
+        let hashed = read(&fixture.path, &fixture.digest, SIZE).expect("read").hashed;
+        assert_eq!(hashed, Some((9, "ef".into())), "the one before counts");
         journal.note(&(100..200)).expect("noted");
         let mut torn = fs::read(&fixture.path).expect("there");
         torn.truncate(torn.len() - 3);
