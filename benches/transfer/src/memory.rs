@@ -36,7 +36,12 @@ impl Comb {
     pub(crate) fn new(folder: &Path) -> Result<Self> {
         fs::create_dir_all(folder)?;
         let path = folder.join("comb");
-        let mut file = File::options().read(true).write(true).create_new(true).open(&path).with_context(|| path.display().to_string())?;
+        let mut file = File::options()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&path)
+            .with_context(|| path.display().to_string())?;
         fs::remove_file(&path)?;
         let (zeros, mut length) = (vec![0; CHUNK as usize], 0);
         while free()? > SPARE {
@@ -51,7 +56,9 @@ impl Comb {
         let teeth: Vec<u64> = (0..length / TOOTH).map(|n| n * TOOTH).collect();
         let mut pipes = Vec::new();
         for some in teeth.chunks(IN_PIPE) {
-            pipes.push(hold(&file, some).context("holding memory in pipes (as root there is no limit to it)")?);
+            pipes.push(
+                hold(&file, some).context("holding memory in pipes (as root there is no limit to it)")?,
+            );
         }
         for tooth in teeth {
             rustix::fs::fallocate(&file, hole, tooth + PAGE, TOOTH - PAGE)?;
