@@ -21,6 +21,7 @@ mod lock;
 mod publish;
 mod receipt;
 mod scan;
+mod unused;
 mod verify;
 
 use std::fs::{self, File};
@@ -35,6 +36,7 @@ pub use receipt::{Receipt, ReceiptFile, Selection, Unreadable, mtime_ns};
 pub use scan::{
     BlobEntry, Foreign, Inventory, PartialEntry, RepoEntry, RevisionEntry, SnapshotFile, scan, scan_repo,
 };
+pub use unused::{Hidden, Probe, Unused, probe};
 pub use verify::{Hasher, digest_of};
 
 /// A hub cache.
