@@ -12,15 +12,20 @@
 //! <root>/blobs/                                                a store that Python shares between repos
 //! ```
 //!
-//! Ours is one folder inside the repo's folder, where `scan_cache_dir` does not look: `receipts/`, `partial/`
-//! and `tmp/`. A folder of ours in the root would make it warn, and so would a repo folder without
+//! Ours is one folder inside the repo's folder, where `scan_cache_dir` does not look: `receipts/`, `pins/`, `partial/`,
+//! `evicting/` and `tmp/`. A folder of ours in the root would make it warn, and so would a repo folder without
 //! `snapshots/`, hence [`RepoDir::prepare`]. No async here, no network.
 
 mod atomic;
+mod evict;
+mod holders;
+mod litter;
 mod lock;
+mod pin;
 mod publish;
 mod receipt;
 mod scan;
+mod shared;
 mod unused;
 mod verify;
 
@@ -31,6 +36,9 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Result};
 use larder_jobs::{CommitId, Digest, FilePath, Reason, RepoId, Revision};
 
+pub use evict::{Evicted, Freed, Obstacle};
+pub use holders::sees_everything;
+pub use litter::{Leftover, Litter, litter};
 pub use lock::BlobLock;
 pub use receipt::{Receipt, ReceiptFile, Selection, Unreadable, mtime_ns};
 pub use scan::{

@@ -68,6 +68,8 @@ pub struct RepoEntry {
     pub dangling_refs: Vec<(String, Option<CommitId>)>,
     /// Transfers that are under way or were given up.
     pub partials: Vec<PartialEntry>,
+    /// Evictions that were begun and not ended, since a process was killed.
+    pub unfinished: Vec<CommitId>,
     /// Bytes of its own blobs, once each, and of plain files in snapshots; without partials.
     pub bytes: u64,
     /// Bytes of blobs that it has in the store shared between repos; removing the repo does not free them.
@@ -89,6 +91,8 @@ pub struct RevisionEntry {
     pub last_modified: Option<SystemTime>,
     /// What larder knows about it, if it staged it.
     pub receipt: Option<Receipt>,
+    /// Somebody pinned it.
+    pub pinned: bool,
 }
 
 impl RevisionEntry {
@@ -99,6 +103,51 @@ impl RevisionEntry {
             blobs.insert(file.blob.as_deref().unwrap_or(file.path.as_str()), file.bytes.unwrap_or(0));
         }
         blobs.values().sum()
+    }
+}
+
+impl RepoEntry {
+    /// What the removal of its revisions would free: bytes of everything that is needed by exactly these revisions,
+    /// which are numbers into [`Self::revisions`]. What no revision needs is not in it.
+    pub fn stakes(&self) -> Vec<(Vec<usize>, u64)> {
+        let mut needed_by: BTreeMap<&str, (Vec<usize>, u64)> = BTreeMap::new();
+        let mut stakes: BTreeMap<Vec<usize>, u64> = BTreeMap::new();
+        for (n, revision) in self.revisions.iter().enumerate() {
+            // So that a revision of which nothing can be freed has its stake too.
+            stakes.entry(vec![n]).or_default();
+            for file in &revision.files {
+                let Some((name, blob)) =
+                    file.blob.as_ref().and_then(|name| self.blobs.get_key_value(name.as_ref()))
+                else {
+                    // A plain file; a link out of the cache frees nothing.
+                    let plain = if file.blob.is_none() { file.bytes.unwrap_or(0) } else { 0 };
+                    *stakes.entry(vec![n]).or_default() += plain;
+                    continue;
+                };
+                let (users, _) = needed_by.entry(name).or_insert_with(|| (Vec::new(), blob.frees));
+                if users.last() != Some(&n) {
+                    users.push(n);
+                }
+            }
+        }
+        for (users, bytes) in needed_by.into_values() {
+            *stakes.entry(users).or_default() += bytes;
+        }
+        stakes.into_iter().collect()
+    }
+
+    /// Blobs that no snapshot needs.
+    pub fn orphans(&self) -> impl Iterator<Item = (&str, &BlobEntry)> {
+        let needed: std::collections::BTreeSet<&str> = self
+            .revisions
+            .iter()
+            .flat_map(|one| &one.files)
+            .filter_map(|file| file.blob.as_deref())
+            .collect();
+        self.blobs
+            .iter()
+            .map(|(name, blob)| (name.as_ref(), blob))
+            .filter(move |(name, _)| !needed.contains(name))
     }
 }
 
@@ -122,6 +171,8 @@ pub struct BlobEntry {
     pub modified: Option<SystemTime>,
     /// It is a link into the store that repos share.
     pub shared: bool,
+    /// Bytes that its removal frees: what it takes on the disk; nothing if it has other names or is shared.
+    pub frees: u64,
 }
 
 /// A transfer that is under way or was given up.

@@ -5,7 +5,7 @@
 //! the file, or `CAP_LEASE`. Whoever opens the file while the lease is held waits until it is given back, so a file that
 //! is unlinked under it was in nobody's hands.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
@@ -39,6 +39,11 @@ pub enum Hidden {
     NoFile,
 }
 
+/// Bytes that the removal of a file's name frees: what it takes on the disk, or nothing if it has other names.
+pub(super) fn frees(found: &Metadata) -> u64 {
+    if found.nlink() == 1 { found.blocks().saturating_mul(512) } else { 0 }
+}
+
 /// A file that nobody else uses; whoever opens it now waits until this is dropped.
 #[derive(Debug)]
 pub struct Unused {
@@ -49,17 +54,19 @@ pub struct Unused {
 impl Unused {
     /// Bytes that its removal frees: what it takes on the disk, or nothing if it has other names.
     pub fn frees(&self) -> u64 {
-        self.file.metadata().map_or(0, |found| match found.nlink() {
-            1 => found.blocks().saturating_mul(512),
-            _ => 0,
-        })
+        self.file.metadata().map_or(0, |found| frees(&found))
     }
 
-    /// Removes its name, if that is still its name.
+    /// Its name.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Removes its name, if that is still its name. The lease is held on.
     ///
     /// # Errors
     /// `io_error`; also if another file has the name by now.
-    pub fn remove(self) -> Result<()> {
+    pub fn remove(&self) -> Result<()> {
         let failed = |error: &io::Error| Error::io("remove", &self.path, error);
         let here = self.file.metadata().map_err(|error| failed(&error))?;
         let named = fs::symlink_metadata(&self.path).map_err(|error| failed(&error))?;

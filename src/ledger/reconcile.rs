@@ -86,8 +86,8 @@ fn entry(repo: &RepoEntry, revision: &RevisionEntry, old: Option<&Entry>, now: T
         files: u64::try_from(revision.files.len()).unwrap_or(u64::MAX),
         format: format.map(str::to_owned),
         quantization,
-        // Without a readable receipt the record is the only witness of a pin.
-        pinned: receipt.map_or_else(|| old.is_some_and(|old| old.pinned), |receipt| receipt.pinned),
+        // Without a readable receipt the record may be the only witness of a pin.
+        pinned: revision.pinned || (receipt.is_none() && old.is_some_and(|old| old.pinned)),
         added_at: receipt.map(|receipt| receipt.staged_at).or(old.map(|old| old.added_at)).unwrap_or(now),
         last_used_at: old.and_then(|old| old.last_used_at).or(receipt.map(|receipt| receipt.staged_at)),
     }
@@ -118,6 +118,7 @@ mod tests {
             }],
             complete,
             last_modified: None,
+            pinned: receipt.as_ref().is_some_and(|receipt| receipt.pinned),
             receipt,
         }
     }
@@ -132,6 +133,7 @@ mod tests {
             damaged_receipts: Vec::new(),
             dangling_refs: Vec::new(),
             partials: Vec::new(),
+            unfinished: Vec::new(),
             bytes: 7,
             shared_bytes: 0,
         };

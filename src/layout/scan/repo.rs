@@ -1,6 +1,6 @@
 //! One model of the inventory: blobs, then refs, then snapshots, then what is larder's own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirEntry, FileType};
 use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
@@ -14,6 +14,7 @@ use super::{
 use crate::error::Error;
 use crate::layout::publish::normalise;
 use crate::layout::receipt;
+use crate::layout::unused::frees;
 use larder_jobs::CommitId;
 
 /// Deepest folder that is walked; a path within a repo has at most 1024 bytes.
@@ -45,10 +46,14 @@ pub(super) fn scan(cache: &Cache, dir: &RepoDir, out: &mut Inventory) {
     scan.partials();
     let mut refs = scan.refs();
     let (mut receipts, damaged_receipts) = scan.receipts();
+    let pins: BTreeSet<CommitId> = scan.commits("pins");
+    let unfinished = scan.commits("evicting");
     let mut revisions = scan.snapshots();
     for revision in &mut revisions {
         revision.refs = refs.remove(revision.commit.as_str()).unwrap_or_default();
         revision.receipt = receipts.remove(&revision.commit);
+        revision.pinned = pins.contains(&revision.commit)
+            || revision.receipt.as_ref().is_some_and(|receipt| receipt.pinned);
         revision.complete &= revision.receipt.as_ref().is_none_or(|receipt| keeps(revision, receipt));
     }
     revisions.sort_by(|a, b| a.commit.cmp(&b.commit));
@@ -69,6 +74,7 @@ pub(super) fn scan(cache: &Cache, dir: &RepoDir, out: &mut Inventory) {
         damaged_receipts,
         dangling_refs,
         partials: scan.partials,
+        unfinished,
     };
     out.repos.push(entry);
 }
@@ -145,7 +151,8 @@ impl Scan<'_> {
         let found = if shared { fs::metadata(path) } else { fs::symlink_metadata(path) };
         match found {
             Ok(found) if found.is_file() => {
-                let entry = BlobEntry { bytes: found.len(), modified: found.modified().ok(), shared };
+                let frees = if shared { 0 } else { frees(&found) };
+                let entry = BlobEntry { bytes: found.len(), modified: found.modified().ok(), shared, frees };
                 self.blobs.insert(name.into(), entry);
             }
             Ok(_) => {}
@@ -222,6 +229,17 @@ impl Scan<'_> {
         (receipts, damaged)
     }
 
+    /// The commits that files in a folder of ours are named after.
+    fn commits<T: Default + Extend<CommitId>>(&mut self, folder: &str) -> T {
+        let mut commits = T::default();
+        let folder = self.dir.ours().join(folder);
+        self.each(&folder, |_, entry| {
+            let path = entry.path();
+            commits.extend(path.file_stem().and_then(|stem| stem.to_str()?.parse::<CommitId>().ok()));
+        });
+        commits
+    }
+
     fn snapshots(&mut self) -> Vec<RevisionEntry> {
         let mut revisions = Vec::new();
         let folder = self.dir.path().join("snapshots");
@@ -271,7 +289,15 @@ impl Scan<'_> {
             complete = false;
             last_modified = fs::symlink_metadata(&base).and_then(|found| found.modified()).ok();
         }
-        RevisionEntry { commit, refs: Vec::new(), files, complete, last_modified, receipt: None }
+        RevisionEntry {
+            commit,
+            refs: Vec::new(),
+            files,
+            complete,
+            last_modified,
+            receipt: None,
+            pinned: false,
+        }
     }
 
     /// Visits everything below `base` that is not a folder: path within it, place, kind. Links are not followed.
