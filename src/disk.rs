@@ -1,12 +1,14 @@
 //! What the cache's disk has, asked of the filesystem that holds the path and not of a list of disks, and how much of
 //! that was promised to somebody.
 
+mod quiet;
 mod reserve;
 
 use std::path::Path;
 
 use crate::error::{Error, Result};
 
+pub use quiet::Quiet;
 pub use reserve::{Reservation, Reservations};
 
 /// Room on the filesystem of one path, in bytes.

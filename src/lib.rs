@@ -10,6 +10,7 @@ pub mod disk;
 pub mod error;
 pub mod host;
 pub mod hub;
+pub mod keeper;
 pub mod layout;
 pub mod ledger;
 pub mod metrics;

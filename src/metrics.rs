@@ -73,6 +73,32 @@ fn describe() {
         "larder_cache_drift_total",
         "Differences between records and disk that reconciling repaired, by kind."
     );
+    describe_counter!("larder_evictions_total", "Revisions that were evicted, by reason.");
+    describe_counter!("larder_evicted_bytes_total", Unit::Bytes, "Bytes that became free by evictions.");
+    describe_counter!(
+        "larder_eviction_blocked_total",
+        "Revisions that were chosen and turned out to be protected, by reason."
+    );
+    describe_counter!("larder_eviction_short_total", "Evictions that could not free as much as was wanted.");
+    describe_counter!(
+        "larder_eviction_regret_total",
+        "Models that were asked for again within 24 hours of being evicted by the rules."
+    );
+    describe_counter!("larder_cache_leftovers_total", "Leftovers of transfers that were removed, by kind.");
+    describe_counter!(
+        "larder_cache_leftover_bytes_total",
+        Unit::Bytes,
+        "Bytes that became free by removing leftovers."
+    );
+    describe_counter!(
+        "larder_verified_bytes_total",
+        Unit::Bytes,
+        "Bytes that were read again and compared with their hashes."
+    );
+    describe_counter!(
+        "larder_verify_corrupt_total",
+        "Files in the cache whose bytes were found wrong and were moved out of the way."
+    );
     describe_histogram!(
         "larder_store_flush_duration_seconds",
         Unit::Seconds,
@@ -101,9 +127,67 @@ fn describe() {
     for drift in ["adopted", "vanished", "damaged"] {
         counter!("larder_cache_drift_total", "kind" => drift).absolute(0);
     }
+    for reason in
+        ["requested", "expired", "least_recently_used", "low_value", "over_capacity", "below_keep_free"]
+    {
+        counter!("larder_evictions_total", "reason" => reason).absolute(0);
+    }
+    for reason in ["pinned", "leased", "in_use", "use_unknown", "fetching"] {
+        counter!("larder_eviction_blocked_total", "reason" => reason).absolute(0);
+    }
+    for kind in ["partial", "orphan"] {
+        counter!("larder_cache_leftovers_total", "kind" => kind).absolute(0);
+    }
+    for name in [
+        "larder_evicted_bytes_total",
+        "larder_eviction_short_total",
+        "larder_eviction_regret_total",
+        "larder_cache_leftover_bytes_total",
+        "larder_verified_bytes_total",
+        "larder_verify_corrupt_total",
+    ] {
+        counter!(name).absolute(0);
+    }
     for reason in ["damaged", "emptied"] {
         counter!("larder_store_recoveries_total", "reason" => reason).absolute(0);
     }
+}
+
+/// A revision was evicted, and so many bytes became free.
+pub fn evicted(reason: &'static str, bytes: u64) {
+    counter!("larder_evictions_total", "reason" => reason).increment(1);
+    counter!("larder_evicted_bytes_total").increment(bytes);
+}
+
+/// A revision was chosen and turned out to be protected.
+pub fn eviction_blocked(reason: &'static str) {
+    counter!("larder_eviction_blocked_total", "reason" => reason).increment(1);
+}
+
+/// Less became free than was wanted.
+pub fn eviction_short() {
+    counter!("larder_eviction_short_total").increment(1);
+}
+
+/// A model that was evicted by the rules was asked for again within a day.
+pub fn eviction_regretted() {
+    counter!("larder_eviction_regret_total").increment(1);
+}
+
+/// A leftover was removed.
+pub fn leftover(kind: &'static str, bytes: u64) {
+    counter!("larder_cache_leftovers_total", "kind" => kind).increment(1);
+    counter!("larder_cache_leftover_bytes_total").increment(bytes);
+}
+
+/// Bytes were read again and were right or not.
+pub fn verified(bytes: u64) {
+    counter!("larder_verified_bytes_total").increment(bytes);
+}
+
+/// A file in the cache has wrong bytes.
+pub fn corrupt() {
+    counter!("larder_verify_corrupt_total").increment(1);
 }
 
 /// A job ended; `seconds` since a worker first took it.

@@ -14,9 +14,11 @@ use crate::config::{Config, Environment, Settings, Sources};
 use crate::disk::Reservations;
 use crate::error::{Error, Result};
 use crate::hub::{Hub, Limits};
+use crate::keeper::{self, Keeper};
 use crate::layout::Cache;
 use crate::ledger::Ledger;
 use crate::metrics;
+use crate::plan::Allowed;
 use crate::queue::{self, Embedded, JobStore, Redis, Scope};
 use crate::store::{StateLock, Store};
 use crate::worker::{self, Context, Patience};
@@ -37,7 +39,7 @@ pub struct House {
     queue: Arc<dyn JobStore>,
     /// The same queue, if it is that of a fleet.
     fleet: Option<Arc<Redis>>,
-    ledger: Arc<Ledger>,
+    keeper: Keeper,
     hub: Hub,
     api: Api,
     _lock: StateLock,
@@ -63,7 +65,7 @@ impl House {
         let hub = tokio::task::spawn_blocking(move || Hub::new(&hub_config, tokens));
         let dir = settings.state_dir.clone();
         let cache = Cache::new(settings.cache_root.clone());
-        let grace = settings.config.cache.recovery_grace;
+        let keeping = settings.config.cache.clone();
         let queue_config = settings.config.queue.clone();
         // A foreground command does its own job and needs no fleet for it.
         let fleet = settings.fleet.clone().filter(|_| scope == Scope::All);
@@ -71,14 +73,18 @@ impl House {
         let opened = tokio::task::spawn_blocking(move || {
             let lock = StateLock::acquire(&dir)?.map_err(Error::from)?;
             let (store, opened) = Store::open(&dir)?;
-            let ledger = Ledger::open(store.clone(), cache, grace, &opened, Timestamp::now())?;
+            let grace = keeping.recovery_grace;
+            let ledger = Ledger::open(store.clone(), cache.clone(), grace, &opened, Timestamp::now())?;
+            let keeper = Keeper::new(cache, Arc::new(ledger), &keeping, Reservations::default());
             let queue = Embedded::open(store, queue_config, scope)?;
-            Ok::<_, Error>((lock, ledger, queue))
+            Ok::<_, Error>((lock, keeper, queue))
         });
-        let (lock, ledger, queue) =
+        let (lock, keeper, queue) =
             opened.await.map_err(|died| Error::internal(format!("opening died: {died}")))??;
         let hub = hub.await.map_err(|died| Error::internal(format!("setting up HTTPS died: {died}")))??;
-        let (ledger, own) = (Arc::new(ledger), Arc::new(queue));
+        // Nobody who stages one model by hand expects that another goes.
+        let keeper = if scope == Scope::Own { keeper.allowing(Allowed::Never) } else { keeper };
+        let own = Arc::new(queue);
         let queue: Arc<dyn JobStore> = match &fleet {
             Some(fleet) => {
                 left_behind(&own).await;
@@ -89,9 +95,8 @@ impl House {
         let api = Api {
             queue: Arc::clone(&queue),
             fleet: fleet.is_some(),
-            ledger: Arc::clone(&ledger),
+            keeper: keeper.clone(),
             limits: hub.limits().clone(),
-            reservations: Reservations::default(),
             sampler: Sampler::default(),
             metrics: handle,
             host: settings.config.host.name.as_str().into(),
@@ -100,7 +105,15 @@ impl House {
         // So that the first scrape and the first probe already know, unless the queue is away.
         let sampled = api.sampler.refresh(&*queue, &settings.cache_root);
         let _ = tokio::time::timeout(FIRST_SAMPLE, sampled).await;
-        Ok(Self { settings, scope, queue, fleet, ledger, hub, api, _lock: lock })
+        Ok(Self { settings, scope, queue, fleet, keeper, hub, api, _lock: lock })
+    }
+
+    /// The same, but a command that only does its own job may evict for it as a daemon would.
+    #[must_use]
+    pub fn evicting(mut self) -> Self {
+        self.keeper = self.keeper.allowing(self.settings.config.cache.evict);
+        self.api.keeper = self.keeper.clone();
+        self
     }
 
     /// The API, for a listener or for calls within this process.
@@ -112,9 +125,8 @@ impl House {
     pub fn context(&self, drain: CancellationToken) -> Context {
         let foreground = self.scope == Scope::Own;
         Context {
-            ledger: Some(Arc::clone(&self.ledger)),
+            keeper: Some(self.keeper.clone()),
             patience: foreground.then(|| Patience::new(PATIENCE)),
-            reservations: self.api.reservations.clone(),
             drain,
             ..planner(&self.settings, self.hub.clone(), foreground)
         }
@@ -149,6 +161,9 @@ impl House {
             let (queue, stop) = (Arc::clone(&queue), stop.clone());
             services.spawn(async move { queue::reap_until(&*queue, lease, &stop).await });
         }
+        if self.scope == Scope::All {
+            services.spawn(keeper::keep_until(self.keeper.clone(), Arc::clone(&queue), stop.clone()));
+        }
         if let Some(fleet) = self.fleet.clone() {
             let stop = stop.clone();
             services.spawn(async move { fleet.attend_until(&stop).await });
@@ -163,7 +178,7 @@ impl House {
         stop.cancel();
         let ended = async { while services.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(SERVICES_END, ended).await;
-        if let Err(error) = self.ledger.durable().await {
+        if let Err(error) = self.keeper.ledger().durable().await {
             tracing::error!(%error, "the last records may be lost");
         }
     }
@@ -183,14 +198,13 @@ async fn left_behind(own: &Embedded) {
 
 /// What planning needs; no state folder, no ledger.
 pub fn planner(settings: &Settings, hub: Hub, foreground: bool) -> Context {
-    let configured = settings.config.cache.keep_free;
+    let configured = settings.config.cache.kept_free();
     let keep_free = if foreground { configured.up_to(FOREGROUND_KEEP_FREE) } else { configured };
     Context {
         hub,
         cache: Cache::new(settings.cache_root.clone()),
-        ledger: None,
+        keeper: None,
         keep_free,
-        reservations: Reservations::default(),
         patience: None,
         drain: CancellationToken::new(),
     }

@@ -1,11 +1,18 @@
 //! The download job: which model, which of its files, and what to do with it afterwards.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
-use crate::{Bandwidth, Glob, Invalid, ModelRef, RepoId, Revision};
+use crate::{Bandwidth, Glob, Invalid, ModelRef, RepoId, Revision, Span};
 
 /// Most patterns of one kind that a job may carry.
 const MAX_GLOBS: usize = 64;
+
+/// Shortest and longest lease on a model.
+pub const MIN_LEASE: Duration = Duration::from_secs(1);
+/// See [`MIN_LEASE`].
+pub const MAX_LEASE: Duration = Duration::from_secs(366 * 86_400);
 
 /// Which weight format to fetch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
@@ -63,6 +70,10 @@ pub struct Download {
     /// Bytes per second that the job may take of the network; without it only the host's limit holds.
     #[serde(default, skip_serializing_if = "is_default")]
     pub bandwidth: Option<Bandwidth>,
+    /// Nobody evicts the staged revision for so long after it is ready, unless the lease is released before; held by
+    /// `requested_by`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub lease_ttl: Option<Span>,
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
@@ -70,8 +81,17 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 }
 
 impl Download {
-    pub(crate) const FIELDS: &'static [&'static str] =
-        &["repo", "revision", "include", "exclude", "format", "pin", "allow_unsafe", "bandwidth"];
+    pub(crate) const FIELDS: &'static [&'static str] = &[
+        "repo",
+        "revision",
+        "include",
+        "exclude",
+        "format",
+        "pin",
+        "allow_unsafe",
+        "bandwidth",
+        "lease_ttl",
+    ];
 
     /// A plain download of `model` with every default.
     pub fn new(model: ModelRef) -> Self {
@@ -84,6 +104,7 @@ impl Download {
             pin: false,
             allow_unsafe: false,
             bandwidth: None,
+            lease_ttl: None,
         }
     }
 
@@ -107,6 +128,12 @@ impl Download {
             return Err(Invalid::new(
                 "format `pickle` is asked for, but loading pickled weights runs code from the repo",
                 "set allow_unsafe (--allow-unsafe) if you trust it, or choose safetensors",
+            ));
+        }
+        if self.lease_ttl.is_some_and(|ttl| ttl.get() < MIN_LEASE || ttl.get() > MAX_LEASE) {
+            return Err(Invalid::new(
+                "`lease_ttl` is not between 1s and 366 days",
+                "set for example 2h, and renew the lease while the model is needed",
             ));
         }
         Ok(())

@@ -4,7 +4,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::{Map, Value};
 
 use crate::invalid::shown;
-use crate::{Download, Hosts, Invalid, Kind, ModelRef};
+use crate::{Download, Evict, Hosts, Invalid, Kind, ModelRef, RepoId, Revision, Verify};
 
 /// The version of the wire payload that this crate writes, and the newest that it reads.
 pub const VERSION: u64 = 1;
@@ -77,6 +77,10 @@ impl Common {
 pub enum Work {
     /// Stage a model.
     Download(Download),
+    /// Remove models.
+    Evict(Evict),
+    /// Read models again.
+    Verify(Verify),
 }
 
 impl Work {
@@ -84,6 +88,8 @@ impl Work {
     pub fn kind(&self) -> Kind {
         match self {
             Work::Download(_) => Kind::Download,
+            Work::Evict(_) => Kind::Evict,
+            Work::Verify(_) => Kind::Verify,
         }
     }
 
@@ -91,6 +97,17 @@ impl Work {
     pub fn want(&self) -> String {
         match self {
             Work::Download(download) => download.want(),
+            Work::Evict(evict) => evict.want(),
+            Work::Verify(verify) => verify.want(),
+        }
+    }
+
+    /// The model that it is about, if it is about one, and the revision as asked for.
+    pub fn model(&self) -> (Option<&RepoId>, Option<&Revision>) {
+        match self {
+            Work::Download(download) => (Some(&download.repo), Some(&download.revision)),
+            Work::Evict(evict) => (evict.repo.as_ref(), evict.revision.as_ref()),
+            Work::Verify(verify) => (verify.repo.as_ref(), verify.revision.as_ref()),
         }
     }
 
@@ -114,7 +131,12 @@ pub struct Job {
 impl Job {
     /// A download of `model` with every default.
     pub fn download(model: ModelRef) -> Self {
-        Self { work: Work::Download(Download::new(model)), common: Common::default() }
+        Self::new(Work::Download(Download::new(model)))
+    }
+
+    /// A job without any of the fields that every kind takes.
+    pub fn new(work: Work) -> Self {
+        Self { work, common: Common::default() }
     }
 
     /// Reads a job from its JSON object.
@@ -140,12 +162,18 @@ impl Job {
             Some(Value::String(word)) => word.parse()?,
             _ => return Err(Invalid::new("`kind` is missing", r#"add "kind": "download""#)),
         };
-        let job = match kind {
-            Kind::Download => {
-                let common = split_common(&mut fields, Download::FIELDS)?;
-                Self { work: Work::Download(read(fields)?), common }
-            }
+        let own = match kind {
+            Kind::Download => Download::FIELDS,
+            Kind::Evict => Evict::FIELDS,
+            Kind::Verify => Verify::FIELDS,
         };
+        let common = split_common(&mut fields, own)?;
+        let work = match kind {
+            Kind::Download => Work::Download(read(fields)?),
+            Kind::Evict => Work::Evict(read(fields)?),
+            Kind::Verify => Work::Verify(read(fields)?),
+        };
+        let job = Self { work, common };
         job.validate()?;
         Ok(job)
     }
@@ -174,6 +202,8 @@ impl Job {
         self.common.validate()?;
         match &self.work {
             Work::Download(download) => download.validate(),
+            Work::Evict(evict) => evict.validate(),
+            Work::Verify(verify) => verify.validate(),
         }
     }
 }
@@ -212,10 +242,11 @@ impl Serialize for Job {
             #[serde(flatten)]
             common: &'a Common,
         }
+        let (v, kind, common) = (VERSION, self.work.kind(), &self.common);
         match &self.work {
-            Work::Download(work) => {
-                Flat { v: VERSION, kind: Kind::Download, work, common: &self.common }.serialize(serializer)
-            }
+            Work::Download(work) => Flat { v, kind, work, common }.serialize(serializer),
+            Work::Evict(work) => Flat { v, kind, work, common }.serialize(serializer),
+            Work::Verify(work) => Flat { v, kind, work, common }.serialize(serializer),
         }
     }
 }
@@ -234,18 +265,29 @@ impl schemars::JsonSchema for Job {
     }
 
     fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        let mut schema = Download::json_schema(generator);
         let common = Common::json_schema(generator);
-        let merged = schema.ensure_object();
-        if let (Some(Value::Object(own)), Some(Value::Object(more))) =
-            (merged.get_mut("properties"), common.get("properties"))
-        {
-            own.extend(more.clone());
-            own.insert("v".into(), serde_json::json!({"type": "integer", "minimum": 1, "maximum": VERSION}));
-            own.insert("kind".into(), serde_json::json!({"const": "download"}));
-        }
-        merged.insert("required".into(), serde_json::json!(["kind", "repo"]));
-        merged.insert("title".into(), "Job".into());
-        schema
+        let one = |kind: Kind, own: schemars::Schema, required: &[&str]| {
+            let mut schema = own;
+            let merged = schema.ensure_object();
+            if let (Some(Value::Object(own)), Some(Value::Object(more))) =
+                (merged.get_mut("properties"), common.get("properties"))
+            {
+                own.extend(more.clone());
+                own.insert(
+                    "v".into(),
+                    serde_json::json!({"type": "integer", "minimum": 1, "maximum": VERSION}),
+                );
+                own.insert("kind".into(), serde_json::json!({"const": kind.word()}));
+            }
+            merged.insert("required".into(), serde_json::json!(required));
+            merged.insert("title".into(), kind.word().into());
+            schema
+        };
+        let kinds = [
+            one(Kind::Download, Download::json_schema(generator), &["kind", "repo"]),
+            one(Kind::Evict, Evict::json_schema(generator), &["kind"]),
+            one(Kind::Verify, Verify::json_schema(generator), &["kind"]),
+        ];
+        schemars::json_schema!({"title": "Job", "oneOf": kinds})
     }
 }

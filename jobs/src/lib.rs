@@ -20,6 +20,7 @@
 #[cfg(feature = "client")]
 pub mod client;
 mod download;
+mod evict;
 mod file;
 mod glob;
 mod host;
@@ -32,9 +33,11 @@ mod quantity;
 mod reason;
 mod record;
 mod state;
+mod verify;
 mod view;
 
-pub use download::{Download, Format};
+pub use download::{Download, Format, MAX_LEASE, MIN_LEASE};
+pub use evict::{Evict, EvictedModel};
 pub use file::{Digest, FilePath, RepoFile};
 pub use glob::Glob;
 pub use host::{HostName, Hosts, Target};
@@ -47,4 +50,5 @@ pub use quantity::{Bandwidth, Size, Span};
 pub use reason::{Class, Reason};
 pub use record::{RECORD_VERSION, Record};
 pub use state::{Kind, State};
+pub use verify::Verify;
 pub use view::{FileProgress, JobView, Progress};

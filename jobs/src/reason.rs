@@ -77,6 +77,8 @@ reasons! {
     InsufficientVram = "insufficient_vram", Permanent, exit 4, http 409;
     /// The repo's listing or files contradict themselves.
     StructureInvalid = "structure_invalid", Permanent, exit 4, http 409;
+    /// The model is pinned, leased, in use or being fetched, so it is not deleted.
+    Protected = "protected", Permanent, exit 4, http 409;
     /// The bytes do not have the hash that the hub promised.
     IntegrityMismatch = "integrity_mismatch", TransientOnce, exit 1, http 409;
     /// The source said "too many requests".

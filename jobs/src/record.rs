@@ -131,10 +131,11 @@ impl Record {
 
     /// The job as others see it; `only` names the host of a queue without a fleet.
     pub fn view(&self, only: Option<&str>) -> JobView {
-        let model = self.decode().ok().map(|job| match job.work {
-            Work::Download(download) => (download.repo, download.revision),
-        });
-        let (repo, revision) = model.unzip();
+        let work = self.decode().ok().map(|job| job.work);
+        let (repo, revision) = work
+            .as_ref()
+            .map(Work::model)
+            .map_or((None, None), |(repo, revision)| (repo.cloned(), revision.cloned()));
         let progress = self.progress.clone();
         JobView {
             id: self.id,
@@ -153,6 +154,7 @@ impl Record {
             files_total: progress.files_total,
             files_done: progress.files_done,
             active: progress.active,
+            evicted: progress.evicted,
             hosts: self.hosts(only),
             priority: self.priority,
             requested_by: self.requesters.clone(),

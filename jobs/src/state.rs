@@ -54,6 +54,10 @@ words! {
     Kind, "kind of job" {
         /// Stage a model into the hub cache.
         Download = "download",
+        /// Remove models from the hub cache.
+        Evict = "evict",
+        /// Read models again and compare them with their hashes.
+        Verify = "verify",
     }
 }
 
@@ -70,8 +74,12 @@ words! {
         Fetching = "fetching",
         /// Bytes are being checked against their hashes and published.
         Verifying = "verifying",
+        /// A worker is at it, and the kind has no finer states.
+        Running = "running",
         /// A download is done: the model is staged and verified.
         Ready = "ready",
+        /// Any other kind is done.
+        Done = "done",
         /// Ended without success; the view says why.
         Failed = "failed",
         /// Ended by whoever asked for it.
@@ -82,11 +90,29 @@ words! {
 impl State {
     /// Whether nothing more will happen to the job by itself.
     pub const fn is_terminal(self) -> bool {
-        matches!(self, State::Ready | State::Failed | State::Cancelled)
+        matches!(self, State::Ready | State::Done | State::Failed | State::Cancelled)
     }
 
     /// Whether a worker holds the job.
     pub const fn is_running(self) -> bool {
-        matches!(self, State::Planning | State::Fetching | State::Verifying)
+        matches!(self, State::Planning | State::Fetching | State::Verifying | State::Running)
+    }
+}
+
+impl Kind {
+    /// The state in which a worker begins.
+    pub const fn first(self) -> State {
+        match self {
+            Kind::Download => State::Planning,
+            Kind::Evict | Kind::Verify => State::Running,
+        }
+    }
+
+    /// The state of a job that succeeded.
+    pub const fn success(self) -> State {
+        match self {
+            Kind::Download => State::Ready,
+            Kind::Evict | Kind::Verify => State::Done,
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{CommitId, JobId, Kind, Reason, RepoId, Revision, State};
+use crate::{CommitId, EvictedModel, JobId, Kind, Reason, RepoId, Revision, State};
 
 /// One file that is being fetched right now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,19 +22,23 @@ pub struct FileProgress {
 pub struct Progress {
     /// The commit that the revision resolved to.
     pub commit: Option<CommitId>,
-    /// Bytes of all chosen files.
+    /// Bytes of all chosen files; of an eviction, bytes that are to become free.
     pub bytes_total: Option<u64>,
-    /// Bytes that are on the disk, fetched now or before.
+    /// Bytes that are on the disk, fetched now or before; of an eviction, bytes that became free; of a verification,
+    /// bytes that were read.
     pub bytes_done: u64,
     /// Bytes that came over the network for this job, over all its attempts.
     pub bytes_fetched: u64,
-    /// Number of chosen files.
+    /// Number of chosen files; of an eviction, of revisions.
     pub files_total: Option<u64>,
-    /// Files that are verified and published.
+    /// Files that are verified and published; of an eviction, revisions that are gone.
     pub files_done: u64,
     /// The files in flight, at most 16.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub active: Vec<FileProgress>,
+    /// What an eviction removed or would remove, at most 32.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub evicted: Vec<EvictedModel>,
 }
 
 /// A job as others see it. Fields are only ever added; times are RFC 3339, sizes bytes, unknown is `null`.
@@ -54,7 +58,7 @@ pub struct JobView {
     /// Until when it waits.
     #[cfg_attr(feature = "schema", schemars(with = "Option<String>"))]
     pub until: Option<jiff::Timestamp>,
-    /// The repo; `null` if the payload cannot be read.
+    /// The repo; `null` if the job is not about one, or the payload cannot be read.
     pub repo: Option<RepoId>,
     /// The revision as asked for.
     pub revision: Option<Revision>,
@@ -74,6 +78,9 @@ pub struct JobView {
     pub files_done: u64,
     /// The files in flight, at most 16.
     pub active: Vec<FileProgress>,
+    /// What an eviction removed or would remove, at most 32; `bytes_done` and `files_done` count all of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub evicted: Vec<EvictedModel>,
     /// The hosts that the job runs on.
     pub hosts: Vec<String>,
     /// Higher goes first.

@@ -22,6 +22,12 @@ fn the_fullest_job_reads_and_is_written_the_same() {
         "download-limited.v1.json",
         "download-pool.v1.json",
         "download-named-host.v1.json",
+        "download-leased.v1.json",
+        "evict-model.v1.json",
+        "evict-bytes.v1.json",
+        "evict-age.v1.json",
+        "verify-all.v1.json",
+        "verify-model.v1.json",
     ] {
         let full = golden(name);
         let job = Job::from_json(full.clone()).expect("reads");
@@ -38,7 +44,7 @@ fn what_is_wrong_is_named() {
         Job::from_json(job).expect_err(key)
     };
     for (key, value, part) in [
-        ("kind", json!("evict"), "`evict` is not a kind of job"),
+        ("kind", json!("teleport"), "`teleport` is not a kind of job"),
         ("kind", json!(7), "`kind` is missing"),
         ("repo", json!("../x"), "`../x` is not a model name"),
         ("repo", json!("gpt2"), "the owner is missing"),
@@ -50,6 +56,8 @@ fn what_is_wrong_is_named() {
         ("bandwidth", json!(0), "`bandwidth`: a bandwidth of 0 would let nothing through"),
         ("bandwidth", json!("fast"), "`bandwidth`: `fast` is not a size"),
         ("bandwidth", json!(-1), "`bandwidth`: a size"),
+        ("lease_ttl", json!("0s"), "`lease_ttl` is not between"),
+        ("lease_ttl", json!("soon"), "`lease_ttl`: `soon` is not a duration"),
         ("hosts", json!("gpu-1"), "a list of one host name"),
         ("hosts", json!(["a", "b"]), "a list of one host name"),
         ("requested_by", json!(""), "`requested_by` is empty"),
@@ -64,6 +72,27 @@ fn what_is_wrong_is_named() {
     }
     assert_eq!(with("v", json!(2)).reason(), Reason::UnsupportedVersion);
     assert!(Job::from_json(json!([])).is_err());
+}
+
+#[test]
+fn an_eviction_says_one_thing() {
+    for (job, part) in [
+        (json!({"kind": "evict"}), "nothing says what to evict"),
+        (json!({"kind": "evict", "repo": "a/b", "free_bytes": 5}), "exclude each other"),
+        (json!({"kind": "evict", "revision": "main", "free_bytes": 5}), "but not `repo`"),
+        (json!({"kind": "evict", "free_bytes": 0}), "`free_bytes` is 0"),
+        (json!({"kind": "evict", "free_bytes": -5}), "`free_bytes`: a size"),
+        (json!({"kind": "evict", "free_bytes": "lots"}), "`free_bytes`: `lots` is not a size"),
+        (json!({"kind": "evict", "older_than": "-3d"}), "`older_than`: `-3d` is not a duration"),
+        (json!({"kind": "evict", "repo": "a/../b"}), "is not a model name"),
+        (json!({"kind": "evict", "pin": true}), "unknown field `pin`"),
+        (json!({"kind": "verify", "revision": "main"}), "but not `repo`"),
+        (json!({"kind": "verify", "max_bytes_per_second": 0}), "`max_bytes_per_second`"),
+    ] {
+        let error = Job::from_json(job.clone()).expect_err("refused");
+        assert!(error.to_string().contains(part), "{job}: {error}");
+        assert!(!error.hint().is_empty());
+    }
 }
 
 #[test]

@@ -23,7 +23,7 @@ pub(super) async fn healthz() -> &'static str {
 }
 
 pub(super) async fn readyz(Shared(api): Shared<Api>) -> Result<Json<Ready>, Failure> {
-    if api.ledger.has_failed() {
+    if api.keeper.ledger().has_failed() {
         return Err(Failure::new(
             Reason::IoError,
             "larder's store has failed",
@@ -38,7 +38,7 @@ pub(super) async fn readyz(Shared(api): Shared<Api>) -> Result<Json<Ready>, Fail
             "see the log for why (larder serve names the Redis); larder tries on",
         ));
     }
-    let shelf = api.ledger.shelf();
+    let shelf = api.keeper.ledger().shelf();
     Ok(Json(Ready {
         ready: true,
         host: api.host.to_string(),

@@ -5,6 +5,7 @@ use std::fmt::{Display, Write as _};
 use axum::extract::State as Shared;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
+use jiff::Timestamp;
 
 use super::{Api, Sampled};
 use crate::ledger::Shelf;
@@ -13,9 +14,20 @@ const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 pub(super) async fn scrape(Shared(api): Shared<Api>) -> Response {
     let mut text = api.metrics.render();
-    let promised = api.reservations.promised();
-    render_state(&mut text, &api.sampler.latest(), &api.ledger.shelf(), promised, api.max_models);
+    let kept = Kept {
+        shelf: &api.keeper.ledger().shelf(),
+        promised: api.keeper.reservations().promised(),
+        capacity: api.keeper.capacity(),
+    };
+    render_state(&mut text, &api.sampler.latest(), &kept, api.max_models);
     ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response()
+}
+
+/// What the keeper knows.
+struct Kept<'a> {
+    shelf: &'a Shelf,
+    promised: u64,
+    capacity: Option<u64>,
 }
 
 /// One family at a time, as the format asks.
@@ -51,13 +63,14 @@ impl Family<'_> {
     }
 }
 
-fn render_state(text: &mut String, sampled: &Sampled, shelf: &Shelf, promised: u64, max_models: usize) {
+fn render_state(text: &mut String, sampled: &Sampled, kept: &Kept<'_>, max_models: usize) {
+    let Kept { shelf, promised, capacity } = *kept;
     let mut page = Page { text };
     page.gauge("larder_build_info", "Always 1; the labels say what runs.")
         .sample(&[("version", env!("CARGO_PKG_VERSION"))], 1);
     collectors(&mut page, sampled);
     queue(&mut page, sampled);
-    disk(&mut page, sampled);
+    disk(&mut page, sampled, capacity);
     cache(&mut page, shelf);
     page.gauge(
         "larder_cache_reserved_bytes",
@@ -99,7 +112,7 @@ fn queue(page: &mut Page<'_>, sampled: &Sampled) {
     }
 }
 
-fn disk(page: &mut Page<'_>, sampled: &Sampled) {
+fn disk(page: &mut Page<'_>, sampled: &Sampled, capacity: Option<u64>) {
     let Some(usage) = sampled.disk.as_ref().and_then(|collected| collected.value) else { return };
     let mount =
         sampled.mountpoint.as_deref().map_or_else(|| "unknown".into(), std::path::Path::to_string_lossy);
@@ -107,15 +120,20 @@ fn disk(page: &mut Page<'_>, sampled: &Sampled) {
         .sample(&[("mountpoint", &mount)], usage.total);
     page.gauge("larder_disk_free_bytes", "Free bytes of the cache's filesystem for larder's user.")
         .sample(&[("mountpoint", &mount)], usage.free);
-    page.gauge("larder_cache_capacity_bytes", "Bytes that the cache may take: the size of its filesystem.")
-        .sample(&[], usage.total);
+    page.gauge(
+        "larder_cache_capacity_bytes",
+        "Bytes that the cache may take: cache.capacity, or the size of its filesystem.",
+    )
+    .sample(&[], capacity.unwrap_or(u64::MAX).min(usage.total));
 }
 
 fn cache(page: &mut Page<'_>, shelf: &Shelf) {
-    let used = shelf.used();
+    let used = shelf.used(Timestamp::now());
     let mut family = page.gauge("larder_cache_used_bytes", "Bytes in the cache by what may happen to them.");
     for (class, bytes) in [
         ("pinned", used.pinned),
+        ("in_use", used.in_use),
+        ("leased", used.leased),
         ("evictable", used.evictable),
         ("partial", used.partial),
         ("foreign", used.foreign),
@@ -125,7 +143,7 @@ fn cache(page: &mut Page<'_>, shelf: &Shelf) {
 }
 
 fn models(page: &mut Page<'_>, shelf: &Shelf, max_models: usize) {
-    let views = shelf.views();
+    let views = shelf.views(Timestamp::now());
     let omitted = views.len().saturating_sub(max_models);
     let shown = &views[..views.len() - omitted];
     let mut family = page.gauge("larder_model_info", "Always 1; one series for each revision in the cache.");
@@ -172,7 +190,8 @@ mod tests {
         page.gauge("x", "Help.").sample(&[("a", "q\"b\\c\nd")], 1.5);
         assert_eq!(text, "# HELP x Help.\n# TYPE x gauge\nx{a=\"q\\\"b\\\\c\\nd\"} 1.5\n");
         let mut text = String::new();
-        render_state(&mut text, &Sampled::default(), &Shelf::default(), 0, 10);
+        let kept = Kept { shelf: &Shelf::default(), promised: 0, capacity: None };
+        render_state(&mut text, &Sampled::default(), &kept, 10);
         assert!(!text.contains("larder_disk_free_bytes") && !text.contains("larder_queue_up"), "{text}");
         assert!(text.contains("larder_models_omitted 0"));
     }

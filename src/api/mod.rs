@@ -1,7 +1,9 @@
-//! The HTTP API: plain handlers over queue, ledger and limits, on TCP (loopback only) and on the unix socket.
+//! The HTTP API: plain handlers over queue, keeper and limits, on TCP (loopback only) and on the unix socket.
 
+mod eviction;
 mod health;
 mod jobs;
+mod keep;
 mod limits;
 mod listen;
 mod metrics;
@@ -24,10 +26,9 @@ use tower_http::compression::CompressionLayer;
 use tower_http::limit::RequestBodyLimitLayer;
 use tower_http::timeout::TimeoutLayer;
 
-use crate::disk::Reservations;
 use crate::error::{Error, Result};
 use crate::hub::Limits;
-use crate::ledger::Ledger;
+use crate::keeper::Keeper;
 use crate::queue::JobStore;
 
 pub use listen::{Listeners, serve};
@@ -99,12 +100,10 @@ pub struct Api {
     pub queue: Arc<dyn JobStore>,
     /// Whether it is the queue of several hosts.
     pub fleet: bool,
-    /// The models.
-    pub ledger: Arc<Ledger>,
+    /// The models and who keeps them.
+    pub keeper: Keeper,
     /// How fast bytes may come.
     pub limits: Limits,
-    /// Room on the disk that was promised to downloads.
-    pub reservations: Reservations,
     /// What was sampled last, so that no scrape waits.
     pub sampler: Sampler,
     /// The event half of the metrics.
@@ -128,6 +127,9 @@ pub fn router(api: Api) -> Router {
         .route("/v1/limits", get(limits::show).put(limits::change))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{owner}/{name}", get(models::show))
+        .route("/v1/models/{owner}/{name}/pin", put(keep::pin).delete(keep::unpin))
+        .route("/v1/models/{owner}/{name}/lease", put(keep::lease).delete(keep::release))
+        .route("/v1/eviction-plan", get(eviction::plan))
         .route("/metrics", get(metrics::scrape))
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))

@@ -1,35 +1,60 @@
-//! The models in this host's cache.
+//! The models in this host's cache, and what would become of one.
 
 use axum::Json;
-use axum::extract::{Path, State as Shared};
-use larder_jobs::{Reason, RepoId};
+use axum::extract::{Path, RawQuery, State as Shared};
+use jiff::Timestamp;
+use larder_jobs::{Invalid, ModelRef};
 use serde::Serialize;
 
 use super::Api;
 use super::problem::Failure;
+use crate::keeper::{Verdict, blocking};
 use crate::ledger::ModelView;
 
 #[derive(Serialize)]
 pub(super) struct ModelList {
-    models: Vec<ModelView>,
+    pub(super) models: Vec<ModelView>,
+}
+
+/// One model: all its revisions, each with why it would be kept or evicted.
+#[derive(Serialize)]
+pub(super) struct VerdictList {
+    models: Vec<Verdict>,
 }
 
 pub(super) async fn list(Shared(api): Shared<Api>) -> Json<ModelList> {
-    Json(ModelList { models: api.ledger.shelf().views() })
+    Json(ModelList { models: api.keeper.ledger().shelf().views(Timestamp::now()) })
 }
 
 pub(super) async fn show(
     Shared(api): Shared<Api>,
     Path((owner, name)): Path<(String, String)>,
-) -> Result<Json<ModelList>, Failure> {
-    let repo: RepoId = format!("{owner}/{name}").parse()?;
-    let models: Vec<_> = api.ledger.shelf().views().into_iter().filter(|view| view.repo == repo).collect();
-    if models.is_empty() {
-        return Err(Failure::new(
-            Reason::NotFound,
-            format!("{repo} is not in the cache of this host"),
-            format!("stage it: larder stage {repo}"),
-        ));
+    RawQuery(query): RawQuery,
+) -> Result<Json<VerdictList>, Failure> {
+    let [revision] = parameters(query.as_deref(), ["revision"])?;
+    let (model, keeper) = (model(&owner, &name, revision.as_deref())?, api.keeper.clone());
+    let models = blocking(move || keeper.why(&model, Timestamp::now())).await?;
+    Ok(Json(VerdictList { models }))
+}
+
+/// The model that a path and a parameter name.
+pub(super) fn model(owner: &str, name: &str, revision: Option<&str>) -> Result<ModelRef, Invalid> {
+    let revision = revision.map(str::parse).transpose()?;
+    Ok(ModelRef::new(format!("{owner}/{name}").parse()?, revision))
+}
+
+/// The values of the parameters that a path knows; any other is refused, so that a typo does not widen what is asked for.
+pub(super) fn parameters<const N: usize>(
+    query: Option<&str>,
+    known: [&str; N],
+) -> Result<[Option<String>; N], Invalid> {
+    let mut values = [const { None }; N];
+    for (key, value) in url::form_urlencoded::parse(query.unwrap_or("").as_bytes()) {
+        let Some(place) = known.iter().position(|name| *name == key) else {
+            let what = format!("unknown parameter `{}`", key.escape_debug().take(64).collect::<String>());
+            return Err(Invalid::new(what, format!("known: {}", known.join(", "))));
+        };
+        values[place] = Some(value.into_owned());
     }
-    Ok(Json(ModelList { models }))
+    Ok(values)
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args as Group, Parser, Subcommand, ValueEnum};
-use larder_jobs::{Bandwidth, Format, Glob, Hosts, Invalid, Job, JobId, ModelRef, State, Work};
+use larder_jobs::{Bandwidth, Format, Glob, Hosts, Invalid, Job, JobId, ModelRef, Size, Span, State, Work};
 
 use crate::error::{self, Error};
 
@@ -75,6 +75,68 @@ pub(super) enum Verb {
         #[arg(value_name = "MODEL")]
         model: Option<ModelRef>,
     },
+    /// Remove models from the cache, by name or as many as it takes
+    Evict(Evict),
+    /// Say what keeps a model in the cache, or why it would go
+    Why {
+        /// The model, owner/name or owner/name@revision
+        #[arg(value_name = "MODEL")]
+        model: ModelRef,
+    },
+    /// Keep a model whatever happens, until it is unpinned
+    Pin {
+        /// The model; without a revision all of its revisions
+        #[arg(value_name = "MODEL")]
+        model: ModelRef,
+    },
+    /// Take a pin away
+    Unpin {
+        /// The model; without a revision all of its revisions
+        #[arg(value_name = "MODEL")]
+        model: ModelRef,
+    },
+    /// Keep a model for a time, as its user; asking again renews the lease
+    Lease {
+        /// The model; without a revision all of its revisions
+        #[arg(value_name = "MODEL")]
+        model: ModelRef,
+        /// For how long from now on
+        #[arg(long, value_name = "DURATION", default_value = "1h")]
+        ttl: Span,
+        /// Who needs it [default: the user's name]
+        #[arg(long, value_name = "NAME")]
+        holder: Option<String>,
+    },
+    /// End a lease before its time
+    Release {
+        /// The model; without a revision all of its revisions
+        #[arg(value_name = "MODEL")]
+        model: ModelRef,
+        /// Whose lease [default: the user's name]
+        #[arg(long, value_name = "NAME", conflicts_with = "all")]
+        holder: Option<String>,
+        /// Everybody's leases
+        #[arg(long)]
+        all: bool,
+    },
+    /// Read models again and compare them with their hashes
+    Verify {
+        /// Only this model
+        #[arg(value_name = "MODEL")]
+        model: Option<ModelRef>,
+        /// Bytes per second that may be read [default: cache.verify_bandwidth]
+        #[arg(long, value_name = "SIZE", value_parser = bandwidth)]
+        speed: Option<Bandwidth>,
+        /// Return once the job is accepted; a running larder does it
+        #[arg(long)]
+        detach: bool,
+    },
+    /// Say what works here, what larder can and cannot see, and what to do about it
+    Doctor {
+        /// Also walk the whole cache and repair the records
+        #[arg(long)]
+        reconcile: bool,
+    },
     /// Show or change how fast bytes may come, while larder runs
     Limit {
         /// Bytes per second (20MB), or none for no limit; shows the limits if left out
@@ -114,6 +176,12 @@ pub(super) struct Stage {
     /// Bytes per second that this job may take of the network, for example 20MB
     #[arg(long, value_name = "SIZE", value_parser = bandwidth)]
     bandwidth: Option<Bandwidth>,
+    /// Evict other models by the rules of the configuration if there is no room (a running larder does so by itself)
+    #[arg(long)]
+    pub(super) evict: bool,
+    /// Nobody evicts it for so long after it is ready, unless the lease is released before
+    #[arg(long, value_name = "DURATION")]
+    lease: Option<Span>,
     /// Which host: this one, a name, or pool for any one of the fleet
     #[arg(long, value_name = "HOST", default_value = "this")]
     hosts: Hosts,
@@ -132,6 +200,22 @@ pub(super) struct Stage {
     /// Answer with the job of the first request that had this key
     #[arg(long, value_name = "KEY")]
     idempotency_key: Option<String>,
+}
+
+#[derive(Debug, Group)]
+pub(super) struct Evict {
+    /// The models, owner/name for all revisions or owner/name@revision for one
+    #[arg(value_name = "MODEL", conflicts_with_all = ["free", "older_than"])]
+    pub(super) models: Vec<ModelRef>,
+    /// Free so many bytes, by the rules of the configuration
+    #[arg(long, value_name = "SIZE", conflicts_with = "older_than")]
+    pub(super) free: Option<Size>,
+    /// Everything that was not used for so long and that the rules let go
+    #[arg(long, value_name = "AGE")]
+    pub(super) older_than: Option<Span>,
+    /// Only show what would go and what would stay, and why
+    #[arg(long)]
+    pub(super) dry_run: bool,
 }
 
 #[derive(Debug, Clone, Group)]
@@ -216,6 +300,7 @@ impl Stage {
         let mut job = self.want.job();
         if let Work::Download(download) = &mut job.work {
             download.bandwidth = self.bandwidth;
+            download.lease_ttl = self.lease;
         }
         job.common.hosts = self.hosts;
         job.common.priority = self.priority;

@@ -8,13 +8,14 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{Method, Request, StatusCode, header};
 use larder_jobs::client as fleet;
-use larder_jobs::{Bandwidth, Job, JobId, JobView, Problem, Reason, State};
+use larder_jobs::{Bandwidth, Job, JobId, JobView, ModelRef, Problem, Reason, Span, State};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tower::ServiceExt as _;
 
 use crate::config::Settings;
 use crate::error::{Error, Result};
+use crate::keeper::{PlanView, Verdict};
 use crate::ledger::ModelView;
 use crate::queue::Scope;
 use crate::serve::House;
@@ -67,6 +68,11 @@ struct Jobs {
 #[derive(Deserialize)]
 struct Models {
     models: Vec<ModelView>,
+}
+
+#[derive(Deserialize)]
+struct Verdicts {
+    models: Vec<Verdict>,
 }
 
 #[derive(Deserialize)]
@@ -214,6 +220,36 @@ impl Client {
         Ok(models.models)
     }
 
+    /// Why the revisions that a name means are kept or would go.
+    pub(super) async fn why(&self, model: &ModelRef) -> Result<Vec<Verdict>> {
+        let verdicts: Verdicts = self.call(Method::GET, &place(model, "", &[]), None).await?;
+        Ok(verdicts.models)
+    }
+
+    /// What an eviction would do; `query` is that of `GET /v1/eviction-plan`.
+    pub(super) async fn eviction_plan(&self, query: &[(&str, String)]) -> Result<PlanView> {
+        self.call(Method::GET, &format!("/v1/eviction-plan{}", queried(query)), None).await
+    }
+
+    pub(super) async fn set_pin(&self, model: &ModelRef, pinned: bool) -> Result<Vec<ModelView>> {
+        let method = if pinned { Method::PUT } else { Method::DELETE };
+        let models: Models = self.call(method, &place(model, "/pin", &[]), None).await?;
+        Ok(models.models)
+    }
+
+    pub(super) async fn lease(&self, model: &ModelRef, holder: &str, ttl: Span) -> Result<Vec<ModelView>> {
+        let body = serde_json::json!({"holder": holder, "ttl": ttl, "revision": model.revision()});
+        let path = format!("/v1/models/{}/lease", model.repo());
+        let models: Models = self.call(Method::PUT, &path, Some(body.to_string().into_bytes())).await?;
+        Ok(models.models)
+    }
+
+    pub(super) async fn release(&self, model: &ModelRef, holder: Option<&str>) -> Result<Vec<ModelView>> {
+        let holder: Vec<_> = holder.map(|name| ("holder", name.to_owned())).into_iter().collect();
+        let models: Models = self.call(Method::DELETE, &place(model, "/lease", &holder), None).await?;
+        Ok(models.models)
+    }
+
     pub(super) async fn limits(&self) -> Result<Limits> {
         self.call(Method::GET, "/v1/limits", None).await
     }
@@ -290,6 +326,20 @@ impl Client {
             "correct api.url, or upgrade so that both sides have the same version",
         )
     }
+}
+
+/// The path of a model in the API.
+fn place(model: &ModelRef, below: &str, query: &[(&str, String)]) -> String {
+    let mut all: Vec<(&str, String)> = query.to_vec();
+    all.extend(model.revision().map(|revision| ("revision", revision.to_string())));
+    format!("/v1/models/{}{below}{}", model.repo(), queried(&all))
+}
+
+fn queried(query: &[(&str, String)]) -> String {
+    if query.is_empty() {
+        return String::new();
+    }
+    format!("?{}", url::form_urlencoded::Serializer::new(String::new()).extend_pairs(query).finish())
 }
 
 fn limit(bandwidth: Option<Bandwidth>) -> Vec<u8> {

@@ -15,7 +15,7 @@ pub(super) async fn run(settings: Settings, model: Option<ModelRef>, output: &Ou
     let client = Client::larder_or_here(settings).await?;
     let mut models = client.models().await?;
     if let Some(model) = &model {
-        models.retain(|view| matches(view, model));
+        models.retain(|view| view.is(model));
         if models.is_empty() {
             return Err(Error::new(
                 Reason::NotFound,
@@ -32,12 +32,9 @@ pub(super) async fn run(settings: Settings, model: Option<ModelRef>, output: &Ou
     Ok(OK)
 }
 
-fn matches(view: &ModelView, model: &ModelRef) -> bool {
-    view.repo == *model.repo()
-        && model.revision().is_none_or(|wanted| {
-            view.commit.as_str() == wanted.as_str()
-                || view.revisions.iter().any(|revision| revision == wanted)
-        })
+fn keep(view: &ModelView) -> String {
+    let words = [(view.pinned, "pinned"), (view.leased, "leased"), (view.in_use == Some(true), "in use")];
+    words.iter().filter(|(holds, _)| *holds).map(|(_, word)| *word).collect::<Vec<_>>().join(",")
 }
 
 fn human(models: &[ModelView], output: Output) -> String {
@@ -51,7 +48,7 @@ fn human(models: &[ModelView], output: Output) -> String {
             output.size(view.bytes),
             view.files.to_string(),
             ago(view.last_used_at, now),
-            if view.pinned { "pinned".into() } else { String::new() },
+            keep(view),
             view.origin.word().to_owned(),
         ]
     });

@@ -4,7 +4,10 @@ mod args;
 mod client;
 mod completions;
 mod config;
+mod doctor;
+mod evict;
 mod jobs;
+mod keep;
 mod limit;
 mod log;
 mod ls;
@@ -13,7 +16,9 @@ mod plan;
 mod progress;
 mod serve;
 mod stage;
+mod verify;
 mod watch;
+mod why;
 mod xet_fetch;
 
 use std::ffi::OsString;
@@ -32,6 +37,8 @@ use output::Output;
 
 /// Exit code of a command that did what it was asked for.
 const OK: u8 = 0;
+/// Exit code of a command that found something wrong.
+const FAILED: u8 = 1;
 /// Exit code of a command that may succeed later: the job waits for something.
 const TRY_LATER: u8 = 75;
 
@@ -119,6 +126,16 @@ fn run(args: Args, output: &Output) -> Result<u8> {
             Verb::Stage(stage) => stage::run(settings, stage, output, bars).await,
             Verb::Plan { want } => plan::run(settings, want, output).await,
             Verb::Ls { model } => ls::run(settings, model, output).await,
+            Verb::Evict(evict) => evict::run(settings, evict, output, bars).await,
+            Verb::Why { model } => why::run(settings, model, output).await,
+            Verb::Pin { model } => keep::pin(settings, model, true, output).await,
+            Verb::Unpin { model } => keep::pin(settings, model, false, output).await,
+            Verb::Lease { model, ttl, holder } => keep::lease(settings, model, ttl, holder, output).await,
+            Verb::Release { model, holder, all } => keep::release(settings, model, holder, all, output).await,
+            Verb::Verify { model, speed, detach } => {
+                verify::run(settings, model, speed, detach, output, bars).await
+            }
+            Verb::Doctor { reconcile } => doctor::run(settings, reconcile, output).await,
             Verb::Limit { bandwidth, job } => limit::run(&settings, bandwidth, job, output).await,
             Verb::Jobs { verb } => jobs::run(settings, verb, output, bars).await,
             Verb::Completions { .. } | Verb::Config { .. } => Ok(OK),

@@ -34,16 +34,37 @@ pub(super) async fn run(
     output: &Output,
     bars: MultiProgress,
 ) -> Result<u8> {
-    let detach = stage.detach;
+    let (detach, may_evict) = (stage.detach, stage.evict);
     let job = stage.job()?;
+    finish(settings, &job, How { detach, may_evict }, output, &bars, report).await
+}
+
+/// How a command does its job.
+#[derive(Clone, Copy, Default)]
+pub(super) struct How {
+    /// Return once the job is accepted.
+    pub(super) detach: bool,
+    /// Room may be made for it also if no daemon does it.
+    pub(super) may_evict: bool,
+}
+
+/// Has a job done by whoever can, waits for it, and lets `report` print how it ended.
+pub(super) async fn finish(
+    settings: Settings,
+    job: &Job,
+    how: How,
+    output: &Output,
+    bars: &MultiProgress,
+    report: impl Fn(&JobView, &Output) -> Result<u8>,
+) -> Result<u8> {
     let mut signals = Signals::new()?;
     let (mut last, mut joined) = (None, None);
     for _ in 0..TAKEOVERS {
         let watched = match Client::reach(&settings).await? {
-            Some(client) if detach => return detached(&client, &job, output).await,
-            Some(client) => there(&client, &job, &mut joined, *output, &bars, &mut signals).await?,
-            None if detach => return Err(nobody(&settings)),
-            None => match here(settings.clone(), &job, joined, *output, &bars, &mut signals).await {
+            Some(client) if how.detach => return detached(&client, job, output).await,
+            Some(client) => there(&client, job, &mut joined, *output, bars, &mut signals).await?,
+            None if how.detach => return Err(nobody(&settings)),
+            None => match here(settings.clone(), job, how, joined, *output, bars, &mut signals).await {
                 Err(error) if error.reason() == Reason::QueueUnavailable => {
                     last = Some(error);
                     Watched::OwnerLeft
@@ -117,7 +138,7 @@ async fn detached(client: &Client, job: &Job, output: &Output) -> Result<u8> {
 /// wanted here.
 async fn ended(client: &Client, joined: Option<JobId>) -> Option<JobView> {
     let view = client.job(joined?).await.ok()?;
-    matches!(view.state, State::Ready | State::Failed).then_some(view)
+    matches!(view.state, State::Ready | State::Done | State::Failed).then_some(view)
 }
 
 /// Asks another larder and waits; `joined` is the job that an earlier owner had.
@@ -146,12 +167,14 @@ async fn there(
 async fn here(
     settings: Settings,
     job: &Job,
+    how: How,
     joined: Option<JobId>,
     output: Output,
     bars: &MultiProgress,
     signals: &mut Signals,
 ) -> Result<Watched> {
-    let house = Arc::new(House::open(settings, Scope::Own).await?);
+    let house = House::open(settings, Scope::Own).await?;
+    let house = Arc::new(if how.may_evict { house.evicting() } else { house });
     let client = Client::here(Arc::clone(&house));
     if let Some(view) = ended(&client, joined).await {
         return Ok(Watched::Ended(view));

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use indicatif::MultiProgress;
-use larder_jobs::{Class, JobId, JobView, Reason, State};
+use larder_jobs::{Class, JobId, JobView, Kind, Reason, State};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::client::Client;
@@ -103,6 +103,12 @@ fn is_blocked(view: &JobView, remote: bool, waited: Duration) -> bool {
 
 /// Prints how the job ended.
 pub(super) fn report(view: &JobView, output: &Output) -> Result<u8> {
+    if view.kind == Kind::Evict {
+        return super::evict::report(view, output);
+    }
+    if view.kind == Kind::Verify {
+        return super::verify::report(view, output);
+    }
     if view.state == State::Ready {
         output.print(view, || view.path.clone().unwrap_or_default())?;
         if !output.is_json() {

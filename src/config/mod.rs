@@ -155,6 +155,7 @@ impl Config {
     pub fn validate(&self) -> Result<()> {
         self.queue.validate()?;
         self.hub.validate()?;
+        self.cache.validate()?;
         self.api.validate()?;
         tracing_subscriber::EnvFilter::try_new(&self.log.level).map(|_| ()).map_err(|error| {
             invalid("log.level", &self.log.level, &error.to_string(), "use error, warn, info, debug or trace")
@@ -224,6 +225,20 @@ mod tests {
         for (key, value) in [
             ("queue.max_attempts", "many"),
             ("cache.keep_free", "120%"),
+            ("cache.high_watermark", "0%"),
+            ("cache.high_watermark", "70%"),
+            ("cache.low_watermark", "90"),
+            ("cache.low_watermark", "95%"),
+            ("cache.capacity", "0"),
+            ("cache.capacity", "-5GB"),
+            ("cache.min_age", "-1h"),
+            ("cache.expire_after", "1h"),
+            ("cache.partial_max_age", "1s"),
+            ("cache.evict", "everything"),
+            ("cache.order", "fifo"),
+            ("cache.kubelet_threshold", "100%"),
+            ("cache.scrub_every", "1s"),
+            ("cache.verify_bandwidth", "0"),
             ("hub.range", "-1"),
             ("hub.bandwidth", "0"),
             ("hub.bandwidth", "0MB"),

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::atomic::{unique, write_atomic};
 use super::shared;
 use super::unused::{Hidden, Probe, Unused, probe};
-use super::{Cache, RepoDir, RepoEntry, holders, real_folder, scan_repo, sync_folder};
+use super::{Cache, Mounts, RepoDir, RepoEntry, holders, real_folder, scan_repo, sync_folder};
 use crate::error::{Error, Result};
 use larder_jobs::{CommitId, Reason};
 
@@ -82,9 +82,9 @@ impl RepoDir {
     ///
     /// # Errors
     /// `not_found` if it is not there, `io_error`.
-    pub fn obstacle(&self, commit: &CommitId) -> Result<Option<Obstacle>> {
+    pub fn obstacle(&self, commit: &CommitId, mounts: &Mounts) -> Result<Option<Obstacle>> {
         let own = self.own(commit)?;
-        Ok(match self.hold(&own)? {
+        Ok(match self.hold(&own, mounts)? {
             Held::Free { .. } => None,
             Held::Not(obstacle) => Some(obstacle),
         })
@@ -95,9 +95,9 @@ impl RepoDir {
     ///
     /// # Errors
     /// `not_found` if it is not there; `io_error`, after which [`Self::recover`] ends what was begun.
-    pub fn evict(&self, commit: &CommitId, is_named: bool) -> Result<Evicted> {
+    pub fn evict(&self, commit: &CommitId, is_named: bool, mounts: &Mounts) -> Result<Evicted> {
         let own = self.own(commit)?;
-        let (leases, _locks) = match self.hold(&own)? {
+        let (leases, _locks) = match self.hold(&own, mounts)? {
             Held::Free { leases, locks } => (leases, locks),
             Held::Not(Obstacle::Unknown(..)) if is_named => (Vec::new(), Vec::new()),
             Held::Not(obstacle) => return Ok(Evicted::Kept(obstacle)),
@@ -193,7 +193,7 @@ impl RepoDir {
     }
 
     /// Asks who uses any of it, and holds it where the answer is nobody.
-    fn hold(&self, own: &Own) -> Result<Held> {
+    fn hold(&self, own: &Own, mounts: &Mounts) -> Result<Held> {
         let mut locks = Vec::new();
         for name in &own.blobs {
             match self.lock_of(name)? {
@@ -201,7 +201,7 @@ impl RepoDir {
                 None => return Ok(Held::Not(Obstacle::Fetching(self.dir.join("blobs").join(name)))),
             }
         }
-        if holders::is_mounted(&self.dir) {
+        if mounts.hold(&self.dir) {
             return Ok(Held::Not(Obstacle::InUse(self.dir.clone())));
         }
         let (mut leases, mut hidden) = (Vec::new(), Vec::new());
@@ -273,7 +273,7 @@ impl RepoDir {
 
     /// Takes the revision out of every reader's sight: refs first, so that none leads nowhere, then the snapshot, in one
     /// step.
-    fn withdraw(&self, commit: &CommitId, refs: &[String]) -> Result<()> {
+    pub(super) fn withdraw(&self, commit: &CommitId, refs: &[String]) -> Result<()> {
         for name in refs {
             remove_file(&self.dir.join("refs").join(name))?;
         }
@@ -327,7 +327,7 @@ impl RepoDir {
     }
 
     /// Removes what else there is of a revision, its intent last, and the repo if nothing is left in it.
-    fn finish(&self, commit: &CommitId) -> Result<()> {
+    pub(super) fn finish(&self, commit: &CommitId) -> Result<()> {
         remove_file(&self.receipt(commit))?;
         for entry in fs::read_dir(self.scratch()).into_iter().flatten().flatten() {
             if entry.file_name().to_string_lossy().starts_with(&format!("evicted-{commit}")) {

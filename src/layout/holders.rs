@@ -76,25 +76,38 @@ fn holds(process: &Process, wanted: &BTreeMap<(u64, u64), &Path>) -> Result<Opti
     Ok(None)
 }
 
-/// Whether `folder`, or something inside it, is mounted somewhere else, as a bind mount gives it to a container; as far
-/// as the processes show their mounts.
-pub(super) fn is_mounted(folder: &Path) -> bool {
-    let Ok(own) = Process::myself().and_then(|process| process.mountinfo()) else { return false };
-    let own: Vec<MountInfo> = own.into_iter().collect();
-    let Some((device, inside)) = place(folder, &own) else { return false };
-    let is_it = |mount: &MountInfo| mount.majmin == device && Path::new(&mount.root).starts_with(&inside);
-    if own.iter().any(is_it) {
-        return true;
+/// What is mounted where, in every mount namespace whose processes show it.
+#[derive(Debug, Default)]
+pub struct Mounts {
+    own: Vec<MountInfo>,
+    others: Vec<MountInfo>,
+}
+
+impl Mounts {
+    /// As it is now; empty where there is no `/proc`.
+    pub fn now() -> Self {
+        let own = Process::myself().and_then(|process| process.mountinfo());
+        let mut seen = BTreeSet::from_iter(namespace("self"));
+        let processes = all_processes().into_iter().flatten().flatten();
+        let others = processes
+            .filter(|process| {
+                namespace(&process.pid.to_string()).is_some_and(|namespace| seen.insert(namespace))
+            })
+            .filter_map(|process| process.mountinfo().ok())
+            .flatten();
+        Self { own: own.into_iter().flatten().collect(), others: others.collect() }
     }
-    let mut seen = BTreeSet::new();
-    let processes = all_processes().into_iter().flatten().flatten();
-    processes
-        .filter(|process| {
-            let namespace = fs::metadata(format!("/proc/{}/ns/mnt", process.pid)).map(|found| found.st_ino());
-            namespace.is_ok_and(|namespace| seen.insert(namespace))
-        })
-        .filter_map(|process| process.mountinfo().ok())
-        .any(|mounts| mounts.into_iter().any(|mount| is_it(&mount)))
+
+    /// Whether `folder`, or something inside it, is mounted somewhere else, as a bind mount gives it to a container.
+    pub(super) fn hold(&self, folder: &Path) -> bool {
+        let Some((device, inside)) = place(folder, &self.own) else { return false };
+        let all = self.own.iter().chain(&self.others);
+        all.into_iter().any(|mount| mount.majmin == device && Path::new(&mount.root).starts_with(&inside))
+    }
+}
+
+fn namespace(process: &str) -> Option<u64> {
+    fs::metadata(format!("/proc/{process}/ns/mnt")).map(|found| found.st_ino()).ok()
 }
 
 /// Device and path within its filesystem of a folder, by the mount that holds it.
@@ -124,6 +137,6 @@ mod tests {
         assert_eq!(look(&[&shut, &open]), Seen::Held(open.clone()));
         let alone = look(&[&shut]);
         assert!(alone == Seen::NotAll || (alone == Seen::NotHeld && sees_everything()), "{alone:?}");
-        assert!(!is_mounted(dir.path()));
+        assert!(!Mounts::now().hold(dir.path()));
     }
 }

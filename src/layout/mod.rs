@@ -17,6 +17,7 @@
 //! `snapshots/`, hence [`RepoDir::prepare`]. No async here, no network.
 
 mod atomic;
+mod damaged;
 mod evict;
 mod holders;
 mod litter;
@@ -37,12 +38,13 @@ use crate::error::{Error, Result};
 use larder_jobs::{CommitId, Digest, FilePath, Reason, RepoId, Revision};
 
 pub use evict::{Evicted, Freed, Obstacle};
-pub use holders::sees_everything;
+pub use holders::{Mounts, sees_everything};
 pub use litter::{Leftover, Litter, litter};
 pub use lock::BlobLock;
 pub use receipt::{Receipt, ReceiptFile, Selection, Unreadable, mtime_ns};
 pub use scan::{
-    BlobEntry, Foreign, Inventory, PartialEntry, RepoEntry, RevisionEntry, SnapshotFile, scan, scan_repo,
+    BlobEntry, Foreign, Inventory, PartialEntry, RepoEntry, RevisionEntry, SnapshotFile, Stake, scan,
+    scan_repo,
 };
 pub use unused::{Hidden, Probe, Unused, probe};
 pub use verify::{Hasher, digest_of};

@@ -42,10 +42,18 @@ pub struct Receipt {
     pub staged_at: Timestamp,
     /// Kept whatever happens, until somebody unpins it.
     pub pinned: bool,
+    /// Another client fetched it; larder has only read it and found the bytes right.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub adopted: bool,
     /// Which of the repo's files were wanted.
     pub selection: Selection,
     /// The files that were wanted and are there.
     pub files: Vec<ReceiptFile>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde calls it by reference
+fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 /// Which files of a repo were wanted, in the words of the request.
@@ -138,6 +146,7 @@ impl Receipt {
             bytes_by_source: BTreeMap::new(),
             staged_at,
             pinned: false,
+            adopted: false,
             selection: Selection::default(),
             files: Vec::new(),
         }

@@ -106,34 +106,47 @@ impl RevisionEntry {
     }
 }
 
+/// Bytes that exactly these revisions of a repo need.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stake {
+    /// Numbers into [`RepoEntry::revisions`].
+    pub revisions: Vec<usize>,
+    /// What they are long.
+    pub bytes: u64,
+    /// What becomes free when the last of these revisions goes.
+    pub frees: u64,
+}
+
 impl RepoEntry {
-    /// What the removal of its revisions would free: bytes of everything that is needed by exactly these revisions,
-    /// which are numbers into [`Self::revisions`]. What no revision needs is not in it.
-    pub fn stakes(&self) -> Vec<(Vec<usize>, u64)> {
-        let mut needed_by: BTreeMap<&str, (Vec<usize>, u64)> = BTreeMap::new();
-        let mut stakes: BTreeMap<Vec<usize>, u64> = BTreeMap::new();
+    /// Who needs which bytes. Each revision has a stake of its own, be it nothing; what no revision needs is in none.
+    pub fn stakes(&self) -> Vec<Stake> {
+        let mut users: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+        let mut stakes: BTreeMap<Vec<usize>, (u64, u64)> = BTreeMap::new();
         for (n, revision) in self.revisions.iter().enumerate() {
-            // So that a revision of which nothing can be freed has its stake too.
-            stakes.entry(vec![n]).or_default();
+            let own = stakes.entry(vec![n]).or_default();
             for file in &revision.files {
-                let Some((name, blob)) =
-                    file.blob.as_ref().and_then(|name| self.blobs.get_key_value(name.as_ref()))
-                else {
-                    // A plain file; a link out of the cache frees nothing.
-                    let plain = if file.blob.is_none() { file.bytes.unwrap_or(0) } else { 0 };
-                    *stakes.entry(vec![n]).or_default() += plain;
-                    continue;
-                };
-                let (users, _) = needed_by.entry(name).or_insert_with(|| (Vec::new(), blob.frees));
-                if users.last() != Some(&n) {
-                    users.push(n);
+                match &file.blob {
+                    Some(name) => {
+                        let users = users.entry(name).or_default();
+                        if users.last() != Some(&n) {
+                            users.push(n);
+                        }
+                    }
+                    // A link that leads nowhere, or out of the cache, has no bytes.
+                    None => {
+                        let plain = file.bytes.unwrap_or(0);
+                        *own = (own.0 + plain, own.1 + plain);
+                    }
                 }
             }
         }
-        for (users, bytes) in needed_by.into_values() {
-            *stakes.entry(users).or_default() += bytes;
+        for (name, users) in users {
+            let Some(blob) = self.blobs.get(name) else { continue };
+            let stake = stakes.entry(users).or_default();
+            *stake = (stake.0 + blob.bytes, stake.1 + blob.frees);
         }
-        stakes.into_iter().collect()
+        let stakes = stakes.into_iter();
+        stakes.map(|(revisions, (bytes, frees))| Stake { revisions, bytes, frees }).collect()
     }
 
     /// Blobs that no snapshot needs.

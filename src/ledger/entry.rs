@@ -3,7 +3,7 @@
 use std::fmt;
 
 use jiff::Timestamp;
-use larder_jobs::{CommitId, RepoId, Revision};
+use larder_jobs::{CommitId, ModelRef, RepoId, Revision};
 use serde::{Deserialize, Serialize};
 
 /// `owner/name@commit`.
@@ -48,7 +48,7 @@ impl Origin {
 }
 
 /// What the ledger stores of one revision. Fields are only ever added, with a default.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Entry {
     /// The repo.
     pub repo: RepoId,
@@ -77,6 +77,12 @@ pub struct Entry {
     /// When it was last asked for, or seen in use; unknown for what others fetched.
     #[serde(default)]
     pub last_used_at: Option<Timestamp>,
+    /// How often it was used, each use counting less with time: [`crate::plan::heat`] as of `last_used_at`.
+    #[serde(default)]
+    pub heat: f64,
+    /// When its bytes were last read and found right.
+    #[serde(default)]
+    pub verified_at: Option<Timestamp>,
 }
 
 impl Entry {
@@ -84,6 +90,25 @@ impl Entry {
     pub fn key(&self) -> Key {
         Key::new(&self.repo, &self.commit)
     }
+}
+
+impl ModelView {
+    /// Whether a name means this revision: its repo, and its commit, branch or tag if the name has one.
+    pub fn is(&self, model: &ModelRef) -> bool {
+        self.repo == *model.repo()
+            && model.revision().is_none_or(|wanted| {
+                self.commit.as_str() == wanted.as_str() || self.revisions.iter().any(|known| known == wanted)
+            })
+    }
+}
+
+/// A lease as it is shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseView {
+    /// Who needs it.
+    pub holder: String,
+    /// Until when.
+    pub until: Timestamp,
 }
 
 /// A revision as `GET /v1/models` and `larder ls --json` show it. Unknown is `null`.
@@ -105,7 +130,9 @@ pub struct ModelView {
     pub pinned: bool,
     /// Whether somebody holds a lease on it.
     pub leased: bool,
-    /// Whether a process has it open.
+    /// Who, and until when.
+    pub leases: Vec<LeaseView>,
+    /// Whether a process had it open when that was last looked at.
     pub in_use: Option<bool>,
     /// How it came here.
     pub origin: Origin,
@@ -115,6 +142,8 @@ pub struct ModelView {
     pub quantization: Option<String>,
     /// When it was staged, or first seen.
     pub added_at: Timestamp,
+    /// When its bytes were last read and found right.
+    pub verified_at: Option<Timestamp>,
     /// The folder that readers open.
     pub path: String,
 }
@@ -138,12 +167,14 @@ mod tests {
             "commit",
             "files",
             "format",
+            "heat",
             "last_used_at",
             "origin",
             "pinned",
             "quantization",
             "repo",
             "revisions",
+            "verified_at",
         ];
         let mut sorted = keys.clone();
         sorted.sort();

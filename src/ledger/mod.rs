@@ -4,7 +4,9 @@
 //! records without bytes go, bytes without records are adopted, pins come back from the receipts beside the
 //! models. So losing the store loses no model and no pin, only when a model was last used.
 
+mod config;
 mod entry;
+mod lease;
 mod reconcile;
 mod shelf;
 
@@ -12,17 +14,18 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use larder_jobs::{CommitId, RepoId, Span};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::layout::{self, Cache};
+use crate::layout::{self, Cache, Inventory};
 use crate::metrics;
-use crate::plan::KeepFree;
 use crate::store::{Batch, Opened, Store, Table};
 
-pub use entry::{Entry, Key, ModelView, Origin};
+pub use config::{Config, Percent};
+pub use entry::{Entry, Key, LeaseView, ModelView, Origin};
+pub use lease::{Gone, Lease};
 pub use reconcile::{Drift, reconcile};
 pub use shelf::{Shelf, Used};
 
@@ -34,17 +37,8 @@ const SCRATCH_AGE: Duration = Duration::from_secs(3_600);
 /// `last_used_at` is written at most this often for each entry.
 const TOUCH_EVERY: Duration = Duration::from_secs(30);
 
-/// The section `[cache]`.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Config {
-    /// The hub cache; empty means where the hub's own clients have it.
-    pub root: String,
-    /// What stays free on the cache's disk.
-    pub keep_free: KeepFree,
-    /// How long automatic deletion stays off after the store was lost.
-    pub recovery_grace: Span,
-}
+/// A model that is asked for again within that time of its eviction should have stayed.
+const REGRET: SignedDuration = SignedDuration::from_hours(24);
 
 /// What is remembered of this host.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -86,6 +80,7 @@ impl Ledger {
         let until = host.eviction_off_until.filter(|until| *until > now);
         let shelf = RwLock::new(Arc::new(Shelf::new(until)));
         let ledger = Self { store, cache, shelf, writing: Mutex::new(()) };
+        ledger.put_shelf(ledger.shelf().with_leases(ledger.stored_leases()?));
         let drift = ledger.reconcile(now)?;
         ledger.store.durable_blocking()?;
         tracing::info!(
@@ -115,7 +110,7 @@ impl Ledger {
     /// `io_error` if the cache cannot be listed or the store fails.
     pub fn reconcile(&self, now: Timestamp) -> Result<Drift> {
         let writing = self.lock();
-        let inventory = layout::scan(self.cache.root())?;
+        let inventory = self.recover(layout::scan(self.cache.root())?)?;
         for problem in &inventory.problems {
             tracing::warn!(%problem, "a part of the cache cannot be read");
         }
@@ -134,22 +129,118 @@ impl Ledger {
         Ok(drift)
     }
 
+    /// Ends the evictions that a killed process began, and looks again at what they have changed.
+    fn recover(&self, inventory: Inventory) -> Result<Inventory> {
+        let mut freed = 0;
+        let mut is_changed = false;
+        for repo in inventory.repos.iter().filter(|repo| !repo.unfinished.is_empty()) {
+            is_changed = true;
+            match self.cache.repo(&repo.repo).recover(repo) {
+                Ok(bytes) => freed += bytes,
+                Err(problem) => tracing::warn!(%problem, "an eviction that was begun cannot be ended yet"),
+            }
+        }
+        if !is_changed {
+            return Ok(inventory);
+        }
+        tracing::info!(freed, "evictions that a killed process had begun are ended");
+        layout::scan(self.cache.root())
+    }
+
     /// Takes in what a job has just put into one repo, and that it was asked for at `now`. Blocks.
     ///
     /// # Errors
     /// As [`Ledger::reconcile`].
     pub fn staged(&self, repo: &RepoId, commit: &CommitId, now: Timestamp) -> Result<()> {
-        let writing = self.lock();
+        let key = Key::new(repo, commit);
+        let gone = self.recall(&key);
+        let regretted = gone.as_ref().is_some_and(Gone::is_by_itself)
+            && gone.as_ref().is_some_and(|gone| now.duration_since(gone.at) < REGRET);
+        if regretted {
+            metrics::eviction_regretted();
+            tracing::info!(model = %key, "evicted less than a day ago, and asked for again");
+        }
+        self.update(repo, now, |entries| {
+            let Some(entry) = entries.get_mut(&key) else { return };
+            if let Some(gone) = gone {
+                (entry.heat, entry.last_used_at) = (gone.heat, gone.last_used_at);
+            }
+            entry.heat = lease::warmer(entry, now);
+            entry.last_used_at = Some(now);
+        })
+    }
+
+    /// Looks again at one repo. Blocks.
+    ///
+    /// # Errors
+    /// As [`Ledger::reconcile`].
+    pub fn refresh(&self, repo: &RepoId, now: Timestamp) -> Result<()> {
+        self.update(repo, now, |_| {})
+    }
+
+    /// Looks again at one repo, and changes its records beyond what the disk says.
+    fn update(
+        &self,
+        repo: &RepoId,
+        now: Timestamp,
+        change: impl FnOnce(&mut BTreeMap<Key, Entry>),
+    ) -> Result<()> {
+        let _writing = self.lock();
         let inventory = layout::scan_repo(&self.cache, repo);
         let shelf = self.shelf();
         let known = shelf.of_repo(repo);
         let (mut entries, _) = reconcile(&inventory, known.clone(), now);
-        if let Some(entry) = entries.get_mut(&Key::new(repo, commit)) {
-            entry.last_used_at = Some(now);
-        }
+        change(&mut entries);
         self.save(&known, &entries)?;
         self.put_shelf(shelf.with_repo(repo, &inventory, entries));
-        drop(writing);
+        Ok(())
+    }
+
+    /// Pins revisions of a repo, or takes their pins away; on the disk beside the model before it returns. Blocks.
+    ///
+    /// # Errors
+    /// `not_found` if one is not in the cache, `io_error`.
+    pub fn pin(&self, repo: &RepoId, commits: &[CommitId], pinned: bool, now: Timestamp) -> Result<()> {
+        let (shelf, dir) = (self.shelf(), self.cache.repo(repo));
+        if let Some(absent) = commits.iter().find(|commit| shelf.get(&Key::new(repo, commit)).is_none()) {
+            return Err(lease::absent(repo, absent));
+        }
+        commits.iter().try_for_each(|commit| dir.set_pin(commit, pinned))?;
+        self.update(repo, now, |entries| {
+            // The record alone would vouch for a pin whose receipt is gone.
+            for commit in commits {
+                if let Some(entry) = entries.get_mut(&Key::new(repo, commit)) {
+                    entry.pinned = pinned;
+                }
+            }
+        })
+    }
+
+    /// Remembers that the bytes of a revision were found to be right at `now`. Blocks.
+    ///
+    /// # Errors
+    /// `io_error` if the store fails.
+    pub fn verified(&self, repo: &RepoId, commit: &CommitId, now: Timestamp) -> Result<()> {
+        self.update(repo, now, |entries| {
+            if let Some(entry) = entries.get_mut(&Key::new(repo, commit)) {
+                entry.verified_at = Some(now);
+            }
+        })
+    }
+
+    /// Takes in which revisions are in use at `now`; those count as used.
+    ///
+    /// # Errors
+    /// `io_error` if the store fails.
+    pub fn observed(&self, in_use: BTreeMap<Key, bool>, now: Timestamp) -> Result<()> {
+        let busy: Vec<Key> = in_use.iter().filter(|(_, busy)| **busy).map(|(key, _)| key.clone()).collect();
+        {
+            let _writing = self.lock();
+            self.put_shelf(self.shelf().with_use(in_use));
+        }
+        for key in busy {
+            self.use_until(&key, now, |entry| entry.heat)?;
+        }
         Ok(())
     }
 
@@ -158,21 +249,24 @@ impl Ledger {
     /// # Errors
     /// `io_error` if the store fails.
     pub fn touch(&self, repo: &RepoId, commit: &CommitId, now: Timestamp) -> Result<()> {
+        self.use_until(&Key::new(repo, commit), now, |entry| lease::warmer(entry, now))
+    }
+
+    fn use_until(&self, key: &Key, now: Timestamp, heat: impl FnOnce(&Entry) -> f64) -> Result<()> {
         let _writing = self.lock();
         let shelf = self.shelf();
-        let key = Key::new(repo, commit);
-        let Some(entry) = shelf.get(&key) else { return Ok(()) };
+        let Some(entry) = shelf.get(key) else { return Ok(()) };
         let recent = entry.last_used_at.is_some_and(|last| {
             now.duration_since(last) < jiff::SignedDuration::try_from(TOUCH_EVERY).unwrap_or_default()
         });
         if recent {
             return Ok(());
         }
-        let entry = Entry { last_used_at: Some(now), ..entry.clone() };
+        let entry = Entry { last_used_at: Some(now), heat: heat(entry), ..entry.clone() };
         let mut batch = Batch::default();
         batch.put(ENTRIES, key.as_bytes(), &entry);
         self.store.commit(batch)?;
-        self.put_shelf(shelf.with_entry(key, entry));
+        self.put_shelf(shelf.with_entry(key.clone(), entry));
         Ok(())
     }
 

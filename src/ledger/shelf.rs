@@ -1,20 +1,27 @@
-//! What is known now, in memory: for `ls`, the API and the scrape, none of which waits for a disk.
+//! What is known now, in memory: for `ls`, the API, the scrape and eviction plans, none of which waits for a disk.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use jiff::Timestamp;
-use larder_jobs::RepoId;
+use larder_jobs::{CommitId, RepoId};
 
-use super::{Entry, Key, ModelView};
+use super::lease::{Leases, leased_until};
+use super::{Entry, Key, LeaseView, ModelView, Origin};
 use crate::layout::{Inventory, RepoEntry};
+use crate::plan::{Candidate, Stock, Use};
 
-/// Bytes in the cache by what may happen to them.
+/// Bytes in the cache by what may happen to them; what is several of them counts as the first.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Used {
     /// In pinned revisions.
     pub pinned: u64,
-    /// In revisions that nothing protects.
+    /// In revisions that a process has open.
+    pub in_use: u64,
+    /// In revisions that somebody leases.
+    pub leased: u64,
+    /// In revisions that nothing protects, and in blobs that no revision needs.
     pub evictable: u64,
     /// In transfers that are under way or were given up.
     pub partial: u64,
@@ -27,6 +34,9 @@ pub struct Used {
 pub struct Shelf {
     entries: BTreeMap<Key, Entry>,
     repos: BTreeMap<RepoId, Totals>,
+    pub(super) leases: Leases,
+    /// Whether a process has a revision open, as far as that was looked at.
+    in_use: Arc<BTreeMap<Key, bool>>,
     foreign_bytes: u64,
     /// Set while nothing is deleted automatically, because the store was lost.
     pub eviction_off_until: Option<Timestamp>,
@@ -37,26 +47,32 @@ struct Totals {
     path: PathBuf,
     /// Own blobs once each, shared ones too, no partials.
     bytes: u64,
-    pinned: u64,
     partial: u64,
+    stakes: Vec<Stake>,
+}
+
+/// Bytes that exactly these revisions need.
+#[derive(Debug, Clone)]
+struct Stake {
+    users: Vec<CommitId>,
+    /// What they are long.
+    bytes: u64,
+    /// What becomes free when the last of the revisions goes.
+    frees: u64,
 }
 
 impl Totals {
-    fn of(repo: &RepoEntry, entries: &BTreeMap<Key, Entry>) -> Self {
-        let pinned_blobs: BTreeMap<&str, u64> = repo
-            .revisions
-            .iter()
-            .filter(|revision| {
-                entries.get(&Key::new(&repo.repo, &revision.commit)).is_some_and(|entry| entry.pinned)
-            })
-            .flat_map(|revision| &revision.files)
-            .map(|file| (file.blob.as_deref().unwrap_or(&file.path), file.bytes.unwrap_or(0)))
-            .collect();
+    fn of(repo: &RepoEntry) -> Self {
+        let stakes = repo.stakes().into_iter().map(|stake| Stake {
+            users: stake.revisions.iter().map(|n| repo.revisions[*n].commit.clone()).collect(),
+            bytes: stake.bytes,
+            frees: stake.frees,
+        });
         Self {
             path: repo.path.clone(),
             bytes: repo.bytes + repo.shared_bytes,
-            pinned: pinned_blobs.values().sum(),
             partial: repo.partials.iter().map(|partial| partial.bytes).sum(),
+            stakes: stakes.collect(),
         }
     }
 }
@@ -83,8 +99,13 @@ impl Shelf {
     }
 
     /// Every revision, by name and commit.
-    pub fn views(&self) -> Vec<ModelView> {
-        self.entries.values().map(|entry| self.view(entry)).collect()
+    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.values()
+    }
+
+    /// Every revision, by name and commit, as it is at `now`.
+    pub fn views(&self, now: Timestamp) -> Vec<ModelView> {
+        self.entries.iter().map(|(key, entry)| self.view(key, entry, now)).collect()
     }
 
     /// Bytes of one repo, files that its revisions share counted once.
@@ -92,19 +113,77 @@ impl Shelf {
         self.repos.get(repo).map_or(0, |totals| totals.bytes)
     }
 
-    /// Bytes by what may happen to them.
-    pub fn used(&self) -> Used {
+    /// Bytes of everything in the cache that belongs to a model, transfers included.
+    pub fn bytes(&self) -> u64 {
+        self.repos.values().map(|totals| totals.bytes + totals.partial).sum()
+    }
+
+    /// Bytes by what may happen to them at `now`.
+    pub fn used(&self, now: Timestamp) -> Used {
         let mut used = Used { foreign: self.foreign_bytes, ..Used::default() };
-        for totals in self.repos.values() {
-            used.pinned += totals.pinned;
-            used.evictable += totals.bytes.saturating_sub(totals.pinned);
+        for (repo, totals) in &self.repos {
+            let mut left = totals.bytes;
+            for stake in &totals.stakes {
+                let keys: Vec<Key> = stake.users.iter().map(|commit| Key::new(repo, commit)).collect();
+                let any = |is: &dyn Fn(&Key) -> bool| keys.iter().any(is);
+                let class = if any(&|key| self.entries.get(key).is_some_and(|entry| entry.pinned)) {
+                    &mut used.pinned
+                } else if any(&|key| self.in_use.get(key) == Some(&true)) {
+                    &mut used.in_use
+                } else if any(&|key| leased_until(&self.leases, key, now).is_some()) {
+                    &mut used.leased
+                } else {
+                    continue;
+                };
+                *class += stake.bytes;
+                left = left.saturating_sub(stake.bytes);
+            }
+            used.evictable += left;
             used.partial += totals.partial;
         }
         used
     }
 
-    fn view(&self, entry: &Entry) -> ModelView {
+    /// What an eviction plan needs to know, without the disk's own numbers. `fetching` are repos that jobs work on.
+    pub fn stock(&self, fetching: &BTreeSet<RepoId>, now: Timestamp) -> Stock {
+        let mut stock = Stock {
+            is_amnesic: self.eviction_off_until.is_some_and(|until| until > now),
+            cache_bytes: self.bytes(),
+            ..Stock::default()
+        };
+        let mut needed: BTreeMap<Key, Vec<usize>> = BTreeMap::new();
+        for (repo, totals) in &self.repos {
+            for stake in &totals.stakes {
+                let keys: Vec<Key> = stake.users.iter().map(|commit| Key::new(repo, commit)).collect();
+                // Half a revision of another client needs its blobs too, and is nobody's to evict.
+                let is_whole = keys.iter().all(|key| self.entries.contains_key(key));
+                let number = stock.blobs.len();
+                stock.blobs.push(if is_whole { stake.frees } else { 0 });
+                keys.into_iter().for_each(|key| needed.entry(key).or_default().push(number));
+            }
+        }
+        for (key, entry) in &self.entries {
+            stock.revisions.push(Candidate {
+                name: (entry.repo.clone(), entry.commit.clone()),
+                blobs: needed.remove(key).unwrap_or_default(),
+                staged: entry.origin == Origin::Staged,
+                // For what others fetched nobody knows better.
+                last_used_at: entry.last_used_at.unwrap_or(entry.added_at),
+                heat: entry.heat,
+                pinned: entry.pinned,
+                leased_until: leased_until(&self.leases, key, now),
+                fetching: fetching.contains(&entry.repo),
+                used: if self.in_use.get(key) == Some(&true) { Use::Busy } else { Use::Free },
+            });
+        }
+        stock
+    }
+
+    fn view(&self, key: &Key, entry: &Entry, now: Timestamp) -> ModelView {
         let folder = self.repos.get(&entry.repo).map_or_else(PathBuf::new, |totals| totals.path.clone());
+        let leases = self.leases.get(key).into_iter().flatten().filter(|(_, until)| **until > now);
+        let leases: Vec<LeaseView> =
+            leases.map(|(holder, until)| LeaseView { holder: holder.clone(), until: *until }).collect();
         ModelView {
             repo: entry.repo.clone(),
             commit: entry.commit.clone(),
@@ -113,12 +192,14 @@ impl Shelf {
             files: entry.files,
             last_used_at: entry.last_used_at,
             pinned: entry.pinned,
-            leased: false,
-            in_use: None,
+            leased: !leases.is_empty(),
+            leases,
+            in_use: self.in_use.get(key).copied(),
             origin: entry.origin,
             format: entry.format.clone(),
             quantization: entry.quantization.clone(),
             added_at: entry.added_at,
+            verified_at: entry.verified_at,
             path: folder.join("snapshots").join(entry.commit.as_str()).display().to_string(),
         }
     }
@@ -129,11 +210,13 @@ impl Shelf {
     }
 
     pub(super) fn rebuilt(&self, inventory: &Inventory, entries: BTreeMap<Key, Entry>) -> Self {
-        let repos = inventory.repos.iter().map(|repo| (repo.repo.clone(), Totals::of(repo, &entries)));
+        let repos = inventory.repos.iter().map(|repo| (repo.repo.clone(), Totals::of(repo)));
         Self {
             repos: repos.collect(),
             foreign_bytes: inventory.foreign.iter().filter_map(|foreign| foreign.bytes).sum(),
             eviction_off_until: self.eviction_off_until,
+            leases: self.leases.clone(),
+            in_use: Arc::clone(&self.in_use),
             entries,
         }
     }
@@ -146,9 +229,7 @@ impl Shelf {
     ) -> Self {
         let mut shelf = self.clone();
         shelf.repos.remove(repo);
-        shelf
-            .repos
-            .extend(inventory.repos.iter().map(|found| (found.repo.clone(), Totals::of(found, &entries))));
+        shelf.repos.extend(inventory.repos.iter().map(|found| (found.repo.clone(), Totals::of(found))));
         shelf.entries.retain(|_, entry| entry.repo != *repo);
         shelf.entries.extend(entries);
         shelf
@@ -158,5 +239,13 @@ impl Shelf {
         let mut shelf = self.clone();
         shelf.entries.insert(key, entry);
         shelf
+    }
+
+    pub(super) fn with_leases(&self, leases: Leases) -> Self {
+        Self { leases, ..self.clone() }
+    }
+
+    pub(super) fn with_use(&self, in_use: BTreeMap<Key, bool>) -> Self {
+        Self { in_use: Arc::new(in_use), ..self.clone() }
     }
 }

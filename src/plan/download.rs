@@ -1,12 +1,14 @@
 //! The plan of a download: what is there, what comes, whether there is room.
 
-use std::fmt;
+use std::collections::BTreeMap;
+use std::fmt::{self, Write as _};
 use std::str::FromStr;
 
 use larder_jobs::{Invalid, Reason, RepoFile, Size};
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use super::Keep;
+use crate::error::Error;
 
 /// How much of the cache's disk stays free: a share (`10%`) or a size (`50GB`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -18,6 +20,8 @@ pub enum KeepFree {
     Bytes(u64),
     /// Percent of the disk, but at most so many bytes.
     PercentUpTo(u8, u64),
+    /// The larger of two sums, each of percent of the disk and bytes.
+    Larger([(u8, u64); 2]),
 }
 
 impl KeepFree {
@@ -28,7 +32,24 @@ impl KeepFree {
             KeepFree::Percent(percent) => share(percent),
             KeepFree::PercentUpTo(percent, cap) => share(percent).min(cap),
             KeepFree::Bytes(bytes) => bytes,
+            KeepFree::Larger(sums) => sums
+                .map(|(percent, bytes)| share(percent).saturating_add(bytes))
+                .into_iter()
+                .max()
+                .unwrap_or(0),
         }
+    }
+
+    /// The same, but at least `threshold` and `margin` percent of the disk more: where somebody else begins to delete.
+    #[must_use]
+    pub fn and_beyond(self, threshold: Self, margin: u8) -> Self {
+        let sum = |one| match one {
+            KeepFree::Percent(percent) | KeepFree::PercentUpTo(percent, _) => (percent, 0),
+            KeepFree::Bytes(bytes) => (0, bytes),
+            KeepFree::Larger([sum, _]) => sum,
+        };
+        let (percent, bytes) = sum(threshold);
+        KeepFree::Larger([sum(self), (percent.saturating_add(margin).min(100), bytes)])
     }
 
     /// The same, but at most `cap` bytes.
@@ -38,6 +59,8 @@ impl KeepFree {
             KeepFree::Percent(percent) => KeepFree::PercentUpTo(percent, cap),
             KeepFree::PercentUpTo(percent, old) => KeepFree::PercentUpTo(percent, old.min(cap)),
             KeepFree::Bytes(bytes) => KeepFree::Bytes(bytes.min(cap)),
+            // Whoever watches the disk does not stop the other from deleting.
+            KeepFree::Larger(_) => self,
         }
     }
 }
@@ -73,6 +96,9 @@ impl fmt::Display for KeepFree {
             KeepFree::Percent(percent) => write!(f, "{percent}%"),
             KeepFree::PercentUpTo(percent, cap) => write!(f, "{percent}%, at most {}", Size(*cap)),
             KeepFree::Bytes(bytes) => write!(f, "{}", Size(*bytes)),
+            KeepFree::Larger([_, (percent, bytes)]) => {
+                write!(f, "at least {percent}% and {} because of cache.kubelet_threshold", Size(*bytes))
+            }
         }
     }
 }
@@ -100,6 +126,8 @@ pub struct Facts {
     pub disk_free: u64,
     /// Bytes of those that were promised to other downloads, if that is known.
     pub disk_promised: Option<u64>,
+    /// Bytes by which the cache may still grow, if it has a bound of its own.
+    pub cache_room: Option<u64>,
 }
 
 /// What will happen to one file.
@@ -132,13 +160,23 @@ pub struct DownloadPlan {
     pub disk_free: Option<u64>,
     /// Bytes of it that stay free by policy.
     pub keep_free: Option<u64>,
+    /// Bytes by which the cache may still grow; `None` if only the disk bounds it.
+    pub cache_room: Option<u64>,
+    /// Bytes that are missing; 0 if it fits.
+    pub disk_short: u64,
 }
 
-/// Plans a download: equal blobs count once.
-///
-/// # Errors
-/// `insufficient_disk` with the arithmetic.
-pub fn plan_download(facts: &Facts, keep_free: KeepFree) -> Result<DownloadPlan> {
+/// What eviction could do for a download that does not fit, in bytes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Evictable {
+    /// What may go.
+    pub bytes: u64,
+    /// What may not, by reason.
+    pub blocked: BTreeMap<Keep, u64>,
+}
+
+/// Plans a download: equal blobs count once. Whether it fits, `disk_short` tells.
+pub fn plan_download(facts: &Facts, keep_free: KeepFree) -> DownloadPlan {
     let mut seen = std::collections::BTreeSet::new();
     let kept = keep_free.of(facts.disk_total);
     let mut plan = DownloadPlan {
@@ -150,6 +188,8 @@ pub fn plan_download(facts: &Facts, keep_free: KeepFree) -> Result<DownloadPlan>
         disk_promised: facts.disk_promised,
         disk_free: Some(facts.disk_free),
         keep_free: Some(kept),
+        cache_room: facts.cache_room,
+        disk_short: 0,
     };
     for fact in &facts.files {
         let missing = fact.file.size.saturating_sub(fact.on_disk);
@@ -162,26 +202,45 @@ pub fn plan_download(facts: &Facts, keep_free: KeepFree) -> Result<DownloadPlan>
     }
     plan.bytes_present = plan.bytes_total - plan.bytes_to_fetch;
     let available = facts.disk_free.saturating_sub(kept).saturating_sub(facts.disk_promised.unwrap_or(0));
-    if plan.disk_needed > available {
-        return Err(no_room(&plan, facts, kept, keep_free));
-    }
-    Ok(plan)
+    let available = available.min(facts.cache_room.unwrap_or(u64::MAX));
+    plan.disk_short = plan.disk_needed.saturating_sub(available);
+    plan
 }
 
-/// The arithmetic of a download that does not fit.
-fn no_room(plan: &DownloadPlan, facts: &Facts, kept: u64, keep_free: KeepFree) -> Error {
-    let mut what = format!(
-        "not enough room for {}: {} free, of which {} stay free ({keep_free} by policy)",
-        Size(plan.disk_needed),
-        Size(facts.disk_free),
-        Size(kept),
-    );
-    let mut hint = "free some space, point cache.root at a larger disk, or lower cache.keep_free";
-    if let Some(promised) = facts.disk_promised.filter(|promised| *promised > 0) {
-        what = format!("{what} and {} are promised to downloads that run", Size(promised));
-        hint = "free some space or cancel one of them (`larder jobs`), point cache.root at a larger disk, or lower cache.keep_free";
+impl DownloadPlan {
+    /// The arithmetic of a download that does not fit: needed, free, kept free, promised, and what eviction could do.
+    pub fn no_room(&self, keep_free: KeepFree, evictable: Option<&Evictable>) -> Error {
+        let mut what = format!(
+            "not enough room for {}: {} free, of which {} stay free ({keep_free} by policy)",
+            Size(self.disk_needed),
+            Size(self.disk_free.unwrap_or(0)),
+            Size(self.keep_free.unwrap_or(0)),
+        );
+        let mut hint =
+            "free some space, point cache.root at a larger disk, or lower cache.keep_free".to_owned();
+        if let Some(promised) = self.disk_promised.filter(|promised| *promised > 0) {
+            let _ = write!(what, " and {} are promised to downloads that run", Size(promised));
+            hint = format!("cancel one of them (`larder jobs`), {hint}");
+        }
+        if let Some(room) = self.cache_room {
+            let _ = write!(what, "; the cache may grow by {} (cache.capacity)", Size(room));
+        }
+        let Some(evictable) = evictable else { return Error::new(Reason::InsufficientDisk, what, hint) };
+        let _ = write!(
+            what,
+            "; {} are missing, and {} can be evicted",
+            Size(self.disk_short),
+            Size(evictable.bytes)
+        );
+        let blocked = evictable.blocked.iter().filter(|(_, bytes)| **bytes > 0);
+        let blocked: Vec<_> =
+            blocked.map(|(reason, bytes)| format!("{} {}", Size(*bytes), reason.in_words())).collect();
+        if !blocked.is_empty() {
+            let _ = write!(what, " (not: {})", blocked.join(", "));
+            hint = format!("see what is kept and why with `larder evict --dry-run`; {hint}");
+        }
+        Error::new(Reason::InsufficientDisk, what, hint)
     }
-    Error::new(Reason::InsufficientDisk, what, hint)
 }
 
 #[cfg(test)]
@@ -200,7 +259,7 @@ mod tests {
     }
 
     fn facts(files: Vec<FileFact>, disk_free: u64) -> Facts {
-        Facts { files, disk_total: 1_000, disk_free, disk_promised: None }
+        Facts { files, disk_total: 1_000, disk_free, disk_promised: None, cache_room: None }
     }
 
     #[test]
@@ -208,37 +267,59 @@ mod tests {
         let plan = plan_download(
             &facts(vec![fact(1, 100, 100), fact(2, 50, 20), fact(3, 7, 0), fact(3, 7, 0)], 500),
             KeepFree::Percent(10),
-        )
-        .expect("fits");
+        );
+        assert_eq!(plan.disk_short, 0, "fits");
         assert_eq!((plan.bytes_total, plan.bytes_present, plan.bytes_to_fetch), (164, 127, 37));
         assert_eq!(plan.keep_free, Some(100));
     }
 
     #[test]
     fn no_room_comes_with_the_arithmetic() {
-        let error =
-            plan_download(&facts(vec![fact(1, 500, 0)], 550), KeepFree::Percent(10)).expect_err("full");
+        let keep = KeepFree::Percent(10);
+        let plan = plan_download(&facts(vec![fact(1, 500, 0)], 550), keep);
+        assert_eq!(plan.disk_short, 50);
+        let blocked = BTreeMap::from([(Keep::Pinned, 7), (Keep::InUse, 9), (Keep::Leased, 0)]);
+        let error = plan.no_room(keep, Some(&Evictable { bytes: 30, blocked }));
         assert_eq!(error.reason(), Reason::InsufficientDisk);
-        for part in ["500 B", "550 B free", "100 B stay free", "10% by policy"] {
+        for part in [
+            "for 500 B: 550 B free, of which 100 B stay free (10% by policy)",
+            "50 B are missing, and 30 B can be evicted (not: 7 B pinned, 9 B in use)",
+        ] {
             assert!(error.to_string().contains(part), "{error}");
         }
+        assert!(!plan.no_room(keep, None).to_string().contains("evicted"));
     }
 
     #[test]
     fn what_others_were_promised_is_not_free() {
         let both = |promised| Facts { disk_promised: Some(promised), ..facts(vec![fact(1, 300, 0)], 550) };
-        let plan = plan_download(&both(150), KeepFree::Percent(10)).expect("fits exactly");
-        assert_eq!((plan.disk_needed, plan.disk_promised), (300, Some(150)));
-        let error = plan_download(&both(151), KeepFree::Percent(10)).expect_err("one byte short");
+        let plan = plan_download(&both(150), KeepFree::Percent(10));
+        assert_eq!((plan.disk_needed, plan.disk_promised, plan.disk_short), (300, Some(150), 0));
+        let plan = plan_download(&both(151), KeepFree::Percent(10));
+        assert_eq!(plan.disk_short, 1);
+        let error = plan.no_room(KeepFree::Percent(10), None);
         assert!(error.to_string().contains("151 B are promised to downloads that run"), "{error}");
+    }
+
+    #[test]
+    fn the_cache_may_be_bounded_more_tightly_than_the_disk() {
+        let bounded = Facts { cache_room: Some(40), ..facts(vec![fact(1, 100, 0)], 900) };
+        let plan = plan_download(&bounded, KeepFree::Bytes(0));
+        assert_eq!(plan.disk_short, 60);
+        assert!(
+            plan.no_room(KeepFree::Bytes(0), None).to_string().contains("may grow by 40 B (cache.capacity)")
+        );
     }
 
     #[test]
     fn room_that_is_set_aside_is_not_asked_for_again() {
         let begun = FileFact { allocated: 500, ..fact(1, 500, 20) };
-        let plan =
-            plan_download(&facts(vec![begun], 10), KeepFree::Bytes(0)).expect("its room is taken already");
-        assert_eq!((plan.bytes_to_fetch, plan.disk_needed), (480, 0));
+        let plan = plan_download(&facts(vec![begun], 10), KeepFree::Bytes(0));
+        assert_eq!(
+            (plan.bytes_to_fetch, plan.disk_needed, plan.disk_short),
+            (480, 0, 0),
+            "its room is taken"
+        );
     }
 
     #[test]
@@ -247,6 +328,10 @@ mod tests {
         assert_eq!("5GB".parse(), Ok(KeepFree::Bytes(5_000_000_000)));
         assert_eq!(KeepFree::Percent(10).up_to(50).of(1_000), 50);
         assert_eq!(KeepFree::Bytes(10).up_to(50).of(1_000), 10);
+        let kubelet = |own: KeepFree, threshold: KeepFree| own.and_beyond(threshold, 2).of(1_000);
+        assert_eq!(kubelet(KeepFree::Percent(10), KeepFree::Percent(15)), 170);
+        assert_eq!(kubelet(KeepFree::Percent(30), KeepFree::Percent(15)), 300);
+        assert_eq!(kubelet(KeepFree::Percent(10), KeepFree::Bytes(200)), 220);
         for bad in ["100%", "-1%", "x%", "", "10 percent"] {
             assert!(bad.parse::<KeepFree>().is_err(), "{bad}");
         }
@@ -257,10 +342,10 @@ mod tests {
         #[test]
         fn sums_agree(sizes in prop::collection::vec((0..100u64, 0..150u64), 0..8), free in 0..1_000u64, percent in 0..99u8) {
             let files = sizes.iter().enumerate().map(|(n, (size, have))| fact(n as u8, *size, (*have).min(*size))).collect();
-            if let Ok(plan) = plan_download(&facts(files, free), KeepFree::Percent(percent)) {
-                prop_assert_eq!(plan.bytes_present + plan.bytes_to_fetch, plan.bytes_total);
-                prop_assert!(plan.bytes_to_fetch == 0 || plan.bytes_to_fetch + plan.keep_free.unwrap_or(0) <= free);
-            }
+            let plan = plan_download(&facts(files, free), KeepFree::Percent(percent));
+            prop_assert_eq!(plan.bytes_present + plan.bytes_to_fetch, plan.bytes_total);
+            let fits = plan.bytes_to_fetch == 0 || plan.bytes_to_fetch + plan.keep_free.unwrap_or(0) <= free;
+            prop_assert_eq!(fits, plan.disk_short == 0);
         }
     }
 }

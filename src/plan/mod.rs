@@ -4,7 +4,7 @@ mod download;
 mod evict;
 mod select;
 
-pub use download::{DownloadPlan, Facts, FileFact, KeepFree, PlannedFile, plan_download};
+pub use download::{DownloadPlan, Evictable, Facts, FileFact, KeepFree, PlannedFile, plan_download};
 pub use evict::{
     Allowed, Candidate, Chosen, Evict, EvictionPlan, Goal, HALF_LIFE, Keep, Kept, Name, Order, Policy, Stock,
     Use, Watermarks, heat, plan_eviction,

@@ -13,6 +13,9 @@ const MAX_MESSAGE: usize = 2 << 10;
 /// Most files in flight that are kept, and their bytes as JSON.
 const MAX_ACTIVE: usize = 16;
 const MAX_ACTIVE_BYTES: usize = 3 << 10;
+/// Most evicted revisions that are kept, and their bytes as JSON.
+const MAX_EVICTED: usize = 32;
+const MAX_EVICTED_BYTES: usize = 7 << 10;
 /// Most bytes that are kept of a payload that cannot be read.
 const MAX_RAW: usize = 4 << 10;
 
@@ -35,6 +38,10 @@ pub(super) fn progress(mut progress: Progress) -> Progress {
     progress.active.truncate(MAX_ACTIVE);
     while json_size(&progress.active) > MAX_ACTIVE_BYTES {
         progress.active.pop();
+    }
+    progress.evicted.truncate(MAX_EVICTED);
+    while json_size(&progress.evicted) > MAX_EVICTED_BYTES {
+        progress.evicted.pop();
     }
     progress
 }

@@ -97,6 +97,10 @@ impl std::fmt::Debug for Url {
 pub struct Concurrency {
     /// Downloads.
     pub download: usize,
+    /// Evictions.
+    pub evict: usize,
+    /// Verifications.
+    pub verify: usize,
 }
 
 impl Concurrency {
@@ -104,6 +108,8 @@ impl Concurrency {
     pub fn of(&self, kind: Kind) -> usize {
         match kind {
             Kind::Download => self.download,
+            Kind::Evict => self.evict,
+            Kind::Verify => self.verify,
             // `Kind` may grow before this larder serves the new kind.
             _ => 1,
         }
@@ -143,8 +149,11 @@ impl Config {
         if self.backoff_max < self.backoff_min {
             return refuse("backoff_max", "is shorter than queue.backoff_min", "set for example 10m");
         }
-        if !(1..=MAX_CONCURRENCY).contains(&self.concurrency.download) {
-            return refuse("concurrency.download", "is not between 1 and 64", "set for example 2");
+        for kind in Kind::ALL {
+            if !(1..=MAX_CONCURRENCY).contains(&self.concurrency.of(*kind)) {
+                let key = format!("concurrency.{kind}");
+                return refuse(&key, "is not between 1 and 64", "set for example 2");
+            }
         }
         Ok(())
     }
@@ -173,7 +182,13 @@ mod tests {
             ("retention", Config { retention: zero, ..good.clone() }),
             ("backoff_min", Config { backoff_min: zero, ..good.clone() }),
             ("backoff_max", Config { backoff_max: zero, ..good.clone() }),
-            ("concurrency.download", Config { concurrency: Concurrency { download: 0 }, ..good.clone() }),
+            (
+                "concurrency.download",
+                Config {
+                    concurrency: Concurrency { download: 0, ..good.concurrency.clone() },
+                    ..good.clone()
+                },
+            ),
         ] {
             let error = bad.validate().expect_err(key);
             assert!(error.to_string().starts_with(&format!("queue.{key} ")), "{error}");

@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use larder_jobs::{JobId, Progress, Reason, State};
+use larder_jobs::{Job, JobId, Progress, Reason, State};
 use tokio::sync::{OwnedSemaphorePermit, broadcast, watch};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
@@ -107,6 +107,14 @@ impl Lease {
     /// The job's id.
     pub fn id(&self) -> JobId {
         self.id
+    }
+
+    /// Asks for another job in the queue that this one is from.
+    ///
+    /// # Errors
+    /// As [`JobStore::enqueue`].
+    pub async fn follow_up(&self, job: Job) -> Result<()> {
+        self.store.enqueue(job).await.map(|_| ())
     }
 
     /// How long until `time` by the clock of the queue; that of this host may be hours off.

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use larder_jobs::{Bandwidth, Job, JobId, Progress, Reason, Record, State, Work};
+use larder_jobs::{Bandwidth, Job, JobId, Progress, Reason, Record, Span, State, Work};
 use serde_json::Value;
 
 use super::bounds::{self, clipped_payload};
@@ -41,7 +41,7 @@ pub fn accept(job: &Job, id: JobId, seq: u64, now: Timestamp) -> Result<Record> 
 ///
 /// Without a deadline a job has all the time there is, so any deadline is earlier. A job that only waits
 /// for its `not_before` runs when the more impatient request says; one that waits for a retry waits on. Of two
-/// limits the more generous one holds, and none at all is more generous than any.
+/// limits the more generous one holds, and none at all is more generous than any; of two leases the longer one.
 pub fn join(mut record: Record, job: &Job, now: Timestamp) -> Record {
     record.priority = record.priority.max(job.common.priority);
     record.deadline = record.deadline.into_iter().chain(job.common.deadline).min();
@@ -58,6 +58,10 @@ pub fn join(mut record: Record, job: &Job, now: Timestamp) -> Record {
                 fields.insert("bandwidth".into(), wider.into());
             }
             Some(_) => {}
+        }
+        let held = fields.get("lease_ttl").and_then(Value::as_str).and_then(|text| text.parse::<Span>().ok());
+        if let Some(ttl) = download.lease_ttl.filter(|ttl| held.is_none_or(|held| held < *ttl)) {
+            fields.insert("lease_ttl".into(), ttl.to_string().into());
         }
     }
     if record.state == State::Waiting && record.reason.is_none() {
@@ -81,8 +85,7 @@ pub fn claim(mut record: Record, config: &Config, now: Timestamp) -> Record {
     if record.deadline.is_some_and(|deadline| deadline <= now) {
         return miss_deadline(record, now);
     }
-    // Every kind starts by planning.
-    record.state = State::Planning;
+    record.state = record.kind.first();
     record.reason = None;
     record.due = None;
     record.attempts += 1;
@@ -130,7 +133,8 @@ pub fn settle(mut record: Record, settlement: Settlement, config: &Config, now: 
             record.path = done.path;
             record.reason = None;
             record.message = None;
-            end(record, State::Ready, now)
+            let success = record.kind.success();
+            end(record, success, now)
         }
         Settlement::Fail { reason: Reason::DeadlineMissed, .. } => miss_deadline(record, now),
         Settlement::Fail { reason, message } => fail(record, reason, bounds::message(&message), now),
@@ -295,7 +299,6 @@ fn end(mut record: Record, state: State, now: Timestamp) -> Record {
 mod tests {
     use super::*;
     use crate::queue::testing::{config, job};
-    use larder_jobs::Span;
     use proptest::prelude::*;
 
     fn id(n: u128) -> JobId {

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
-use larder_jobs::{Digest, Download, Job, Progress, Reason, State, Work};
+use jiff::{SignedDuration, Timestamp};
+use larder_jobs::{Digest, Download, Job, ModelRef, Progress, Reason, State, Work};
 use tokio_util::sync::CancellationToken;
 
 use super::planned::{Planned, receipt_of, reserve, selection};
@@ -35,6 +35,9 @@ pub(super) async fn download(
     stop: &CancellationToken,
 ) -> Result<Done> {
     report(State::Planning, Progress { bytes_fetched: earlier, ..Progress::default() });
+    let keeper = context.keeper()?.clone();
+    // From the first look until it is recorded nobody evicts what this counts on.
+    let _work = keeper.repos().work(&want.repo).await;
     let (room, mut planned) = reserve(context, want, stop).await?;
     let dir = context.cache.repo(&want.repo);
     let totals = Totals {
@@ -76,7 +79,7 @@ pub(super) async fn download(
     if !receipt.revisions.contains(&want.revision) {
         receipt.revisions.push(want.revision.clone());
     }
-    let ledger = context.ledger.clone().ok_or_else(|| Error::internal("a download without a ledger"))?;
+    let ledger = Arc::clone(keeper.ledger());
     let path = dir.snapshot(&planned.commit).display().to_string();
     let proved = proved && planned.receipt.as_ref() == Some(&receipt);
     let publication = Publication { dir, revision: want.revision.clone(), receipt, proved };
@@ -100,7 +103,7 @@ fn all_done(totals: &Totals, earlier: u64) -> Progress {
         bytes_fetched: earlier,
         files_total: Some(totals.files),
         files_done: totals.files,
-        active: Vec::new(),
+        ..Progress::default()
     }
 }
 
@@ -209,23 +212,26 @@ async fn publish(publication: Publication, ledger: Arc<Ledger>) -> Result<()> {
     .await
 }
 
-/// Writes a pin into the receipt that was asked for only while the job ran. Until then the job's record
-/// holds it; a crash in between is mended by the same call at the next request for the model.
-pub(super) async fn late_pin(context: &Context, record: &Record) -> Result<()> {
+/// Pins and leases what the job has staged, also for those who joined while it ran: a pin goes into the receipt, a lease
+/// to everybody who asked by name. Until then the job's record holds both; a crash in between is mended by the same call
+/// at the next request for the model.
+pub(super) async fn late_wishes(context: &Context, record: &Record) -> Result<()> {
     let (State::Ready, Ok(Job { work: Work::Download(want), .. }), Some(commit)) =
         (record.state, record.decode(), record.progress.commit.clone())
     else {
         return Ok(());
     };
-    let (dir, ledger) = (context.cache.repo(&want.repo), context.ledger.clone());
-    blocking(move || {
-        let Some(mut receipt) = receipt_of(&dir, &commit).filter(|receipt| want.pin && !receipt.pinned)
-        else {
-            return Ok(());
-        };
-        receipt.pinned = true;
-        dir.write_receipt(&receipt)?;
-        ledger.map_or(Ok(()), |ledger| ledger.staged(&want.repo, &commit, Timestamp::now()))
-    })
-    .await
+    let (dir, keeper) = (context.cache.repo(&want.repo), context.keeper()?.clone());
+    let model = ModelRef::new(want.repo.clone(), commit.as_str().parse().ok());
+    if want.pin && receipt_of(&dir, &commit).is_some_and(|receipt| !receipt.pinned) {
+        keeper.pin(&model, true).await?;
+    }
+    let Some(ttl) = want.lease_ttl else { return Ok(()) };
+    let until =
+        SignedDuration::try_from(ttl.get()).ok().and_then(|ttl| Timestamp::now().checked_add(ttl).ok());
+    let unnamed = record.anonymous.then_some("download");
+    for holder in record.requesters.iter().map(String::as_str).chain(unnamed) {
+        keeper.lease(&model, holder, until.unwrap_or(Timestamp::MAX)).await?;
+    }
+    Ok(())
 }

@@ -1,19 +1,19 @@
 //! The worker: plain async handlers, one for each kind of job, and the one file that puts them on apalis.
 
 mod download;
+mod evict;
 mod planned;
 mod runtime;
+mod verify;
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use crate::disk::Reservations;
 use crate::error::{Error, Result};
 use crate::hub::Hub;
+use crate::keeper::{Keeper, blocking};
 use crate::layout::Cache;
-use crate::ledger::Ledger;
 use crate::plan::KeepFree;
 
 pub use planned::{Planned, plan};
@@ -26,12 +26,10 @@ pub struct Context {
     pub hub: Hub,
     /// Where they go.
     pub cache: Cache,
-    /// What is known of them; `None` while only planning.
-    pub ledger: Option<Arc<Ledger>>,
+    /// Who keeps them and makes room; `None` while only planning.
+    pub keeper: Option<Keeper>,
     /// What stays free on the cache's disk.
     pub keep_free: KeepFree,
-    /// Room on that disk that was promised to running downloads.
-    pub reservations: Reservations,
     /// How long a foreground command waits for a hub that it has never reached; a daemon waits for ever.
     pub patience: Option<Patience>,
     /// Fires when the worker should stop; jobs then go back, their bytes stay.
@@ -56,9 +54,10 @@ impl Patience {
     }
 }
 
-/// Runs `work` on a thread that may block.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or_else(|error| Err(Error::internal(format!("a blocking step died: {error}"))))
+impl Context {
+    /// # Errors
+    /// `internal` in a context that only plans.
+    fn keeper(&self) -> Result<&Keeper> {
+        self.keeper.as_ref().ok_or_else(|| Error::internal("a job without a keeper"))
+    }
 }

@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use jiff::Timestamp;
 use larder_jobs::{CommitId, Download, Reason, RepoFile, RepoId};
 use tokio_util::sync::CancellationToken;
 
@@ -10,8 +11,12 @@ use super::{Context, blocking};
 use crate::disk::{self, Reservation};
 use crate::error::{Error, Result};
 use crate::hub::{self, Kept};
+use crate::keeper::Keeper;
 use crate::layout::{Receipt, ReceiptFile, RepoDir, Selection};
-use crate::plan::{self, DownloadPlan, Facts, FileFact, KeepFree};
+use crate::plan::{self, DownloadPlan, Facts, FileFact, Goal, KeepFree};
+
+/// How often room is made for one download: whoever is faster may take it.
+const MAX_ROUNDS: usize = 5;
 
 /// A download that is planned but not begun.
 #[derive(Debug, Clone)]
@@ -42,29 +47,68 @@ impl Planned {
 pub async fn plan(context: &Context, want: &Download, stop: &CancellationToken) -> Result<Planned> {
     let looked = look(context, want, stop).await?;
     let (root, keep_free) = (context.cache.root().to_owned(), context.keep_free);
-    // What a daemon has promised to its downloads is not known here.
-    blocking(move || looked.decide(&root, keep_free, None)).await
+    // What a daemon has promised to its downloads, or could evict for them, is not known here.
+    let planned = blocking(move || looked.decide(&root, keep_free, None, None)).await?;
+    match planned.plan.disk_short {
+        0 => Ok(planned),
+        _ => Err(planned.plan.no_room(context.keep_free, None)),
+    }
 }
 
-/// As [`plan`], and promises the download its room on the disk: nobody else gets it.
+/// As [`plan`], and promises the download its room on the disk: nobody else gets it. Where there is none, room is made
+/// by evicting what the rules let go; nothing goes if that is not enough.
 pub(super) async fn reserve(
     context: &Context,
     want: &Download,
     stop: &CancellationToken,
 ) -> Result<(Reservation, Planned)> {
     let looked = look(context, want, stop).await?;
-    let (root, keep_free) = (context.cache.root().to_owned(), context.keep_free);
-    let reservations = context.reservations.clone();
-    blocking(move || {
-        reservations.reserve(|promised| {
-            let planned = looked.decide(&root, keep_free, Some(promised))?;
-            Ok((planned.plan.disk_needed, planned))
-        })
-    })
-    .await
+    for _ in 0..MAX_ROUNDS {
+        let (looked, keeper) = (looked.clone(), context.keeper()?.clone());
+        let (root, keep_free) = (context.cache.root().to_owned(), context.keep_free);
+        let (reservations, stop) = (keeper.reservations().clone(), stop.clone());
+        let reserved = blocking(move || {
+            let (reservation, planned) = reservations.reserve(|promised| {
+                let shelf = keeper.ledger().shelf();
+                let taken = shelf.bytes().saturating_add(reservations.granted());
+                let room = keeper.capacity().map(|capacity| capacity.saturating_sub(taken));
+                let planned = looked.decide(&root, keep_free, Some(promised), room)?;
+                let fits = planned.plan.disk_short == 0;
+                Ok((if fits { planned.plan.disk_needed } else { 0 }, planned))
+            })?;
+            if planned.plan.disk_short == 0 {
+                return Ok(Some((reservation, planned)));
+            }
+            drop(reservation);
+            make_room(&keeper, &planned.plan, keep_free, &|| stop.is_cancelled()).map(|()| None)
+        });
+        if let Some(reserved) = reserved.await? {
+            return Ok(reserved);
+        }
+    }
+    Err(Error::new(
+        Reason::InsufficientDisk,
+        format!("the room that was made for {} was taken by others, {MAX_ROUNDS} times", want.model()),
+        "stage it again when less is going on",
+    ))
+}
+
+/// Evicts what is needed for a plan that does not fit.
+fn make_room(
+    keeper: &Keeper,
+    plan: &DownloadPlan,
+    keep_free: KeepFree,
+    stop: &dyn Fn() -> bool,
+) -> Result<()> {
+    let outcome = keeper.evict(&Goal::Room(plan.disk_short), stop)?;
+    if !outcome.evicted.is_empty() || outcome.is_stopped {
+        return Ok(());
+    }
+    Err(plan.no_room(keep_free, Some(&keeper.evictable(Timestamp::now())?)))
 }
 
 /// What is known of a download before anybody has looked whether there is room for it.
+#[derive(Clone)]
 struct Looked {
     repo: RepoId,
     commit: CommitId,
@@ -89,15 +133,28 @@ async fn look(context: &Context, want: &Download, stop: &CancellationToken) -> R
 
 impl Looked {
     /// Plans with the disk as it is now, of whose free bytes `promised` are others'. Blocks.
-    fn decide(self, root: &Path, keep_free: KeepFree, promised: Option<u64>) -> Result<Planned> {
+    /// `room` is what the cache may still grow by.
+    fn decide(
+        self,
+        root: &Path,
+        keep_free: KeepFree,
+        promised: Option<u64>,
+        room: Option<u64>,
+    ) -> Result<Planned> {
         let Self { repo, commit, receipt, chosen } = self;
         let Some((chosen, files)) = chosen else {
             let files = receipt.as_ref().map_or(&[][..], |receipt| &receipt.files);
             return Ok(Planned { repo, commit, chosen: None, plan: all_present(files), receipt });
         };
         let usage = disk::usage(root)?;
-        let facts = Facts { files, disk_total: usage.total, disk_free: usage.free, disk_promised: promised };
-        let plan = plan::plan_download(&facts, keep_free)?;
+        let facts = Facts {
+            files,
+            disk_total: usage.total,
+            disk_free: usage.free,
+            disk_promised: promised,
+            cache_room: room,
+        };
+        let plan = plan::plan_download(&facts, keep_free);
         Ok(Planned { repo, commit, chosen: Some(chosen), plan, receipt })
     }
 }
@@ -191,6 +248,8 @@ fn all_present(files: &[ReceiptFile]) -> DownloadPlan {
         disk_promised: None,
         disk_free: None,
         keep_free: None,
+        cache_room: None,
+        disk_short: 0,
     }
 }
 

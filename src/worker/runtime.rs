@@ -13,7 +13,7 @@ use larder_jobs::{Job, Kind, Reason, Work};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
-use super::{Context, download};
+use super::{Context, download, evict, verify};
 use crate::error::{Error, Result};
 use crate::queue::{Assignment, Done, JobStore, Lease, Settled, Source, Stop, Verdict};
 
@@ -30,8 +30,8 @@ async fn handle(assignment: Assignment, context: Data<Context>) -> Result<(), In
     let context = (*context).clone();
     let Assignment { job, record, lease } = assignment;
     let span = tracing::info_span!("job", id = %record.id, kind = %record.kind, attempt = record.attempts);
-    let earlier = record.progress.bytes_fetched;
-    let body = perform(job, earlier, Arc::clone(&lease), context.clone()).instrument(span.clone());
+    let begun = Begun { bytes_fetched: record.progress.bytes_fetched, asked_at: record.created_at };
+    let body = perform(job, begun, Arc::clone(&lease), context.clone()).instrument(span.clone());
     let verdict = match tokio::spawn(body).await {
         Ok(result) => verdict(result, &context),
         Err(died) if died.is_panic() => Verdict::panicked(&panic_text(died.into_panic())),
@@ -41,8 +41,14 @@ async fn handle(assignment: Assignment, context: Data<Context>) -> Result<(), In
     Ok(())
 }
 
+/// What earlier attempts of a job left to the next one.
+struct Begun {
+    bytes_fetched: u64,
+    asked_at: Timestamp,
+}
+
 /// Runs the job, and stops it when the lease, the drain or the deadline says so.
-async fn perform(job: Job, earlier: u64, lease: Arc<Lease>, context: Context) -> Result<Done> {
+async fn perform(job: Job, begun: Begun, lease: Arc<Lease>, context: Context) -> Result<Done> {
     let stop = CancellationToken::new();
     let cause = {
         let (stop, lease, drain, deadline) =
@@ -57,12 +63,22 @@ async fn perform(job: Job, earlier: u64, lease: Arc<Lease>, context: Context) ->
             cause
         })
     };
+    let report = |state, progress| lease.set(state, progress);
     let result = match &job.work {
         Work::Download(want) => {
             tracing::info!(model = %want.model(), "staging");
-            let report = |state, progress| lease.set(state, progress);
             let limit = context.hub.limits().job(lease.id(), want.bandwidth);
-            download::download(&context, want, earlier, limit, report, &stop).await
+            download::download(&context, want, begun.bytes_fetched, limit, report, &stop).await
+        }
+        Work::Evict(want) => evict::evict(&context, want, report, &stop).await,
+        Work::Verify(want) => {
+            let (result, again) = verify::verify(&context, want, begun.asked_at, report, &stop).await;
+            for job in again {
+                if let Err(error) = lease.follow_up(job).await {
+                    tracing::warn!(%error, "what was found damaged cannot be asked for again");
+                }
+            }
+            result
         }
         work => Err(Error::new(
             Reason::InvalidRequest,
@@ -89,7 +105,7 @@ fn stopped(lease: &Lease) -> Error {
         Some(Stop::Cancelled) | None => Error::new(
             Reason::Cancelled,
             "the job was cancelled",
-            "stage the model again to go on; its bytes are kept",
+            "ask for it again to go on; what was done is kept",
         ),
     }
 }
@@ -102,7 +118,7 @@ fn missed() -> Error {
     Error::new(
         Reason::DeadlineMissed,
         "the job was not done by its deadline",
-        "stage the model again with a later deadline; its bytes are kept",
+        "ask for it again with a later deadline; what was done is kept",
     )
 }
 
@@ -139,9 +155,9 @@ async fn settle(lease: &Lease, verdict: Verdict, context: &Context) {
         Ok(Settled::Fenced) => return tracing::warn!("the job was another worker's by now"),
         Err(error) => return tracing::warn!(%error, "the result cannot be recorded; the job will run again"),
     };
-    // A pin that was asked for while the job ran came too late for the receipt.
-    if let Err(error) = download::late_pin(context, &settled).await {
-        tracing::warn!(%error, "a late pin cannot be recorded");
+    // What was asked for while the job ran came too late for the receipt.
+    if let Err(error) = download::late_wishes(context, &settled).await {
+        tracing::warn!(%error, "a late pin or lease cannot be recorded");
     }
 }
 

@@ -13,6 +13,7 @@ const FLOORS: &[&[&str]] = &[
     &["store", "layout", "plan", "disk"],
     &["hub", "host"],
     &["queue", "ledger"],
+    &["keeper"],
     &["worker", "api"],
     &["config"],
     &["serve"],

@@ -41,13 +41,6 @@ pub(crate) struct Outcome {
     pub(crate) seconds: f64,
 }
 
-impl Outcome {
-    /// Share of the used bytes that were there.
-    pub(crate) fn hit_ratio(&self) -> f64 {
-        self.hit as f64 / self.used as f64
-    }
-}
-
 /// Plays `trace` against an empty cache of `capacity` bytes.
 pub(crate) fn replay(trace: &Trace, capacity: u64, evictor: &mut dyn Evictor) -> Result<Outcome> {
     let mut outcome = Outcome::default();

@@ -14,23 +14,23 @@ pub(crate) const CAPACITIES: [u64; 3] = [10, 25, 50];
 /// Who decides what goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Decider {
+    /// larder's, `cache.order = "lru"`.
     Lru,
+    /// [`Rule::Lfu`].
     Lfu,
+    /// [`Rule::Gdsf`].
     Gdsf,
+    /// larder's, `cache.order = "value"`.
     Value,
+    /// The same, but heat outlives eviction.
     Remembered,
+    /// [`Rule::Clairvoyant`].
     Clairvoyant,
 }
 
 /// All of them, in the order of the report.
-pub(crate) const ALL: [Decider; 6] = [
-    Decider::Lru,
-    Decider::Lfu,
-    Decider::Gdsf,
-    Decider::Value,
-    Decider::Remembered,
-    Decider::Clairvoyant,
-];
+pub(crate) const ALL: [Decider; 6] =
+    [Decider::Lru, Decider::Lfu, Decider::Gdsf, Decider::Value, Decider::Remembered, Decider::Clairvoyant];
 
 impl Decider {
     /// Its name in tables and in the plot.
@@ -68,6 +68,17 @@ pub(crate) struct Cell {
     pub(crate) outcomes: Vec<Outcome>,
 }
 
+/// One policy beside another.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ratio {
+    /// That of the means.
+    pub(crate) mean: f64,
+    /// The least of a single seed.
+    pub(crate) least: f64,
+    /// The greatest of a single seed.
+    pub(crate) greatest: f64,
+}
+
 /// All cells of a run.
 #[derive(Debug)]
 pub(crate) struct Grid {
@@ -101,6 +112,18 @@ impl Grid {
     pub(crate) fn cell(&self, kind: Kind, percent: u64, decider: Decider) -> Result<&Cell> {
         let is_it = |cell: &&Cell| (cell.kind, cell.percent, cell.decider) == (kind, percent, decider);
         self.cells.iter().find(is_it).context("a cell of the grid is missing")
+    }
+
+    /// Bytes that `decider` staged again, divided by LRU's.
+    pub(crate) fn over_lru(&self, kind: Kind, percent: u64, decider: Decider) -> Result<Ratio> {
+        let (ours, lru) = (self.cell(kind, percent, decider)?, self.cell(kind, percent, Decider::Lru)?);
+        let again = |one: &Outcome| one.again as f64;
+        let each = || ours.outcomes.iter().zip(&lru.outcomes).map(|(ours, lru)| again(ours) / again(lru));
+        Ok(Ratio {
+            mean: ours.mean(again) / lru.mean(again),
+            least: each().fold(f64::INFINITY, f64::min),
+            greatest: each().fold(0.0, f64::max),
+        })
     }
 
     /// Bytes of all models of a kind of trace, mean of the seeds.

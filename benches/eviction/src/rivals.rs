@@ -63,7 +63,8 @@ impl Evictor for Ranked<'_> {
     }
 
     fn make_room(&mut self, bytes: u64, _step: usize) -> Vec<usize> {
-        let mut order: Vec<(usize, Standing)> = self.present.iter().map(|(model, one)| (*model, *one)).collect();
+        let mut order: Vec<(usize, Standing)> =
+            self.present.iter().map(|(model, one)| (*model, *one)).collect();
         order.sort_by(|(_, a), (_, b)| a.score.total_cmp(&b.score).then(a.last.cmp(&b.last)));
         let mut freed = 0;
         let mut chosen = Vec::new();

@@ -16,10 +16,9 @@ use crate::trace::Trace;
 /// What becomes of the heat of a model that goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Memory {
-    /// It is forgotten, as larder does: its records live beside the model and go with it. A model that comes back
-    /// begins with the heat of one use.
+    /// It is forgotten, as larder does: a model that comes back begins with the heat of one use.
     Forgets,
-    /// It is kept, and goes on cooling.
+    /// It is kept, and goes on cooling. larder does not do that; the difference tells whether it would pay.
     Remembers,
 }
 

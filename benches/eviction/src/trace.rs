@@ -18,7 +18,7 @@ const HOUR: f64 = 1.0 / 24.0;
 /// Exponent of Zipf's law for interactive use.
 const SKEW: f64 = 0.9;
 /// Interactive uses in a day.
-const USES: f64 = 200.0;
+const USES: u32 = 200;
 const GB: f64 = 1e9;
 
 /// Models and their uses, the first use in front.
@@ -55,10 +55,12 @@ pub(crate) enum Kind {
     Scan,
     /// Small models used often, huge ones rarely.
     Mix,
+    /// Uses of a model come close together.
+    Sessions,
 }
 
 /// All of them, in the order of the report.
-pub(crate) const ALL: [Kind; 4] = [Kind::Drift, Kind::Nightly, Kind::Scan, Kind::Mix];
+pub(crate) const ALL: [Kind; 5] = [Kind::Drift, Kind::Nightly, Kind::Scan, Kind::Mix, Kind::Sessions];
 
 impl Kind {
     /// Its name in tables and in the plot.
@@ -68,6 +70,7 @@ impl Kind {
             Self::Nightly => "nightly batch",
             Self::Scan => "scan",
             Self::Mix => "small and large",
+            Self::Sessions => "sessions",
         }
     }
 
@@ -90,6 +93,10 @@ impl Kind {
                 "260 models of 0.3 to 5 GB, 200 uses a day by Zipf's law (0.9); 40 models of 50 to 150 GB, 10 uses a \
                  day by Zipf's law (0.9)."
             }
+            Self::Sessions => {
+                "300 models, 50 sessions a day by Zipf's law (0.9). A session uses its model once to seven times, 5 \
+                 minutes to 2 hours apart. In the other traces a use says nothing of when the next one comes."
+            }
         }
     }
 
@@ -101,6 +108,7 @@ impl Kind {
             Self::Nightly => nightly(&mut draft)?,
             Self::Scan => scan(&mut draft)?,
             Self::Mix => mix(&mut draft)?,
+            Self::Sessions => sessions(&mut draft)?,
         }
         Ok(draft.finish())
     }
@@ -145,7 +153,20 @@ fn mix(draft: &mut Draft) -> Result<()> {
     let huge = draft.add_models(40, &HUGE)?;
     for day in 0..DAYS {
         draft.use_by_rank(&small, USES, day_from(day, 0.0, 24.0))?;
-        draft.use_by_rank(&huge, 10.0, day_from(day, 0.0, 24.0))?;
+        draft.use_by_rank(&huge, 10, day_from(day, 0.0, 24.0))?;
+    }
+    Ok(())
+}
+
+fn sessions(draft: &mut Draft) -> Result<()> {
+    let ranks = draft.add_models(300, &ORDINARY)?;
+    draft.use_by_rank(&ranks, 50 * DAYS, 0.0..f64::from(DAYS))?;
+    for (start, model) in draft.uses.clone() {
+        let mut at = start;
+        for _ in 0..draft.rng.random_range(0..7) {
+            at += draft.rng.random_range(HOUR / 12.0..2.0 * HOUR);
+            draft.uses.push((at, model));
+        }
     }
     Ok(())
 }
@@ -188,9 +209,9 @@ impl Draft {
     }
 
     /// So many uses at random times; the model in front is the most popular one.
-    fn use_by_rank(&mut self, ranks: &[usize], uses: f64, when: Range<f64>) -> Result<()> {
+    fn use_by_rank(&mut self, ranks: &[usize], uses: u32, when: Range<f64>) -> Result<()> {
         let rank = Zipf::new(ranks.len() as f64, SKEW)?;
-        for _ in 0..uses as usize {
+        for _ in 0..uses {
             let at = self.rng.random_range(when.clone());
             let model = ranks[self.rng.sample(rank) as usize - 1];
             self.uses.push((at, model));

@@ -9,7 +9,7 @@ use redis::Value;
 use super::connection::{Connection, Step};
 use super::error::{Error, Result};
 use super::row::{self, Unreadable};
-use crate::{Job, JobId, Kind, Reason, Record, State, Target};
+use crate::{Job, JobId, Kind, Reason, Record, State, Target, Work};
 
 /// Jobs that may wait, unless the caller says otherwise; further ones are refused.
 const MAX_QUEUED: usize = 100_000;
@@ -66,7 +66,10 @@ impl Queue {
         let payload = job.payload()?;
         let common = &job.common;
         let micros = |time: Option<jiff::Timestamp>| time.map(jiff::Timestamp::as_microsecond);
-        let crate::Work::Download(download) = &job.work;
+        let download = match &job.work {
+            Work::Download(download) => Some(download),
+            Work::Evict(_) | Work::Verify(_) => None,
+        };
         let step = Step::new("enqueue")
             .arg(id)
             .arg(job.work.kind())
@@ -78,8 +81,9 @@ impl Queue {
             .maybe(micros(common.not_before))
             .maybe(common.requested_by.as_ref())
             .maybe(common.idempotency_key.as_ref())
-            .arg(u8::from(download.pin))
-            .maybe(download.bandwidth.map(crate::Bandwidth::bytes))
+            .arg(u8::from(download.is_some_and(|download| download.pin)))
+            .maybe(download.and_then(|download| download.bandwidth).map(crate::Bandwidth::bytes))
+            .maybe(download.and_then(|download| download.lease_ttl).map(|ttl| ttl.get().as_secs()))
             .arg(self.max_queued);
         let reply = self.connection.run(&step).await?;
         if let Some(full) = row::text(&reply) {

@@ -1,12 +1,13 @@
 //! A job's record as a Redis hash and back. Fields that a newer larder added are left alone on both ways.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use redis::Value as Reply;
 use serde_json::{Map, Value};
 
-use crate::{Invalid, JobId, Progress, RECORD_VERSION, Record};
+use crate::{Invalid, JobId, Progress, RECORD_VERSION, Record, Span};
 
 const NUMBERS: [&str; 5] = ["v", "seq", "priority", "attempts", "token"];
 const TIMES: [&str; 6] = ["due", "lease_until", "created_at", "started_at", "finished_at", "deadline"];
@@ -120,6 +121,14 @@ fn document(fields: &BTreeMap<String, String>) -> Result<Map<String, Value>, Str
                 job.insert("bandwidth".into(), bytes.into());
             }
             None => {}
+        }
+        if let Some(seconds) = fields.get("lease_ttl") {
+            let seconds = seconds.parse().map_err(|_| "`lease_ttl` is not a number".to_owned())?;
+            let longest = Span(Duration::from_secs(seconds));
+            let own = job.get("lease_ttl").and_then(Value::as_str).and_then(|text| text.parse::<Span>().ok());
+            if own.is_none_or(|own| own < longest) {
+                job.insert("lease_ttl".into(), longest.to_string().into());
+            }
         }
     }
     Ok(document)
@@ -240,6 +249,20 @@ mod tests {
         fields.push(("pin", "1".into()));
         fields.push(("added_later", "x".into()));
         assert_eq!(read(&reply(&fields)).expect("reads").job["pin"], true);
+    }
+
+    #[test]
+    fn a_longer_lease_of_somebody_who_joined_reaches_the_payload() {
+        let mut record = record();
+        record.job["lease_ttl"] = "15m".into();
+        let with = |value: &str| {
+            let mut fields = write(&record);
+            fields.push(("lease_ttl", value.into()));
+            read(&reply(&fields))
+        };
+        assert_eq!(with("900").expect("reads").job["lease_ttl"], "15m");
+        assert_eq!(with("7200").expect("reads").job["lease_ttl"], "2h");
+        assert!(with("long").expect_err("damaged").invalid.to_string().contains("`lease_ttl`"));
     }
 
     #[test]

@@ -88,6 +88,7 @@ impl Tracker {
             files_total: Some(totals.files),
             files_done: self.files.load(Relaxed),
             active: shown.collect(),
+            ..Progress::default()
         }
     }
 

@@ -75,14 +75,18 @@ fn now(revisions: &str, blobs: &str) -> (String, String) {
 #[test]
 fn a_revision_goes_with_what_only_it_needs_and_the_repo_with_its_last() {
     let house = house(&[('1', "abc"), ('2', "bcd")]);
-    let Evicted::Gone(freed) = house.repo.evict(&commit('1'), false).expect("works") else { panic!("free") };
+    let Evicted::Gone(freed) = house.repo.evict(&commit('1'), false, &Mounts::now()).expect("works") else {
+        panic!("free")
+    };
     assert_eq!((freed.bytes, freed.behind), (4_096, vec![]));
     assert_eq!(house.now(), now("2", "bcd"));
     assert!(!house.reference('1').exists() && house.reference('2').exists());
-    let Evicted::Gone(freed) = house.repo.evict(&commit('2'), false).expect("works") else { panic!("free") };
+    let Evicted::Gone(freed) = house.repo.evict(&commit('2'), false, &Mounts::now()).expect("works") else {
+        panic!("free")
+    };
     assert_eq!(freed.bytes, 3 * 4_096);
     assert!(!house.repo.path().exists(), "nothing is left");
-    let again = house.repo.evict(&commit('2'), false).expect_err("gone");
+    let again = house.repo.evict(&commit('2'), false, &Mounts::now()).expect_err("gone");
     assert_eq!(again.reason(), Reason::NotFound);
 }
 
@@ -90,25 +94,28 @@ fn a_revision_goes_with_what_only_it_needs_and_the_repo_with_its_last() {
 fn an_open_file_a_lock_and_something_foreign_protect() {
     let house = house(&[('1', "ab")]);
     let open = File::open(house.repo.snapshot(&commit('1')).join("sub/b")).expect("opens");
-    let kept = house.repo.evict(&commit('1'), true).expect("works");
+    let kept = house.repo.evict(&commit('1'), true, &Mounts::now()).expect("works");
     assert!(
         matches!(&kept, Evicted::Kept(Obstacle::InUse(path)) if *path == house.blob('b')),
         "even if it is named: {kept:?}"
     );
-    assert_eq!(house.repo.obstacle(&commit('1')).expect("works"), Some(Obstacle::InUse(house.blob('b'))));
+    assert_eq!(
+        house.repo.obstacle(&commit('1'), &Mounts::now()).expect("works"),
+        Some(Obstacle::InUse(house.blob('b')))
+    );
     drop(open);
-    assert_eq!(house.repo.obstacle(&commit('1')).expect("works"), None);
+    assert_eq!(house.repo.obstacle(&commit('1'), &Mounts::now()).expect("works"), None);
 
     fs::create_dir_all(&house.repo.locks).expect("folder");
     let lock = File::create(house.repo.locks.join(format!("{}.lock", blob('a')))).expect("created");
     flock(&lock, FlockOperation::LockExclusive).expect("locked");
-    let kept = house.repo.evict(&commit('1'), true).expect("works");
+    let kept = house.repo.evict(&commit('1'), true, &Mounts::now()).expect("works");
     assert!(matches!(kept, Evicted::Kept(Obstacle::Fetching(_))), "{kept:?}");
     assert_eq!(house.now(), now("1", "ab"));
     drop(lock);
 
     fs::write(house.repo.path().join("mine.txt"), "x").expect("written");
-    assert!(matches!(house.repo.evict(&commit('1'), false), Ok(Evicted::Gone(_))));
+    assert!(matches!(house.repo.evict(&commit('1'), false, &Mounts::now()), Ok(Evicted::Gone(_))));
     assert!(house.repo.path().join("mine.txt").exists() && house.repo.path().join("snapshots").is_dir());
 }
 
@@ -122,7 +129,7 @@ fn links_out_of_the_cache_are_removed_and_not_followed() {
     symlink(outside.path(), house.repo.snapshot(&commit('1')).join("folder")).expect("link");
     symlink(&file, house.blob('z')).expect("a blob that is a link out of the cache");
     symlink(format!("../../blobs/{}", blob('z')), house.repo.snapshot(&commit('1')).join("z")).expect("link");
-    assert!(matches!(house.repo.evict(&commit('1'), true), Ok(Evicted::Gone(_))));
+    assert!(matches!(house.repo.evict(&commit('1'), true, &Mounts::now()), Ok(Evicted::Gone(_))));
     assert_eq!(fs::read_to_string(&file).expect("there"), "x");
     assert_eq!(house.now(), now("", ""), "of foreign things nothing is touched");
     assert!(fs::symlink_metadata(house.blob('z')).is_ok());

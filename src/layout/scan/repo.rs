@@ -54,7 +54,8 @@ pub(super) fn scan(cache: &Cache, dir: &RepoDir, out: &mut Inventory) {
         revision.receipt = receipts.remove(&revision.commit);
         revision.pinned = pins.contains(&revision.commit)
             || revision.receipt.as_ref().is_some_and(|receipt| receipt.pinned);
-        revision.complete &= revision.receipt.as_ref().is_none_or(|receipt| keeps(revision, receipt));
+        revision.complete &=
+            revision.receipt.as_ref().is_none_or(|receipt| receipt.adopted || keeps(revision, receipt));
     }
     revisions.sort_by(|a, b| a.commit.cmp(&b.commit));
     let dangling_refs = refs

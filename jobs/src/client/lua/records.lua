@@ -21,9 +21,9 @@
 
 local P = KEYS[1]
 local CHUNK = 64
-local UNENDED = { 'queued', 'waiting', 'planning', 'fetching', 'verifying' }
-local RUNNING = { planning = true, fetching = true, verifying = true }
-local ENDED = { ready = true, failed = true, cancelled = true }
+local UNENDED = { 'queued', 'waiting', 'planning', 'fetching', 'verifying', 'running' }
+local RUNNING = { planning = true, fetching = true, verifying = true, running = true }
+local ENDED = { ready = true, done = true, failed = true, cancelled = true }
 
 local clock = redis.call('TIME')
 local NOW = clock[1] * 1000000 + clock[2]

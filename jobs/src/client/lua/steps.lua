@@ -2,10 +2,10 @@
 
 local verbs = {}
 
--- id kind target want job priority deadline not_before requester key pin bandwidth max_queued
+-- id kind target want job priority deadline not_before requester key pin bandwidth lease max_queued
 -- -> created, job; or FULL and how many wait
 function verbs.enqueue(id, kind, target, want, payload, priority, deadline, not_before, requester, key, pin, bandwidth,
-  most)
+  lease, most)
   deadline, not_before, requester, key = given(deadline), given(not_before), given(requester), given(key)
   -- The answer to the first try may have got lost, and the job may even be done by now.
   local mine = load(id)
@@ -31,6 +31,8 @@ function verbs.enqueue(id, kind, target, want, payload, priority, deadline, not_
     elseif limit and tonumber(bandwidth) > limit then
       job.bandwidth = bandwidth
     end
+    -- The longest lease, in seconds.
+    if given(lease) and tonumber(lease) > (tonumber(job.lease_ttl) or 0) then job.lease_ttl = lease end
     if job.state == 'waiting' and not job.reason then
       local due = not_before and tonumber(not_before) or NOW
       if job.due then job.due = int(math.min(tonumber(job.due), due)) end
@@ -49,6 +51,7 @@ function verbs.enqueue(id, kind, target, want, payload, priority, deadline, not_
   job.v, job.id, job.kind, job.target, job.want, job.job = '1', id, kind, target, want, payload
   job.priority, job.deadline = priority ~= '0' and priority, deadline
   job.bandwidth = given(bandwidth)
+  job.lease_ttl = given(lease)
   job.state, job.due = due and 'waiting' or 'queued', due
   job.created_at, job.seq = int(NOW), int(redis.call('INCR', P .. 'seq') - 1)
   remember_requester(job, requester)
@@ -115,7 +118,7 @@ function verbs.claim(kind, host, nonce, lease, retention, ...)
       save(old, job)
       missed[#missed + 1] = reply(job, old)
     else
-      job.state, job.reason, job.due = 'planning', false, false
+      job.state, job.reason, job.due = job.kind == 'download' and 'planning' or 'running', false, false
       job.attempts = int(number(job, 'attempts') + 1)
       job.token = next_token(job)
       job.lease_until = int(NOW + lease)
@@ -160,7 +163,7 @@ function verbs.settle(id, token, how, reason, message, pause, max_attempts, rete
   job.nonce = false
   if how == 'done' then
     job.progress, job.path, job.reason, job.message = progress, given(path), false, false
-    finish(job, 'ready', retention)
+    finish(job, job.kind == 'download' and 'ready' or 'done', retention)
   elseif how == 'fail' and reason == 'deadline_missed' then
     miss_deadline(job, retention)
   elseif how == 'fail' then
@@ -283,7 +286,8 @@ end
 -- limit state kind... ; an empty state means every one -> jobs, the newest first
 function verbs.list(limit, state, ...)
   local states = state ~= '' and { state }
-    or { 'queued', 'waiting', 'planning', 'fetching', 'verifying', 'ready', 'failed', 'cancelled' }
+    or { 'queued', 'waiting', 'planning', 'fetching', 'verifying', 'running', 'ready', 'done', 'failed',
+      'cancelled' }
   local found = {}
   for _, kind in ipairs({ ... }) do
     for _, word in ipairs(states) do

@@ -1,0 +1,181 @@
+//! `larder doctor`: what works here, what larder can and cannot see, and what to do about it.
+
+use std::path::Path;
+
+use jiff::Timestamp;
+use larder_jobs::{Reason, Size};
+use serde::Serialize;
+
+use super::client::Client;
+use super::output::Output;
+use super::{FAILED, OK};
+use crate::config::Settings;
+use crate::disk;
+use crate::error::{Error, Result};
+use crate::layout::{self, Inventory, Probe, probe};
+use crate::queue::Scope;
+use crate::serve::House;
+
+/// How it stands with one thing.
+#[derive(Serialize)]
+struct Finding {
+    what: &'static str,
+    /// `ok`, `warning` or `problem`.
+    state: State,
+    found: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<String>,
+}
+
+#[derive(Serialize, Clone, Copy, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+enum State {
+    Ok,
+    Warning,
+    Problem,
+}
+
+impl Finding {
+    fn ok(what: &'static str, found: impl Into<String>) -> Self {
+        Self { what, state: State::Ok, found: found.into(), hint: None }
+    }
+
+    fn warning(what: &'static str, found: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { what, state: State::Warning, found: found.into(), hint: Some(hint.into()) }
+    }
+
+    fn problem(what: &'static str, error: &Error) -> Self {
+        let (found, hint) = (error.to_string(), Some(error.hint().to_owned()));
+        Self { what, state: State::Problem, found, hint }
+    }
+}
+
+pub(super) async fn run(settings: Settings, reconcile: bool, output: &Output) -> Result<u8> {
+    let mut findings = vec![larder(&settings).await];
+    let root = settings.cache_root.clone();
+    findings.extend(tokio::task::spawn_blocking(move || cache(&root)).await.map_err(died)?);
+    if reconcile {
+        findings.push(reconciled(settings).await);
+    }
+    output.print(&findings, || human(&findings))?;
+    Ok(if findings.iter().any(|finding| finding.state == State::Problem) { FAILED } else { OK })
+}
+
+fn died(died: impl std::fmt::Display) -> Error {
+    Error::internal(format!("looking at the cache died: {died}"))
+}
+
+async fn larder(settings: &Settings) -> Finding {
+    match Client::larder(settings).await {
+        Ok(Some(_)) => Finding::ok("larder", format!("runs for {}", settings.state_dir.display())),
+        Ok(None) => Finding::warning(
+            "larder",
+            format!("nobody serves {}", settings.state_dir.display()),
+            "start larder serve; without it nothing keeps to the watermarks, and leases and pins are only kept",
+        ),
+        Err(error) => Finding::problem("larder", &error),
+    }
+}
+
+/// What can be seen of the cache, and of who uses it. Blocks.
+fn cache(root: &Path) -> Vec<Finding> {
+    let inventory = match layout::scan(root) {
+        Ok(inventory) => inventory,
+        Err(error) => return vec![Finding::problem("cache", &error)],
+    };
+    let mut findings = vec![room(root), contents(root, &inventory)];
+    for problem in &inventory.problems {
+        findings.push(Finding::problem("cache", problem));
+    }
+    findings.push(in_use(&inventory));
+    findings
+}
+
+fn room(root: &Path) -> Finding {
+    match disk::usage(root) {
+        Ok(usage) => Finding::ok("disk", format!("{} of {} are free", Size(usage.free), Size(usage.total))),
+        Err(error) => Finding::problem("disk", &error),
+    }
+}
+
+fn contents(root: &Path, inventory: &Inventory) -> Finding {
+    let revisions: usize = inventory.repos.iter().map(|repo| repo.revisions.len()).sum();
+    let halves = inventory.repos.iter().flat_map(|repo| &repo.revisions).filter(|one| !one.complete).count();
+    let partial: u64 = inventory.repos.iter().flat_map(|repo| &repo.partials).map(|one| one.bytes).sum();
+    let orphans: u64 =
+        inventory.repos.iter().flat_map(|repo| repo.orphans()).map(|(_, blob)| blob.frees).sum();
+    let found = format!(
+        "{} holds {} models in {revisions} revisions ({halves} incomplete), {} in unfinished transfers, {} in blobs \
+         that no revision needs, {} foreign entries",
+        root.display(),
+        inventory.repos.len(),
+        Size(partial),
+        Size(orphans),
+        inventory.foreign.len(),
+    );
+    Finding::ok("cache", found)
+}
+
+/// Asks the kernel about one blob of each repo: what it does not tell here it will not tell when it matters.
+fn in_use(inventory: &Inventory) -> Finding {
+    let blobs = inventory.repos.iter().filter_map(|repo| {
+        let (name, _) = repo.blobs.iter().find(|(_, blob)| !blob.shared)?;
+        Some(repo.path.join("blobs").join(name.as_ref()))
+    });
+    let mut hidden = Vec::new();
+    let mut asked = 0;
+    for blob in blobs {
+        asked += 1;
+        match probe(&blob) {
+            Ok(Probe::Unknown(why)) => hidden.push((blob, why)),
+            Ok(_) => {}
+            Err(error) => return Finding::problem("in use", &error),
+        }
+    }
+    let proc = if layout::sees_everything() { "all of it" } else { "only this user's processes" };
+    match hidden.first() {
+        None => Finding::ok(
+            "in use",
+            format!("the kernel tells of {asked} of {asked} models who has them open; /proc shows {proc}"),
+        ),
+        Some((path, why)) => Finding::warning(
+            "in use",
+            format!(
+                "of {} of {asked} models, for example {}, the kernel does not tell who has them open, and they are \
+                 evicted only by name; /proc shows {proc}",
+                hidden.len(),
+                path.display()
+            ),
+            why.in_words(),
+        ),
+    }
+}
+
+/// Opening the state folder reconciles; whoever serves does it on its own timer.
+async fn reconciled(settings: Settings) -> Finding {
+    let every = settings.config.cache.reconcile_every;
+    match House::open(settings, Scope::Own).await {
+        Ok(_) => Finding::ok("records", "agree with the cache"),
+        Err(error) if error.reason() == Reason::QueueUnavailable => Finding::warning(
+            "records",
+            format!("the larder that runs compares them with the cache every {every}"),
+            "set cache.reconcile_every lower to have it done more often",
+        ),
+        Err(error) => Finding::problem("records", &error),
+    }
+}
+
+fn human(findings: &[Finding]) -> String {
+    let mut lines = Vec::new();
+    for finding in findings {
+        let mark = match finding.state {
+            State::Ok => "ok",
+            State::Warning => "note",
+            State::Problem => "PROBLEM",
+        };
+        lines.push(format!("{mark:8}{:8}{}", finding.what, finding.found));
+        lines.extend(finding.hint.as_ref().map(|hint| format!("{:16}hint: {hint}", "")));
+    }
+    lines.push(format!("looked at {}", Timestamp::now().strftime("%Y-%m-%d %H:%M:%S UTC")));
+    lines.join("\n")
+}
