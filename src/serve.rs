@@ -18,7 +18,6 @@ use crate::keeper::{self, Keeper};
 use crate::layout::Cache;
 use crate::ledger::Ledger;
 use crate::metrics;
-use crate::plan::Allowed;
 use crate::queue::{self, Embedded, JobStore, Redis, Scope};
 use crate::store::{StateLock, Store};
 use crate::worker::{self, Context, Patience};
@@ -40,6 +39,8 @@ pub struct House {
     /// The same queue, if it is that of a fleet.
     fleet: Option<Arc<Redis>>,
     keeper: Keeper,
+    /// Whether room may be made for a download.
+    may_evict: bool,
     hub: Hub,
     api: Api,
     _lock: StateLock,
@@ -82,8 +83,6 @@ impl House {
         let (lock, keeper, queue) =
             opened.await.map_err(|died| Error::internal(format!("opening died: {died}")))??;
         let hub = hub.await.map_err(|died| Error::internal(format!("setting up HTTPS died: {died}")))??;
-        // Nobody who stages one model by hand expects that another goes.
-        let keeper = if scope == Scope::Own { keeper.allowing(Allowed::Never) } else { keeper };
         let own = Arc::new(queue);
         let queue: Arc<dyn JobStore> = match &fleet {
             Some(fleet) => {
@@ -105,15 +104,15 @@ impl House {
         // So that the first scrape and the first probe already know, unless the queue is away.
         let sampled = api.sampler.refresh(&*queue, &settings.cache_root);
         let _ = tokio::time::timeout(FIRST_SAMPLE, sampled).await;
-        Ok(Self { settings, scope, queue, fleet, keeper, hub, api, _lock: lock })
+        // Nobody who stages one model by hand expects that another goes.
+        let may_evict = scope == Scope::All;
+        Ok(Self { settings, scope, queue, fleet, keeper, may_evict, hub, api, _lock: lock })
     }
 
     /// The same, but a command that only does its own job may evict for it as a daemon would.
     #[must_use]
-    pub fn evicting(mut self) -> Self {
-        self.keeper = self.keeper.allowing(self.settings.config.cache.evict);
-        self.api.keeper = self.keeper.clone();
-        self
+    pub fn evicting(self) -> Self {
+        Self { may_evict: true, ..self }
     }
 
     /// The API, for a listener or for calls within this process.
@@ -126,6 +125,7 @@ impl House {
         let foreground = self.scope == Scope::Own;
         Context {
             keeper: Some(self.keeper.clone()),
+            may_evict: self.may_evict,
             patience: foreground.then(|| Patience::new(PATIENCE)),
             drain,
             ..planner(&self.settings, self.hub.clone(), foreground)
@@ -204,6 +204,7 @@ pub fn planner(settings: &Settings, hub: Hub, foreground: bool) -> Context {
         hub,
         cache: Cache::new(settings.cache_root.clone()),
         keeper: None,
+        may_evict: false,
         keep_free,
         patience: None,
         drain: CancellationToken::new(),

@@ -7,12 +7,12 @@ use larder_jobs::{Reason, Size};
 use serde::Serialize;
 
 use super::client::Client;
-use super::output::Output;
+use super::output::{Output, at};
 use super::{FAILED, OK};
 use crate::config::Settings;
 use crate::disk;
 use crate::error::{Error, Result};
-use crate::layout::{self, Inventory, Probe, probe};
+use crate::layout::{self, Inventory, Probe, RepoEntry, probe};
 use crate::queue::Scope;
 use crate::serve::House;
 
@@ -102,8 +102,7 @@ fn contents(root: &Path, inventory: &Inventory) -> Finding {
     let revisions: usize = inventory.repos.iter().map(|repo| repo.revisions.len()).sum();
     let halves = inventory.repos.iter().flat_map(|repo| &repo.revisions).filter(|one| !one.complete).count();
     let partial: u64 = inventory.repos.iter().flat_map(|repo| &repo.partials).map(|one| one.bytes).sum();
-    let orphans: u64 =
-        inventory.repos.iter().flat_map(|repo| repo.orphans()).map(|(_, blob)| blob.frees).sum();
+    let orphans: u64 = inventory.repos.iter().flat_map(RepoEntry::orphans).map(|(_, blob)| blob.frees).sum();
     let found = format!(
         "{} holds {} models in {revisions} revisions ({halves} incomplete), {} in unfinished transfers, {} in blobs \
          that no revision needs, {} foreign entries",
@@ -176,6 +175,6 @@ fn human(findings: &[Finding]) -> String {
         lines.push(format!("{mark:8}{:8}{}", finding.what, finding.found));
         lines.extend(finding.hint.as_ref().map(|hint| format!("{:16}hint: {hint}", "")));
     }
-    lines.push(format!("looked at {}", Timestamp::now().strftime("%Y-%m-%d %H:%M:%S UTC")));
+    lines.push(format!("looked at {}", at(Timestamp::now())));
     lines.join("\n")
 }

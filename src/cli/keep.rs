@@ -4,7 +4,7 @@ use larder_jobs::{ModelRef, Span};
 
 use super::OK;
 use super::client::Client;
-use super::output::{Output, note};
+use super::output::{Output, at, note};
 use crate::config::Settings;
 use crate::error::Result;
 use crate::ledger::ModelView;
@@ -28,7 +28,7 @@ pub(super) async fn lease(
     let holder = holder.unwrap_or_else(user);
     let models = client.lease(&model, &holder, ttl).await?;
     let until = models.iter().flat_map(|model| &model.leases).find(|lease| lease.holder == holder);
-    let until = until.map_or_else(String::new, |lease| format!(" until {}", lease.until));
+    let until = until.map_or_else(String::new, |lease| format!(" until {}", at(lease.until)));
     tell(&models, &format!("is leased to {holder}{until}"), output)
 }
 
@@ -42,7 +42,7 @@ pub(super) async fn release(
     let client = Client::larder_or_here(settings).await?;
     let holder = if all { None } else { Some(holder.unwrap_or_else(user)) };
     let models = client.release(&model, holder.as_deref()).await?;
-    let whose = holder.map_or_else(|| "anybody".into(), |holder| holder);
+    let whose = holder.unwrap_or_else(|| "anybody".into());
     tell(&models, &format!("is not leased to {whose} any more"), output)
 }
 

@@ -99,6 +99,11 @@ pub(super) fn model(view: &JobView) -> String {
     }
 }
 
+/// A point in time to the second.
+pub(super) fn at(time: jiff::Timestamp) -> String {
+    time.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
+}
+
 /// `5 min ago`, for times that people read.
 pub(super) fn ago(then: Option<jiff::Timestamp>, now: jiff::Timestamp) -> String {
     let Some(then) = then else { return "unknown".into() };

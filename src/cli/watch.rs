@@ -163,7 +163,7 @@ pub(super) fn unfinished(view: &JobView, output: &Output) -> Result<u8> {
     let (what, hint) = message.split_once("; hint: ").unwrap_or((&message, ""));
     let model = model(view);
     let names_it = view.repo.as_ref().is_some_and(|repo| what.contains(repo.as_str()));
-    let place = if names_it { String::new() } else { format!("{model}: ") };
+    let place = if names_it || view.repo.is_none() { String::new() } else { format!("{model}: ") };
     note(&format!("error: {place}{what} [{reason}]"));
     if !hint.is_empty() {
         note(&format!(" hint: {hint}"));

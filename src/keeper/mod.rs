@@ -22,7 +22,7 @@ use crate::disk::{self, Reservations};
 use crate::error::{Error, Result};
 use crate::layout::Cache;
 use crate::ledger::{self, Key, Ledger, ModelView};
-use crate::plan::{Allowed, Policy, Stock};
+use crate::plan::{Policy, Stock};
 use larder_jobs::Reason;
 
 pub use evict::Outcome;
@@ -77,21 +77,6 @@ impl Keeper {
         Self { inner: Arc::new(Inner { cache, ledger, policy, reservations, repos, habits }) }
     }
 
-    /// The same cache under another rule for what may go without being named.
-    #[must_use]
-    pub fn allowing(self, allowed: Allowed) -> Self {
-        let inner = &self.inner;
-        let inner = Inner {
-            cache: inner.cache.clone(),
-            ledger: Arc::clone(&inner.ledger),
-            policy: Policy { allowed, ..inner.policy },
-            reservations: inner.reservations.clone(),
-            repos: inner.repos.clone(),
-            habits: inner.habits,
-        };
-        Self { inner: Arc::new(inner) }
-    }
-
     /// What is known of the models.
     pub fn ledger(&self) -> &Arc<Ledger> {
         &self.inner.ledger
@@ -133,10 +118,10 @@ impl Keeper {
 
     fn absent(&self, model: &ModelRef) -> Error {
         let gone = self.inner.ledger.gone(model.repo()).unwrap_or_default();
-        let gone = gone
-            .into_iter()
-            .next()
-            .map(|gone| format!("; {} was evicted at {} ({})", gone.commit.short(), gone.at, gone.reason));
+        let gone = gone.into_iter().next().map(|gone| {
+            let (at, reason) = (view::seconds(gone.at), gone.reason.replace('_', " "));
+            format!("; {} was evicted at {at} ({reason})", gone.commit.short())
+        });
         Error::new(
             Reason::NotFound,
             format!("{model} is not in the cache of this host{}", gone.unwrap_or_default()),
@@ -158,7 +143,8 @@ impl Keeper {
     /// As [`Self::find`], `invalid_request` if it has too many holders, `io_error`.
     pub async fn lease(&self, model: &ModelRef, holder: &str, until: Timestamp) -> Result<Vec<ModelView>> {
         let holder = holder.to_owned();
-        self.change(model, move |ledger, repo, commits, _| ledger.lease(repo, commits, &holder, until)).await
+        self.change(model, move |ledger, repo, commits, now| ledger.lease(repo, commits, &holder, until, now))
+            .await
     }
 
     /// Ends the leases of `holder`, or of everybody, on what a name means; that there is none is no error.
@@ -167,8 +153,8 @@ impl Keeper {
     /// As [`Self::find`], `io_error`.
     pub async fn release(&self, model: &ModelRef, holder: Option<&str>) -> Result<Vec<ModelView>> {
         let holder = holder.map(str::to_owned);
-        self.change(model, move |ledger, repo, commits, _| {
-            ledger.release(repo, commits, holder.as_deref()).map(|_| ())
+        self.change(model, move |ledger, repo, commits, now| {
+            ledger.release(repo, commits, holder.as_deref(), now).map(|_| ())
         })
         .await
     }

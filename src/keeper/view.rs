@@ -144,8 +144,8 @@ impl Keeper {
         let because = match (reason, obstacle) {
             (Keep::Pinned, _) => "it is pinned; larder unpin lets it go".into(),
             (Keep::Leased, _) => {
-                let leases =
-                    view.leases.iter().map(|lease| format!("{} until {}", lease.holder, lease.until));
+                let leases = view.leases.iter();
+                let leases = leases.map(|lease| format!("{} until {}", lease.holder, seconds(lease.until)));
                 format!("it is leased to {}", leases.collect::<Vec<_>>().join(", "))
             }
             (_, Some(Obstacle::InUse(path))) => {
@@ -175,6 +175,11 @@ impl Keeper {
         };
         (reason, because)
     }
+}
+
+/// A point in time to the second, for sentences.
+pub(super) fn seconds(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
 }
 
 impl Hidden {

@@ -180,11 +180,11 @@ impl RepoDir {
         for file in &revision.files {
             match file.blob.as_deref() {
                 Some(name) if others.contains(name) || !repo.blobs.contains_key(name) => {}
-                Some(name) => {
-                    if blobs.insert(name.to_owned()) {
-                        files.push(self.dir.join("blobs").join(name));
-                    }
+                Some(name) if blobs.insert(name.to_owned()) => {
+                    files.push(self.dir.join("blobs").join(name));
                 }
+                // Two files with the same bytes.
+                Some(_) => {}
                 None if file.bytes.is_some() => files.push(self.snapshot(commit).join(&file.path)),
                 None => {}
             }

@@ -69,12 +69,24 @@ fn lease_key(key: &Key, holder: &str) -> Vec<u8> {
 }
 
 impl Ledger {
-    /// Leases `commits` of a repo to `holder` until then; a lease that is there is moved, be it forward or back. Blocks;
-    /// durable after [`Ledger::durable`].
+    /// Leases `commits` of a repo to `holder` until then; a lease that is there is moved, be it forward or back. They are
+    /// used by that, at `now`. Blocks; durable after [`Ledger::durable`].
     ///
     /// # Errors
     /// `not_found` if one is not in the cache, `invalid_request` if it has too many holders, `io_error`.
-    pub fn lease(&self, repo: &RepoId, commits: &[CommitId], holder: &str, until: Timestamp) -> Result<()> {
+    pub fn lease(
+        &self,
+        repo: &RepoId,
+        commits: &[CommitId],
+        holder: &str,
+        until: Timestamp,
+        now: Timestamp,
+    ) -> Result<()> {
+        self.add_lease(repo, commits, holder, until)?;
+        commits.iter().try_for_each(|commit| self.used_until(&Key::new(repo, commit), now))
+    }
+
+    fn add_lease(&self, repo: &RepoId, commits: &[CommitId], holder: &str, until: Timestamp) -> Result<()> {
         let _writing = self.lock();
         let shelf = self.shelf();
         let (mut leases, mut batch) = (shelf.leases.clone(), Batch::default());
@@ -105,9 +117,16 @@ impl Ledger {
     ///
     /// # Errors
     /// `io_error`.
-    pub fn release(&self, repo: &RepoId, commits: &[CommitId], holder: Option<&str>) -> Result<usize> {
+    pub fn release(
+        &self,
+        repo: &RepoId,
+        commits: &[CommitId],
+        holder: Option<&str>,
+        now: Timestamp,
+    ) -> Result<usize> {
         let keys: Vec<Key> = commits.iter().map(|commit| Key::new(repo, commit)).collect();
-        self.drop_leases(|key, name, _| keys.contains(key) && holder.is_none_or(|holder| holder == name))
+        let is_his = |key: &Key, name: &str| keys.contains(key) && holder.is_none_or(|holder| holder == name);
+        self.drop_leases(now, |key, name, _| is_his(key, name))
     }
 
     /// Forgets the leases that have ended.
@@ -115,25 +134,44 @@ impl Ledger {
     /// # Errors
     /// `io_error`.
     pub fn expire_leases(&self, now: Timestamp) -> Result<usize> {
-        self.drop_leases(|_, _, until| until <= now)
+        self.drop_leases(now, |_, _, until| until <= now)
     }
 
-    fn drop_leases(&self, mut goes: impl FnMut(&Key, &str, Timestamp) -> bool) -> Result<usize> {
+    /// A model was in use until its lease ended.
+    fn drop_leases(&self, now: Timestamp, goes: impl FnMut(&Key, &str, Timestamp) -> bool) -> Result<usize> {
+        let dropped = self.take_leases(goes)?;
+        for (key, until) in &dropped {
+            self.used_until(key, now.min(*until))?;
+        }
+        Ok(dropped.len())
+    }
+
+    fn used_until(&self, key: &Key, then: Timestamp) -> Result<()> {
+        self.change(key, |entry| {
+            let is_later = entry.last_used_at.is_none_or(|last| last < then);
+            is_later.then(|| Entry { last_used_at: Some(then), ..entry.clone() })
+        })
+    }
+
+    fn take_leases(
+        &self,
+        mut goes: impl FnMut(&Key, &str, Timestamp) -> bool,
+    ) -> Result<Vec<(Key, Timestamp)>> {
         let _writing = self.lock();
         let shelf = self.shelf();
-        let (mut leases, mut batch, mut dropped) = (shelf.leases.clone(), Batch::default(), 0);
+        let (mut leases, mut batch, mut dropped) = (shelf.leases.clone(), Batch::default(), Vec::new());
         leases.retain(|key, holders| {
             holders.retain(|holder, until| {
                 let goes = goes(key, holder, *until);
                 if goes {
                     batch.delete(LEASES, &lease_key(key, holder));
-                    dropped += 1;
+                    dropped.push((key.clone(), *until));
                 }
                 !goes
             });
             !holders.is_empty()
         });
-        if dropped > 0 {
+        if !dropped.is_empty() {
             self.store.commit(batch)?;
             self.put_shelf(shelf.with_leases(leases));
         }

@@ -34,8 +34,8 @@ const HOST: Table<HostRecord> = Table::new("host");
 const HOST_KEY: &[u8] = b"this";
 /// Leftovers of killed processes in a repo's scratch folder are swept at this age.
 const SCRATCH_AGE: Duration = Duration::from_secs(3_600);
-/// `last_used_at` is written at most this often for each entry.
-const TOUCH_EVERY: Duration = Duration::from_secs(30);
+/// That a revision is still in use is written at most this often.
+const SEEN_EVERY: SignedDuration = SignedDuration::from_secs(30);
 
 /// A model that is asked for again within that time of its eviction should have stayed.
 const REGRET: SignedDuration = SignedDuration::from_hours(24);
@@ -238,31 +238,30 @@ impl Ledger {
             let _writing = self.lock();
             self.put_shelf(self.shelf().with_use(in_use));
         }
-        for key in busy {
-            self.use_until(&key, now, |entry| entry.heat)?;
-        }
-        Ok(())
+        let is_recent = |then: Timestamp| now.duration_since(then) < SEEN_EVERY;
+        busy.iter().try_for_each(|key| {
+            self.change(key, |entry| {
+                let is_known = entry.last_used_at.is_some_and(is_recent);
+                (!is_known).then(|| Entry { last_used_at: Some(now), ..entry.clone() })
+            })
+        })
     }
 
-    /// Remembers that a revision was used at `now`; written at most every 30 seconds.
+    /// Remembers that a revision was asked for at `now`.
     ///
     /// # Errors
     /// `io_error` if the store fails.
     pub fn touch(&self, repo: &RepoId, commit: &CommitId, now: Timestamp) -> Result<()> {
-        self.use_until(&Key::new(repo, commit), now, |entry| lease::warmer(entry, now))
+        self.change(&Key::new(repo, commit), |entry| {
+            Some(Entry { last_used_at: Some(now), heat: lease::warmer(entry, now), ..entry.clone() })
+        })
     }
 
-    fn use_until(&self, key: &Key, now: Timestamp, heat: impl FnOnce(&Entry) -> f64) -> Result<()> {
+    /// Changes one record, unless there is nothing to change.
+    fn change(&self, key: &Key, change: impl FnOnce(&Entry) -> Option<Entry>) -> Result<()> {
         let _writing = self.lock();
         let shelf = self.shelf();
-        let Some(entry) = shelf.get(key) else { return Ok(()) };
-        let recent = entry.last_used_at.is_some_and(|last| {
-            now.duration_since(last) < jiff::SignedDuration::try_from(TOUCH_EVERY).unwrap_or_default()
-        });
-        if recent {
-            return Ok(());
-        }
-        let entry = Entry { last_used_at: Some(now), heat: heat(entry), ..entry.clone() };
+        let Some(entry) = shelf.get(key).and_then(change) else { return Ok(()) };
         let mut batch = Batch::default();
         batch.put(ENTRIES, key.as_bytes(), &entry);
         self.store.commit(batch)?;

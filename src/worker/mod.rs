@@ -28,6 +28,8 @@ pub struct Context {
     pub cache: Cache,
     /// Who keeps them and makes room; `None` while only planning.
     pub keeper: Option<Keeper>,
+    /// Whether room may be made for a download that does not fit.
+    pub may_evict: bool,
     /// What stays free on the cache's disk.
     pub keep_free: KeepFree,
     /// How long a foreground command waits for a hub that it has never reached; a daemon waits for ever.

@@ -66,6 +66,7 @@ pub(super) async fn reserve(
     for _ in 0..MAX_ROUNDS {
         let (looked, keeper) = (looked.clone(), context.keeper()?.clone());
         let (root, keep_free) = (context.cache.root().to_owned(), context.keep_free);
+        let may_evict = context.may_evict;
         let (reservations, stop) = (keeper.reservations().clone(), stop.clone());
         let reserved = blocking(move || {
             let (reservation, planned) = reservations.reserve(|promised| {
@@ -80,6 +81,11 @@ pub(super) async fn reserve(
                 return Ok(Some((reservation, planned)));
             }
             drop(reservation);
+            if !may_evict {
+                let evictable = keeper.evictable(Timestamp::now())?;
+                let no_room = planned.plan.no_room(keep_free, Some(&evictable));
+                return Err(no_room.or("let other models go for it with --evict"));
+            }
             make_room(&keeper, &planned.plan, keep_free, &|| stop.is_cancelled()).map(|()| None)
         });
         if let Some(reserved) = reserved.await? {

@@ -6,6 +6,7 @@ mod bad_input;
 mod chaos;
 mod cli;
 mod docs;
+mod evict;
 mod faults;
 mod fleet;
 mod interop;

@@ -22,15 +22,15 @@ pub(crate) enum Decider {
     Gdsf,
     /// larder's, `cache.order = "value"`.
     Value,
-    /// The same, but heat outlives eviction.
-    Remembered,
+    /// The same, but a model that went has no history when it comes back.
+    Forgetful,
     /// [`Rule::Clairvoyant`].
     Clairvoyant,
 }
 
 /// All of them, in the order of the report.
 pub(crate) const ALL: [Decider; 6] =
-    [Decider::Lru, Decider::Lfu, Decider::Gdsf, Decider::Value, Decider::Remembered, Decider::Clairvoyant];
+    [Decider::Lru, Decider::Lfu, Decider::Gdsf, Decider::Value, Decider::Forgetful, Decider::Clairvoyant];
 
 impl Decider {
     /// Its name in tables and in the plot.
@@ -40,7 +40,7 @@ impl Decider {
             Self::Lfu => "LFU",
             Self::Gdsf => "GDSF",
             Self::Value => "value (larder)",
-            Self::Remembered => "value, remembered",
+            Self::Forgetful => "value, forgetful",
             Self::Clairvoyant => "clairvoyant",
         }
     }
@@ -51,8 +51,8 @@ impl Decider {
             Self::Lru => Box::new(Shipped::new(trace, Order::Lru, Memory::Forgets)?),
             Self::Lfu => Box::new(Ranked::new(trace, Rule::Lfu)),
             Self::Gdsf => Box::new(Ranked::new(trace, Rule::Gdsf)),
-            Self::Value => Box::new(Shipped::new(trace, Order::Value, Memory::Forgets)?),
-            Self::Remembered => Box::new(Shipped::new(trace, Order::Value, Memory::Remembers)?),
+            Self::Value => Box::new(Shipped::new(trace, Order::Value, Memory::Remembers)?),
+            Self::Forgetful => Box::new(Shipped::new(trace, Order::Value, Memory::Forgets)?),
             Self::Clairvoyant => Box::new(Ranked::new(trace, Rule::Clairvoyant)),
         })
     }

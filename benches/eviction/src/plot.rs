@@ -20,7 +20,7 @@ const BARS: [(Decider, RGBColor); 5] = [
     (Decider::Lfu, RGBColor(0xb3, 0xbc, 0xc6)),
     (Decider::Gdsf, RGBColor(0x56, 0x8f, 0xc4)),
     (Decider::Value, RGBColor(0xd5, 0x5e, 0x00)),
-    (Decider::Remembered, RGBColor(0xf2, 0xb1, 0x66)),
+    (Decider::Forgetful, RGBColor(0xf2, 0xb1, 0x66)),
     (Decider::Clairvoyant, RGBColor(0x4a, 0x4a, 0x4a)),
 ];
 

@@ -16,9 +16,10 @@ use crate::trace::Trace;
 /// What becomes of the heat of a model that goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Memory {
-    /// It is forgotten, as larder does: a model that comes back begins with the heat of one use.
+    /// It is forgotten: a model that comes back begins with the heat of one use. larder does not do that; the difference
+    /// tells what remembering is worth.
     Forgets,
-    /// It is kept, and goes on cooling. larder does not do that; the difference tells whether it would pay.
+    /// It is kept, and goes on cooling, as in larder's ledger.
     Remembers,
 }
 

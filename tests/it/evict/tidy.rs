@@ -1,0 +1,143 @@
+//! Leftovers go when they are old, damage is found and mended, and larder says what it can see.
+
+use std::fs::{self, File, FileTimes};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use serde_json::json;
+use support::cache::{Snapshot, assert_clean, walk};
+use support::{Hub, Tripwire, larder};
+
+use super::{PATIENCE, house, listed, metric, model, put, text};
+
+fn age(path: &Path, by: Duration) {
+    let then = SystemTime::now() - by;
+    let file = File::options().append(true).open(path).expect("opens");
+    file.set_times(FileTimes::new().set_modified(then).set_accessed(then)).expect("set");
+}
+
+#[test]
+fn old_leftovers_of_every_client_go_and_young_ones_stay() {
+    let larder = larder!(&Hub::start())
+        .env("LARDER__CACHE__CHECK_EVERY", "1s")
+        .env("LARDER__CACHE__RECONCILE_EVERY", "1s");
+    put(larder.cache(), "a/b", &"1".repeat(40), &[("w.safetensors", &[1; 8_192])]);
+    let blobs = larder.cache().join("models--a--b/blobs");
+    let (old, young) = ("c".repeat(64), "d".repeat(64));
+    let leftovers = [
+        blobs.join(format!("{old}.0123abcd.incomplete")),
+        blobs.join(&old),
+        blobs.join(format!("{young}.0123abcd.incomplete")),
+    ];
+    for path in &leftovers {
+        fs::write(path, [7; 4_096]).expect("written");
+    }
+    let week = Duration::from_secs(8 * 86_400);
+    leftovers[..2].iter().for_each(|path| age(path, week));
+    let mut daemon = larder.serve();
+    daemon.allow(Tripwire::Partials);
+    let gone = |line: &str| line.contains("leftovers of transfers are removed");
+    assert!(daemon.wait_line(gone, PATIENCE).is_some());
+    let left: Vec<bool> = leftovers.iter().map(|path| path.exists()).collect();
+    assert_eq!(left, [false, false, true]);
+    assert_eq!(metric(&daemon, "larder_cache_leftovers_total{kind=\"partial\"}"), 1.0);
+    assert_eq!(metric(&daemon, "larder_cache_leftovers_total{kind=\"orphan\"}"), 1.0);
+    assert_eq!(metric(&daemon, "larder_cache_leftover_bytes_total"), 8_192.0);
+    assert_eq!(listed(&larder), ["a/b"]);
+}
+
+/// The largest blob of a model.
+fn weights(cache: &Path, name: &str) -> PathBuf {
+    let repo = cache.join(format!("models--{}", name.replace('/', "--")));
+    let size = |path: &PathBuf| fs::metadata(path).map_or(0, |found| found.len());
+    walk(&repo.join("blobs")).into_iter().max_by_key(size).expect("a blob")
+}
+
+/// Turns a byte of a file around, and gives it its old time back, as a bad disk would.
+fn spoil(path: &Path) {
+    let (mut bytes, found) = (fs::read(path).expect("there"), fs::metadata(path).expect("there"));
+    bytes[1_000] ^= 1;
+    fs::write(path, bytes).expect("written");
+    let file = File::options().append(true).open(path).expect("opens");
+    file.set_times(FileTimes::new().set_modified(found.modified().expect("a time"))).expect("set");
+}
+
+#[test]
+fn a_byte_that_turned_is_found_and_the_model_staged_again() {
+    let (hub, larder) = house(&["a/one", "a/two"]);
+    let right = larder.run(&["verify", "--json"]).expect_code(0).json();
+    assert_eq!((&right["state"], &right["files_done"]), (&json!("done"), &right["files_total"]), "{right}");
+    spoil(&weights(larder.cache(), "a/one"));
+    let mut daemon = larder.serve();
+    daemon.allow(Tripwire::Errors);
+    let wrong = larder.run(&["verify", "a/one", "--json"]).expect_code(1);
+    assert_eq!(wrong.json()["reason"], "integrity_mismatch");
+    assert!(
+        wrong.stderr.contains("of a/one@") && wrong.stderr.contains("being staged again"),
+        "{}",
+        wrong.stderr
+    );
+    assert_eq!(metric(&daemon, "larder_verify_corrupt_total"), 1.0);
+    let healed = |jobs: &serde_json::Value| {
+        let mut jobs = jobs["jobs"].as_array().expect("a list").iter();
+        jobs.any(|job| job["requested_by"] == json!(["verify"]) && job["state"] == "ready")
+    };
+    daemon.wait_until("/v1/jobs", PATIENCE, healed);
+    assert_eq!(listed(&larder), ["a/one", "a/two"]);
+    larder.run(&["verify"]).expect_code(0);
+    daemon.terminate(PATIENCE);
+    assert_clean(larder.cache());
+    let found = Snapshot::read(larder.cache(), "a/one", "main").expect("staged");
+    assert!(hub.bytes_of("a/one") > found.bytes(), "its weights came again");
+}
+
+#[test]
+fn what_another_client_fetched_is_hashed_once_and_half_of_it_is_none() {
+    let hub = Hub::start();
+    hub.add(model("a/one", 560, 1_000_000));
+    let larder = larder!(&hub);
+    larder.run(&["stage", "a/one"]).expect_code(0);
+    // As if another client had fetched it.
+    fs::remove_dir_all(larder.cache().join("models--a--one/.larder")).expect("removed");
+    larder.run(&["verify", "a/one"]).expect_code(0);
+    let models = larder.run(&["ls", "--json"]).expect_code(0).json();
+    assert_eq!(models[0]["origin"], "adopted", "reading it makes it nobody's own: {models}");
+    assert!(models[0]["verified_at"].is_string(), "{models}");
+    let before = hub.bytes_of("a/one");
+    let staged = larder.run(&["stage", "a/one", "--json"]).expect_code(0).json();
+    assert_eq!((&staged["bytes_fetched"], hub.bytes_of("a/one") - before), (&json!(0), 0), "{staged}");
+
+    spoil(&weights(larder.cache(), "a/one"));
+    larder.run(&["verify", "a/one"]).expect_code(1);
+    assert_eq!(listed(&larder), [""; 0], "half a model is none");
+    assert!(!larder.cache().join("models--a--one/refs/main").exists());
+}
+
+#[test]
+fn the_whole_cache_is_read_again_in_its_time() {
+    let (_hub, larder) = house(&["a/one"]);
+    let larder = larder.env("LARDER__CACHE__SCRUB_EVERY", "60s");
+    larder.run(&["verify"]).expect_code(0);
+    let daemon = larder.serve();
+    let jobs = daemon.get("/v1/jobs?kind=verify").expect(200);
+    assert_eq!(jobs["jobs"].as_array().map(Vec::len), Some(1), "it was read a moment ago: {jobs}");
+}
+
+#[test]
+fn doctor_says_what_it_sees_and_what_to_do() {
+    let larder = larder!(&Hub::start());
+    put(larder.cache(), "a/b", &"1".repeat(40), &[("w.safetensors", &[1; 8_192])]);
+    let report = larder.run(&["doctor", "--json"]).expect_code(0).json();
+    let of = |what: &str| {
+        let found = report.as_array().expect("a list").iter().find(|one| one["what"] == what);
+        found.unwrap_or_else(|| panic!("nothing of {what}: {report}")).clone()
+    };
+    assert_eq!(of("larder")["state"], "warning");
+    assert!(text(&of("larder")["hint"]).contains("larder serve"), "{report}");
+    assert!(text(&of("cache")["found"]).contains("1 models in 1 revisions"), "{report}");
+    assert!(text(&of("in use")["found"]).contains("1 of 1 models"), "{report}");
+    let repaired = larder.run(&["doctor", "--reconcile"]).expect_code(0);
+    assert!(repaired.stdout.contains("agree with the cache"), "{}", repaired.stdout);
+    let _daemon = larder.serve();
+    assert!(larder.run(&["doctor"]).expect_code(0).stdout.contains("runs for"));
+}
