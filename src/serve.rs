@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use larder_jobs::Kind;
+use larder_jobs::{Kind, Reason};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -28,6 +28,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const FIRST_SAMPLE: Duration = Duration::from_secs(1);
 /// How long the services may take to end when the jobs have gone back; a Redis that is silent takes longer.
 const SERVICES_END: Duration = Duration::from_secs(3);
+/// How often it is looked whether the store has failed.
+const FAILED_LOOK: Duration = Duration::from_secs(1);
+/// The pause before a store that has failed is opened again.
+const REOPEN: Duration = Duration::from_secs(2);
 /// What a foreground command leaves free at most, since somebody watches the disk.
 const FOREGROUND_KEEP_FREE: u64 = 1 << 30;
 
@@ -225,35 +229,90 @@ async fn upkeep(handle: metrics_exporter_prometheus::PrometheusHandle, stop: Can
 /// `larder serve`: until SIGTERM or Ctrl-C, or for good if the state folder is another's. `sources` are those of
 /// `settings`, to be read again on SIGHUP.
 ///
+/// A store whose disk was full fails for good and loses nothing: then everything is opened again.
+///
 /// # Errors
-/// As [`House::open`] and [`House::listen`]; `internal` if signals cannot be caught.
+/// As [`House::open`] and [`House::listen`] at the first start; `internal` if signals cannot be caught.
 pub async fn serve(settings: Settings, sources: Sources) -> Result<()> {
     // First of all, since the signal ends a process that does not catch it.
-    let hangup = signal(SignalKind::hangup())
+    let mut hangup = signal(SignalKind::hangup())
         .map_err(|error| Error::internal(format!("cannot catch signals: {error}")))?;
-    let house = House::open(settings, Scope::All).await?;
-    let listeners = house.listen().await?;
-    tracing::info!(
-        version = env!("CARGO_PKG_VERSION"),
-        host = %house.api.host,
-        cache = %house.settings.cache_root.display(),
-        socket = %house.settings.socket().display(),
-        address = listeners.address().map(tracing::field::display),
-        hub = %house.settings.config.hub.endpoint,
-        queue = house.settings.fleet.as_ref().map_or("this machine's own", |(address, _)| address.place()),
-        "larder serves"
-    );
-    let drain = CancellationToken::new();
-    tokio::spawn(on_signal(drain.clone()));
-    let reloads = tokio::spawn(reload(hangup, sources, house.hub.limits().clone()));
-    house.run(listeners, drain).await;
-    reloads.abort();
+    let mut house = House::open(settings.clone(), Scope::All).await?;
+    let mut listeners = house.listen().await?;
+    let stop = CancellationToken::new();
+    tokio::spawn(on_signal(stop.clone()));
+    loop {
+        tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
+            host = %house.api.host,
+            cache = %house.settings.cache_root.display(),
+            socket = %house.settings.socket().display(),
+            address = listeners.address().map(tracing::field::display),
+            hub = %house.settings.config.hub.endpoint,
+            queue = house.settings.fleet.as_ref().map_or("this machine's own", |(address, _)| address.place()),
+            "larder serves"
+        );
+        let drain = stop.child_token();
+        tokio::select! {
+            () = house.run(listeners, drain.clone()) => {}
+            () = reload(&mut hangup, &sources, house.hub.limits()) => {}
+            () = drain_when_failed(&house, &drain) => {}
+        }
+        if stop.is_cancelled() {
+            break;
+        }
+        drop(house);
+        let Some(again) = open_again(&settings, &stop).await? else { break };
+        (house, listeners) = again;
+    }
     tracing::info!("larder has stopped; interrupted jobs go on at the next start");
     Ok(())
 }
 
+/// Never returns: what runs beside it does when everything has gone back.
+async fn drain_when_failed(house: &House, drain: &CancellationToken) {
+    while !house.keeper.ledger().has_failed() {
+        tokio::time::sleep(FAILED_LOOK).await;
+    }
+    tracing::warn!(
+        "the store has failed, as it does when its disk is full; jobs go back, and it is opened again"
+    );
+    drain.cancel();
+    std::future::pending().await
+}
+
+/// Tries until the disk lets it; `None` if `stop` fired first.
+///
+/// # Errors
+/// What opening says for another reason than the disk's.
+async fn open_again(settings: &Settings, stop: &CancellationToken) -> Result<Option<(House, Listeners)>> {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return Ok(None),
+            () = tokio::time::sleep(REOPEN) => {}
+        }
+        let opened = async {
+            let house = House::open(settings.clone(), Scope::All).await?;
+            let listeners = house.listen().await?;
+            Ok::<_, Error>((house, listeners))
+        };
+        match opened.await {
+            Ok(opened) => return Ok(Some(opened)),
+            Err(error) if is_of_the_disk(error.reason()) => {
+                tracing::warn!(%error, hint = error.hint(), "the store cannot be opened again yet");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn is_of_the_disk(reason: Reason) -> bool {
+    // A step of the old house that still writes holds its folder for a moment.
+    matches!(reason, Reason::IoError | Reason::InsufficientDisk | Reason::QueueUnavailable)
+}
+
 /// On each SIGHUP reads the configuration again and applies `hub.bandwidth`, the one key that may change while running.
-async fn reload(mut hangup: Signal, sources: Sources, limits: Limits) {
+async fn reload(hangup: &mut Signal, sources: &Sources, limits: &Limits) {
     while hangup.recv().await.is_some() {
         let sources = sources.clone();
         let read = tokio::task::spawn_blocking(move || Config::load(&sources, &Environment::process())).await;
@@ -273,6 +332,8 @@ async fn reload(mut hangup: Signal, sources: Sources, limits: Limits) {
             ),
         }
     }
+    // No more signals come; what runs beside it goes on.
+    std::future::pending().await
 }
 
 /// Drains on the first SIGTERM or SIGINT; the second ends the process at once, which loses nothing either.

@@ -29,5 +29,5 @@ fi
 set -m
 target/cargo/release/cache-bench --larder "$LARDER" --venv target/venv "$@" &
 runner=$!
-trap 'kill -TERM -- "-$runner"; wait "$runner"; exit 130' INT TERM HUP
+trap 'kill -TERM -- "-$runner"; wait "$runner" || true; exit 130' INT TERM HUP
 wait "$runner"

@@ -1,4 +1,4 @@
-//! Pins and leases: who wants a model kept, and for how long.
+//! Pins and leases: who wants a model kept, and for how long; and what was evicted by mistake.
 
 use axum::Json;
 use axum::body::Bytes;
@@ -105,4 +105,14 @@ pub(super) async fn release(
     let model = model(&owner, &name, revision.as_deref())?;
     let models = api.keeper.release(&model, holder.as_deref()).await?;
     Ok(Json(ModelList { models }))
+}
+
+pub(super) async fn restore(
+    Shared(api): Shared<Api>,
+    Path((owner, name)): Path<(String, String)>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<ModelList>, Failure> {
+    let [revision] = parameters(query.as_deref(), ["revision"])?;
+    let model = model(&owner, &name, revision.as_deref())?;
+    Ok(Json(ModelList { models: api.keeper.restore(&model).await? }))
 }

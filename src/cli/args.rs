@@ -77,6 +77,12 @@ pub(super) enum Verb {
     },
     /// Remove models from the cache, by name or as many as it takes
     Evict(Evict),
+    /// Bring back what was evicted by name, if cache.trash keeps it
+    Restore {
+        /// The model; without a revision all of its revisions
+        #[arg(value_name = "MODEL")]
+        model: ModelRef,
+    },
     /// Say what keeps a model in the cache, or why it would go
     Why {
         /// The model, owner/name or owner/name@revision

@@ -131,6 +131,8 @@ impl Client {
         }
         let http = reqwest::Client::builder()
             .unix_socket(socket)
+            // Nothing is encrypted there, and reading the system's certificates takes milliseconds.
+            .tls_certs_only([])
             .timeout(TIMEOUT)
             .build()
             .map_err(|error| no_client(&error))?;
@@ -234,6 +236,11 @@ impl Client {
     pub(super) async fn set_pin(&self, model: &ModelRef, pinned: bool) -> Result<Vec<ModelView>> {
         let method = if pinned { Method::PUT } else { Method::DELETE };
         let models: Models = self.call(method, &place(model, "/pin", &[]), None).await?;
+        Ok(models.models)
+    }
+
+    pub(super) async fn restore(&self, model: &ModelRef) -> Result<Vec<ModelView>> {
+        let models: Models = self.call(Method::POST, &place(model, "/restore", &[]), None).await?;
         Ok(models.models)
     }
 

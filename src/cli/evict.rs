@@ -32,6 +32,9 @@ pub(super) async fn run(
         let ended = finish(settings.clone(), &job, How::default(), output, &bars, report).await?;
         code = code.max(ended);
     }
+    if let Some(trash) = settings.config.cache.trash.filter(|_| code == OK && !evict.models.is_empty()) {
+        note(&format!("larder restore brings back what was named within {trash}"));
+    }
     Ok(code)
 }
 

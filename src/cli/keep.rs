@@ -1,4 +1,4 @@
-//! `larder pin`, `unpin`, `lease` and `release`: who wants a model kept, and for how long.
+//! `larder pin`, `unpin`, `lease`, `release` and `restore`: who wants a model kept, and for how long.
 
 use larder_jobs::{ModelRef, Span};
 
@@ -15,6 +15,11 @@ pub(super) async fn pin(settings: Settings, model: ModelRef, pinned: bool, outpu
     let what =
         if pinned { "is pinned: nothing evicts it until it is unpinned" } else { "is not pinned any more" };
     tell(&models, what, output)
+}
+
+pub(super) async fn restore(settings: Settings, model: ModelRef, output: &Output) -> Result<u8> {
+    let client = Client::larder_or_here(settings).await?;
+    tell(&client.restore(&model).await?, "is back", output)
 }
 
 pub(super) async fn lease(

@@ -128,6 +128,7 @@ fn run(args: Args, output: &Output) -> Result<u8> {
             Verb::Ls { model } => ls::run(settings, model, output).await,
             Verb::Evict(evict) => evict::run(settings, evict, output, bars).await,
             Verb::Why { model } => why::run(settings, model, output).await,
+            Verb::Restore { model } => keep::restore(settings, model, output).await,
             Verb::Pin { model } => keep::pin(settings, model, true, output).await,
             Verb::Unpin { model } => keep::pin(settings, model, false, output).await,
             Verb::Lease { model, ttl, holder } => keep::lease(settings, model, ttl, holder, output).await,

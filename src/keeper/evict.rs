@@ -2,9 +2,13 @@
 //! then delete one revision after the other. Whatever turns out to be protected meanwhile is planned around.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use larder_jobs::{Evict as Wanted, EvictedModel, ModelRef, Reason, Size};
+use rustix::fs::Access;
+use rustix::io::Errno;
 
 use super::Keeper;
 use crate::error::{Error, Result};
@@ -31,6 +35,19 @@ pub struct Outcome {
 /// What the kernel said about the revisions that were asked about.
 type Answers = BTreeMap<Name, Keep>;
 
+/// How much is asked of the kernel before a plan counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asking {
+    /// Everything that would go: it is about to.
+    All,
+    /// As much as can be until then, in the order of going; for the rest the keeper's last look holds. An eviction
+    /// asks again, so that a plan that is only looked at need not take its time.
+    Until(Instant),
+}
+
+/// How long a plan that is only looked at may ask.
+const ASK: Duration = Duration::from_millis(25);
+
 impl Keeper {
     /// The goal that a job or a command means.
     ///
@@ -49,12 +66,13 @@ impl Keeper {
         })
     }
 
-    /// What would happen for `goal`. Asks the kernel, changes nothing. Blocks.
+    /// What would happen for `goal`. Asks the kernel for some milliseconds, changes nothing. Blocks.
     ///
     /// # Errors
     /// `io_error` if the disk does not answer.
     pub fn plan(&self, goal: &Goal, now: Timestamp) -> Result<EvictionPlan> {
-        self.settle(goal, now, &mut Answers::new(), &Mounts::now())
+        let asking = Asking::Until(Instant::now() + ASK);
+        self.settle(goal, now, &mut Answers::new(), &Mounts::now(), asking)
     }
 
     /// What eviction could do for a download, as the last look at everything says. Blocks for the disk's answer.
@@ -87,12 +105,23 @@ impl Keeper {
     /// is told by the outcome.
     pub fn evict(&self, goal: &Goal, stop: &dyn Fn() -> bool) -> Result<Outcome> {
         let (mut outcome, mut answers) = (Outcome::default(), Answers::new());
-        let mut goal = goal.clone();
+        self.writable()?;
+        let (mut goal, mut is_emptied) = (goal.clone(), false);
         loop {
             let (now, mounts) = (Timestamp::now(), Mounts::now());
-            let plan = self.settle(&goal, now, &mut answers, &mounts)?;
+            let plan = self.settle(&goal, now, &mut answers, &mounts, Asking::All)?;
             if let Goal::Named(names) = &goal {
                 refuse_protected(&plan, names, &outcome)?;
+            }
+            if !is_emptied && plan.freed_bytes + plan.short_bytes > 0 && !matches!(goal, Goal::Named(_)) {
+                // What was to go anyway goes first.
+                is_emptied = true;
+                let bytes = self.empty_trash(plan.freed_bytes.saturating_add(plan.short_bytes), now)?;
+                if bytes > 0 {
+                    outcome.freed += bytes;
+                    goal = less(goal, bytes);
+                    continue;
+                }
             }
             let mut is_changed = false;
             for chosen in &plan.evict {
@@ -121,6 +150,19 @@ impl Keeper {
         }
     }
 
+    /// Trying again does not help where nothing may be written.
+    fn writable(&self) -> Result<()> {
+        let root = self.inner.cache.root();
+        match rustix::fs::access(root, Access::WRITE_OK) {
+            Err(errno @ (Errno::ROFS | Errno::ACCESS | Errno::PERM)) => Err(Error::new(
+                Reason::Protected,
+                format!("nothing can be deleted in {}: {}", root.display(), io::Error::from(errno)),
+                "mount it writable, or run larder as the owner of that folder",
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// Plans, asks about what was chosen, and plans again, until everything that is chosen was asked about.
     fn settle(
         &self,
@@ -128,6 +170,7 @@ impl Keeper {
         now: Timestamp,
         answers: &mut Answers,
         mounts: &Mounts,
+        asking: Asking,
     ) -> Result<EvictionPlan> {
         let mut stock = self.stock(now)?;
         let mut asked: BTreeSet<Name> = answers.keys().cloned().collect();
@@ -138,7 +181,7 @@ impl Keeper {
             // What was seen in use a while ago may be free by now.
             let seen = plan.keep.iter().filter(|kept| kept.reason == Keep::InUse && plan.short_bytes > 0);
             let seen = seen.chain(plan.keep.iter().filter(|kept| is_named_in_use(kept, goal)));
-            let open: BTreeSet<Name> = chosen
+            let open: Vec<Name> = chosen
                 .chain(seen.map(|kept| &kept.name))
                 .filter(|name| !asked.contains(*name))
                 .cloned()
@@ -147,6 +190,10 @@ impl Keeper {
                 return Ok(plan);
             }
             for name in open {
+                if matches!(asking, Asking::Until(end) if Instant::now() >= end) {
+                    apply(&mut stock, answers, &asked);
+                    return Ok(plan_eviction(&stock, &self.inner.policy, goal, now));
+                }
                 if let Some(keep) = self.ask(&name, mounts)? {
                     answers.insert(name.clone(), keep);
                 }
@@ -174,13 +221,14 @@ impl Keeper {
         let (repo, commit) = &chosen.name;
         let Some(_right) = self.inner.repos.evict(repo) else { return Ok(Err(Keep::Fetching)) };
         let now = Timestamp::now();
-        let stock = self.inner.ledger.shelf().stock(&BTreeSet::new(), now);
-        let known = stock.revisions.into_iter().find(|one| one.name == chosen.name);
-        match known {
-            Some(one) if one.pinned => return Ok(Err(Keep::Pinned)),
-            Some(one) if one.leased_until.is_some() => return Ok(Err(Keep::Leased)),
-            _ => {}
+        let (shelf, key) = (self.inner.ledger.shelf(), Key::new(repo, commit));
+        if shelf.get(&key).is_some_and(|entry| entry.pinned) {
+            return Ok(Err(Keep::Pinned));
         }
+        if shelf.leased_until(&key, now).is_some() {
+            return Ok(Err(Keep::Leased));
+        }
+        let is_kept = is_named && self.keep_a_while(repo, commit, now)?;
         let freed = match self.inner.cache.repo(repo).evict(commit, is_named, mounts) {
             Ok(Evicted::Gone(freed)) => freed,
             Err(error) if error.reason() == Reason::NotFound => {
@@ -188,13 +236,17 @@ impl Keeper {
                 return Ok(Err(Keep::NotNeeded));
             }
             Err(error) => return Err(error),
+            Ok(Evicted::Kept(obstacle)) if is_kept => {
+                self.inner.cache.repo(repo).empty_trash(commit)?;
+                return Ok(Err(reason_of(&obstacle)));
+            }
             Ok(Evicted::Kept(obstacle)) => {
                 tracing::info!(model = %Key::new(repo, commit), ?obstacle, "not evicted");
                 return Ok(Err(reason_of(&obstacle)));
             }
         };
         let reason = chosen.reason.word();
-        tracing::info!(model = %Key::new(repo, commit), reason, bytes = freed.bytes, "evicted");
+        tracing::info!(model = %Key::new(repo, commit), reason, bytes = freed.bytes, trash = is_kept, "evicted");
         for path in &freed.behind {
             tracing::warn!(path = %path.display(), "taken in the last moment; it is removed once nobody has it");
         }
@@ -262,13 +314,21 @@ fn reason_of(obstacle: &Obstacle) -> Keep {
 fn rest(goal: Goal, last: Option<&EvictedModel>, chosen: &Chosen) -> Goal {
     let gone = last.filter(|last| (&last.repo, &last.commit) == (&chosen.name.0, &chosen.name.1));
     match (goal, gone) {
-        (Goal::Free(bytes), Some(gone)) => Goal::Free(bytes.saturating_sub(gone.bytes)),
-        (Goal::Room(bytes), Some(gone)) => Goal::Room(bytes.saturating_sub(gone.bytes)),
         (Goal::Named(mut names), Some(_)) => {
             names.remove(&chosen.name);
             Goal::Named(names)
         }
-        (goal, _) => goal,
+        (goal, Some(gone)) => less(goal, gone.bytes),
+        (goal, None) => goal,
+    }
+}
+
+/// What is left of a goal when so many bytes became free.
+fn less(goal: Goal, freed: u64) -> Goal {
+    match goal {
+        Goal::Free(bytes) => Goal::Free(bytes.saturating_sub(freed)),
+        Goal::Room(bytes) => Goal::Room(bytes.saturating_sub(freed)),
+        goal => goal,
     }
 }
 

@@ -8,6 +8,7 @@ mod evict;
 mod repos;
 mod rounds;
 mod tidy;
+mod trash;
 mod verify;
 mod view;
 
@@ -40,6 +41,7 @@ struct Habits {
     leftover_age: Duration,
     scrub_every: Option<Duration>,
     verify_bandwidth: Bandwidth,
+    trash: Option<Duration>,
 }
 
 /// The keeper of one cache; clones are the same.
@@ -72,6 +74,7 @@ impl Keeper {
             leftover_age: config.partial_max_age.get(),
             scrub_every: config.scrub_every.map(Span::get),
             verify_bandwidth: config.verify_bandwidth,
+            trash: config.trash.map(Span::get),
         };
         let (policy, repos) = (config.policy(), Repos::default());
         Self { inner: Arc::new(Inner { cache, ledger, policy, reservations, repos, habits }) }
@@ -125,7 +128,10 @@ impl Keeper {
         Error::new(
             Reason::NotFound,
             format!("{model} is not in the cache of this host{}", gone.unwrap_or_default()),
-            format!("stage it: larder stage {model}"),
+            match self.is_in_trash(model) {
+                true => format!("bring it back from the trash: larder restore {model}"),
+                false => format!("stage it: larder stage {model}"),
+            },
         )
     }
 

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use jiff::Timestamp;
 use larder_jobs::RepoId;
 
 use super::Keeper;
@@ -27,8 +28,8 @@ impl Keeper {
     /// # Errors
     /// `io_error` if the cache cannot be listed; what cannot be removed is logged and stays.
     pub fn tidy(&self) -> Result<Tidied> {
+        let mut tidied = Tidied { bytes: self.empty_trash(0, Timestamp::now())?, ..Tidied::default() };
         let inventory = layout::scan(self.inner.cache.root())?;
-        let mut tidied = Tidied::default();
         for found in &inventory.repos {
             if let Err(error) = self.tidy_repo(found, &mut tidied) {
                 tracing::warn!(%error, repo = %found.repo, "leftovers stay behind");
@@ -49,6 +50,8 @@ impl Keeper {
         let repo: &RepoId = &found.repo;
         let Some(_right) = self.inner.repos.evict(repo) else { return Ok(()) };
         let dir = self.inner.cache.repo(repo);
+        // What an error of the disk left behind; nobody else is at it.
+        tidied.bytes += dir.recover(found)?;
         let age = self.inner.habits.leftover_age;
         for litter in layout::litter(found, age, SystemTime::now()) {
             if let Some(bytes) = dir.remove_litter(&litter)? {

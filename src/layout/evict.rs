@@ -16,11 +16,12 @@ use rustix::fs::{FlockOperation, OFlags, flock};
 use serde::{Deserialize, Serialize};
 
 use super::atomic::{unique, write_atomic};
+use super::scan::{repo_of, unlisted};
 use super::shared;
 use super::unused::{Hidden, Probe, Unused, probe};
 use super::{Cache, Mounts, RepoDir, RepoEntry, holders, real_folder, scan_repo, sync_folder};
 use crate::error::{Error, Result};
-use larder_jobs::{CommitId, Reason};
+use larder_jobs::{CommitId, Reason, RepoId};
 
 /// Files of one revision that are held at once, from the question who uses them to their removal; of further ones the
 /// question is asked twice.
@@ -73,8 +74,44 @@ struct Intent {
 struct Own {
     refs: Vec<String>,
     blobs: Vec<String>,
-    /// Where the bytes are: its blobs, and plain files of the snapshot.
-    files: Vec<PathBuf>,
+    /// Where the bytes are.
+    files: Vec<OwnFile>,
+}
+
+/// A blob, or a plain file of the snapshot.
+struct OwnFile {
+    path: PathBuf,
+    /// It is a link into the store that repos share.
+    shared: bool,
+}
+
+impl Cache {
+    /// The repos in which evictions were begun and not ended.
+    ///
+    /// # Errors
+    /// `io_error` if the cache cannot be listed.
+    pub fn with_unfinished_evictions(&self) -> Result<Vec<RepoId>> {
+        self.with_something_in(".larder/evicting")
+    }
+
+    /// The repos that have something in their trash.
+    ///
+    /// # Errors
+    /// `io_error` if the cache cannot be listed.
+    pub fn with_trash(&self) -> Result<Vec<RepoId>> {
+        self.with_something_in(".larder/trash")
+    }
+
+    fn with_something_in(&self, folder: &str) -> Result<Vec<RepoId>> {
+        let entries = match fs::read_dir(&self.root) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(unlisted(&self.root, &error)),
+        };
+        let folders = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        let repos = folders.filter(|entry| !is_empty(&entry.path().join(folder)));
+        Ok(repos.filter_map(|entry| repo_of(entry.file_name().to_str()?)).collect())
+    }
 }
 
 impl RepoDir {
@@ -102,8 +139,8 @@ impl RepoDir {
             Held::Not(Obstacle::Unknown(..)) if is_named => (Vec::new(), Vec::new()),
             Held::Not(obstacle) => return Ok(Evicted::Kept(obstacle)),
         };
-        let plain = own.files.iter().filter(|path| path.starts_with(self.snapshot(commit)));
-        let mut freed = Freed { bytes: plain.map(|path| bytes_of(path)).sum(), behind: Vec::new() };
+        let plain = own.files.iter().filter(|file| file.path.starts_with(self.snapshot(commit)));
+        let mut freed = Freed { bytes: plain.map(|file| bytes_of(&file.path)).sum(), behind: Vec::new() };
         self.announce(commit, &own)?;
         self.withdraw(commit, &own.refs)?;
         for name in &own.blobs {
@@ -181,11 +218,14 @@ impl RepoDir {
             match file.blob.as_deref() {
                 Some(name) if others.contains(name) || !repo.blobs.contains_key(name) => {}
                 Some(name) if blobs.insert(name.to_owned()) => {
-                    files.push(self.dir.join("blobs").join(name));
+                    let shared = repo.blobs.get(name).is_some_and(|blob| blob.shared);
+                    files.push(OwnFile { path: self.dir.join("blobs").join(name), shared });
                 }
                 // Two files with the same bytes.
                 Some(_) => {}
-                None if file.bytes.is_some() => files.push(self.snapshot(commit).join(&file.path)),
+                None if file.bytes.is_some() => {
+                    files.push(OwnFile { path: self.snapshot(commit).join(&file.path), shared: false });
+                }
                 None => {}
             }
         }
@@ -195,7 +235,9 @@ impl RepoDir {
     /// Asks who uses any of it, and holds it where the answer is nobody.
     fn hold(&self, own: &Own, mounts: &Mounts) -> Result<Held> {
         let mut locks = Vec::new();
-        for name in &own.blobs {
+        // Where nobody ever took a lock there is none to look for.
+        let locked = if self.locks.is_dir() { own.blobs.as_slice() } else { &[] };
+        for name in locked {
             match self.lock_of(name)? {
                 Some(lock) => locks.extend(lock),
                 None => return Ok(Held::Not(Obstacle::Fetching(self.dir.join("blobs").join(name)))),
@@ -205,8 +247,8 @@ impl RepoDir {
             return Ok(Held::Not(Obstacle::InUse(self.dir.clone())));
         }
         let (mut leases, mut hidden) = (Vec::new(), Vec::new());
-        for path in &own.files {
-            let payload = shared::payload(path);
+        for OwnFile { path, shared } in &own.files {
+            let payload = if *shared { shared::payload(path) } else { None };
             match probe(payload.as_deref().unwrap_or(path))? {
                 // A payload that repos share is removed by its own rule.
                 Probe::Unused(lease) if payload.is_none() && leases.len() < MAX_HELD => leases.push(lease),
@@ -348,7 +390,7 @@ impl RepoDir {
     pub fn remove_if_empty(&self) -> Result<()> {
         let ours = self.ours();
         let in_use = ["snapshots", "blobs"].map(|name| self.dir.join(name));
-        let work = ["partial", "evicting", "tmp", "pins"].map(|name| ours.join(name));
+        let work = ["partial", "evicting", "tmp", "pins", "trash"].map(|name| ours.join(name));
         if in_use.iter().chain(&work).any(|folder| !is_empty(folder)) || self.has_foreign()? {
             return Ok(());
         }

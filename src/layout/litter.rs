@@ -184,4 +184,40 @@ mod tests {
         );
         drop(open);
     }
+
+    #[test]
+    fn notes_and_locks_go_with_what_they_are_about() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let cache = Cache::new(dir.path());
+        let repo = cache.repo(&"a/b".parse().expect("name"));
+        repo.prepare().expect("prepared");
+        let (here, gone) = ("1".repeat(40), "2".repeat(40));
+        fs::create_dir(repo.path().join("snapshots").join(&here)).expect("folder");
+        let note = |commit: &str| repo.path().join(".no_exist").join(commit);
+        for commit in [&here, &gone] {
+            fs::create_dir_all(note(commit).join("sub")).expect("folder");
+        }
+        let lock = |repo: &str, name: &str| dir.path().join(".locks").join(repo).join(name);
+        fs::create_dir_all(dir.path().join(".locks/models--c--d")).expect("folder");
+        for (repo, name) in
+            [("models--a--b", "x.lock"), ("models--c--d", "y.lock"), ("models--c--d", "z.lock")]
+        {
+            fs::write(lock(repo, name), "").expect("written");
+        }
+        let held = File::open(lock("models--c--d", "z.lock")).expect("opens");
+
+        let day = Duration::from_secs(86_400);
+        repo.sweep_notes(day).expect("swept");
+        cache.sweep_locks(day).expect("swept");
+        assert!(note(&gone).exists() && lock("models--c--d", "y.lock").exists(), "they are young");
+        repo.sweep_notes(Duration::ZERO).expect("swept");
+        cache.sweep_locks(Duration::ZERO).expect("swept");
+        assert!(note(&here).exists() && !note(&gone).exists());
+        assert!(lock("models--a--b", "x.lock").exists(), "its repo is there");
+        assert!(!lock("models--c--d", "y.lock").exists());
+        assert!(lock("models--c--d", "z.lock").exists(), "somebody has it open");
+        drop(held);
+        cache.sweep_locks(Duration::ZERO).expect("swept");
+        assert!(!dir.path().join(".locks/models--c--d").exists());
+    }
 }

@@ -13,7 +13,7 @@
 //! ```
 //!
 //! Ours is one folder inside the repo's folder, where `scan_cache_dir` does not look: `receipts/`, `pins/`, `partial/`,
-//! `evicting/` and `tmp/`. A folder of ours in the root would make it warn, and so would a repo folder without
+//! `evicting/`, `trash/` and `tmp/`. A folder of ours in the root would make it warn, and so would a repo folder without
 //! `snapshots/`, hence [`RepoDir::prepare`]. No async here, no network.
 
 mod atomic;
@@ -27,6 +27,7 @@ mod publish;
 mod receipt;
 mod scan;
 mod shared;
+mod trash;
 mod unused;
 mod verify;
 
@@ -46,6 +47,7 @@ pub use scan::{
     BlobEntry, Foreign, Inventory, PartialEntry, RepoEntry, RevisionEntry, SnapshotFile, Stake, scan,
     scan_repo,
 };
+pub use trash::Trashed;
 pub use unused::{Hidden, Probe, Unused, probe};
 pub use verify::{Hasher, digest_of};
 

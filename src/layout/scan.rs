@@ -10,13 +10,16 @@ mod repo;
 use std::collections::BTreeMap;
 use std::fs::{self, DirEntry};
 use std::io;
+use std::num::NonZero;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
 use std::time::SystemTime;
 
 use super::{Cache, Receipt, RepoDir, Unreadable};
 use crate::error::{Error, Result};
-use larder_jobs::{CommitId, RepoId};
+use larder_jobs::{CommitId, Reason, RepoId};
 
 /// Files that Finder and Explorer leave in every folder.
 const DESKTOP: &[&str] = &[".DS_Store", "Thumbs.db", "desktop.ini"];
@@ -24,6 +27,10 @@ const DESKTOP: &[&str] = &[".DS_Store", "Thumbs.db", "desktop.ini"];
 const OTHER_TYPES: &[&str] = &["datasets--", "spaces--", "kernels--"];
 /// What else the hub's clients put into the root.
 const ROOT_FILES: &[&str] = &["CACHEDIR.TAG", "blobs", "version.txt", "version_diffusers_cache.txt"];
+
+/// Most threads that take stock, and the number of models for which one is enough.
+const MAX_THREADS: usize = 8;
+const FEW: usize = 16;
 
 /// What lies in a cache.
 #[derive(Debug, Clone, Default)]
@@ -204,28 +211,42 @@ pub struct PartialEntry {
 /// Takes stock of the cache below `root`. A folder that is not there is an empty cache.
 ///
 /// # Errors
-/// `io_error` if the root itself cannot be listed; everything else becomes a problem in the inventory.
+/// `invalid_request` if the root is no folder, `io_error` if it cannot be listed; everything else becomes a problem in the inventory.
 pub fn scan(root: &Path) -> Result<Inventory> {
     let mut inventory = Inventory::default();
     let entries = match fs::read_dir(root) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(inventory),
-        Err(error) => {
-            return Err(Error::io("list the cache", root, &error).or("set cache.root to another folder"));
-        }
+        Err(error) => return Err(unlisted(root, &error)),
     };
     let cache = Cache::new(root);
+    let mut repos = Vec::new();
     for entry in entries {
         match entry {
-            Ok(entry) => root_entry(&cache, &entry, &mut inventory),
-            Err(error) => inventory
-                .problems
-                .push(Error::io("list the cache", root, &error).or("set cache.root to another folder")),
+            Ok(entry) => repos.extend(root_entry(&entry, &mut inventory)),
+            Err(error) => inventory.problems.push(unlisted(root, &error)),
         }
+    }
+    for part in scan_all(&cache, &repos) {
+        inventory.repos.extend(part.repos);
+        inventory.foreign.extend(part.foreign);
+        inventory.problems.extend(part.problems);
     }
     inventory.repos.sort_by(|a, b| a.repo.cmp(&b.repo));
     inventory.foreign.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(inventory)
+}
+
+/// A root that cannot be listed.
+pub(super) fn unlisted(root: &Path, error: &io::Error) -> Error {
+    if error.kind() == io::ErrorKind::NotADirectory {
+        return Error::new(
+            Reason::InvalidRequest,
+            format!("the cache {} is not a folder", root.display()),
+            "set cache.root to a folder",
+        );
+    }
+    Error::io("list the cache", root, error).or("set cache.root to another folder")
 }
 
 /// Takes stock of one model; the inventory is empty if its folder is not there.
@@ -238,28 +259,51 @@ pub fn scan_repo(cache: &Cache, repo: &RepoId) -> Inventory {
     inventory
 }
 
-fn root_entry(cache: &Cache, entry: &DirEntry, inventory: &mut Inventory) {
+/// Takes stock of many models at once: the kernel's part of it, which is most, goes on several processors.
+fn scan_all(cache: &Cache, repos: &[RepoId]) -> Vec<Inventory> {
+    let threads = thread::available_parallelism().map_or(1, NonZero::get).min(MAX_THREADS);
+    let part = |repos: &[RepoId]| {
+        let mut inventory = Inventory::default();
+        repos.iter().for_each(|repo| repo::scan(cache, &cache.repo(repo), &mut inventory));
+        inventory
+    };
+    if repos.len() < FEW || threads == 1 {
+        return vec![part(repos)];
+    }
+    thread::scope(|scope| {
+        let parts = repos.chunks(repos.len().div_ceil(threads));
+        let running: Vec<_> = parts.map(|repos| scope.spawn(move || part(repos))).collect();
+        // Nothing in there panics; if it did, this would be where it goes on.
+        running.into_iter().map(|one| one.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
+    })
+}
+
+/// Files an entry of the root; the model if it is one's folder.
+fn root_entry(entry: &DirEntry, inventory: &mut Inventory) -> Option<RepoId> {
     let name = entry.file_name();
     let Some(name) = name.to_str() else {
-        return inventory.foreign.push(foreign(entry, "its name is not UTF-8"));
+        inventory.foreign.push(foreign(entry, "its name is not UTF-8"));
+        return None;
     };
     let folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
     if name.starts_with('.') || ROOT_FILES.contains(&name) || DESKTOP.contains(&name) {
-        return;
+        return None;
     }
     if folder && OTHER_TYPES.iter().any(|prefix| name.starts_with(prefix)) {
         inventory.other_types += 1;
-        return;
+        return None;
     }
-    match repo_of(name) {
-        Some(repo) if folder => repo::scan(cache, &cache.repo(&repo), inventory),
+    let repo = repo_of(name);
+    match repo {
+        Some(_) if folder => return repo,
         Some(_) => inventory.foreign.push(foreign(entry, "a model's folder that is a link or a file")),
         None => inventory.foreign.push(foreign(entry, "its name is not that of a model's folder")),
     }
+    None
 }
 
 /// `models--owner--name` to `owner/name`. A part of a name never holds `--`, so that this is the only reading.
-fn repo_of(folder: &str) -> Option<RepoId> {
+pub(super) fn repo_of(folder: &str) -> Option<RepoId> {
     let (owner, name) = folder.strip_prefix("models--")?.split_once("--")?;
     format!("{owner}/{name}").parse().ok()
 }

@@ -39,6 +39,9 @@ pub struct Config {
     /// What was not used for so long goes on its own.
     #[serde(deserialize_with = "optional")]
     pub expire_after: Option<Span>,
+    /// How long an eviction by name can be taken back.
+    #[serde(deserialize_with = "optional")]
+    pub trash: Option<Span>,
     /// Leftovers of transfers that nobody goes on with are removed at this age.
     pub partial_max_age: Span,
     /// How long automatic deletion stays off after the store was lost.

@@ -1,6 +1,7 @@
 //! One revision in the cache, as stored and as shown.
 
 use std::fmt;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use larder_jobs::{CommitId, ModelRef, RepoId, Revision};
@@ -8,12 +9,17 @@ use serde::{Deserialize, Serialize};
 
 /// `owner/name@commit`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Key(String);
+pub struct Key(Arc<str>);
 
 impl Key {
     /// The key of one revision.
     pub fn new(repo: &RepoId, commit: &CommitId) -> Self {
-        Self(format!("{repo}@{commit}"))
+        Self(format!("{repo}@{commit}").into())
+    }
+
+    /// What comes before the keys of a repo, and before nobody else's.
+    pub(super) fn before(repo: &RepoId) -> Self {
+        Self(format!("{repo}@").into())
     }
 
     pub(super) fn as_bytes(&self) -> &[u8] {

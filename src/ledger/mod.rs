@@ -19,7 +19,7 @@ use larder_jobs::{CommitId, RepoId, Span};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::layout::{self, Cache, Inventory};
+use crate::layout::{self, Cache};
 use crate::metrics;
 use crate::store::{Batch, Opened, Store, Table};
 
@@ -81,6 +81,7 @@ impl Ledger {
         let shelf = RwLock::new(Arc::new(Shelf::new(until)));
         let ledger = Self { store, cache, shelf, writing: Mutex::new(()) };
         ledger.put_shelf(ledger.shelf().with_leases(ledger.stored_leases()?));
+        ledger.recover_evictions()?;
         let drift = ledger.reconcile(now)?;
         ledger.store.durable_blocking()?;
         tracing::info!(
@@ -110,7 +111,7 @@ impl Ledger {
     /// `io_error` if the cache cannot be listed or the store fails.
     pub fn reconcile(&self, now: Timestamp) -> Result<Drift> {
         let writing = self.lock();
-        let inventory = self.recover(layout::scan(self.cache.root())?)?;
+        let inventory = layout::scan(self.cache.root())?;
         for problem in &inventory.problems {
             tracing::warn!(%problem, "a part of the cache cannot be read");
         }
@@ -129,22 +130,23 @@ impl Ledger {
         Ok(drift)
     }
 
-    /// Ends the evictions that a killed process began, and looks again at what they have changed.
-    fn recover(&self, inventory: Inventory) -> Result<Inventory> {
+    /// Ends the evictions that a killed process began; of this one none can be under way yet.
+    fn recover_evictions(&self) -> Result<()> {
         let mut freed = 0;
-        let mut is_changed = false;
-        for repo in inventory.repos.iter().filter(|repo| !repo.unfinished.is_empty()) {
-            is_changed = true;
-            match self.cache.repo(&repo.repo).recover(repo) {
+        for repo in self.cache.with_unfinished_evictions()? {
+            let ended = layout::scan_repo(&self.cache, &repo).repos.first().map_or(Ok(0), |found| {
+                tracing::info!(%repo, "an eviction that a killed process began is ended");
+                self.cache.repo(&repo).recover(found)
+            });
+            match ended {
                 Ok(bytes) => freed += bytes,
                 Err(problem) => tracing::warn!(%problem, "an eviction that was begun cannot be ended yet"),
             }
         }
-        if !is_changed {
-            return Ok(inventory);
+        if freed > 0 {
+            tracing::info!(freed, "evictions that a killed process had begun are ended");
         }
-        tracing::info!(freed, "evictions that a killed process had begun are ended");
-        layout::scan(self.cache.root())
+        Ok(())
     }
 
     /// Takes in what a job has just put into one repo, and that it was asked for at `now`. Blocks.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use larder_jobs::{CommitId, RepoId};
+use larder_jobs::RepoId;
 
 use super::lease::{Leases, leased_until};
 use super::{Entry, Key, LeaseView, ModelView, Origin};
@@ -32,8 +32,8 @@ pub struct Used {
 /// The models in the cache at one moment.
 #[derive(Debug, Clone, Default)]
 pub struct Shelf {
-    entries: BTreeMap<Key, Entry>,
-    repos: BTreeMap<RepoId, Totals>,
+    entries: BTreeMap<Key, Arc<Entry>>,
+    repos: BTreeMap<RepoId, Arc<Totals>>,
     pub(super) leases: Leases,
     /// Whether a process has a revision open, as far as that was looked at.
     in_use: Arc<BTreeMap<Key, bool>>,
@@ -48,13 +48,16 @@ struct Totals {
     /// Own blobs once each, shared ones too, no partials.
     bytes: u64,
     partial: u64,
+    /// Its revisions, whole or not.
+    keys: Vec<Key>,
     stakes: Vec<Stake>,
 }
 
 /// Bytes that exactly these revisions need.
 #[derive(Debug, Clone)]
 struct Stake {
-    users: Vec<CommitId>,
+    /// Numbers into [`Totals::keys`].
+    users: Vec<usize>,
     /// What they are long.
     bytes: u64,
     /// What becomes free when the last of the revisions goes.
@@ -63,15 +66,14 @@ struct Stake {
 
 impl Totals {
     fn of(repo: &RepoEntry) -> Self {
-        let stakes = repo.stakes().into_iter().map(|stake| Stake {
-            users: stake.revisions.iter().map(|n| repo.revisions[*n].commit.clone()).collect(),
-            bytes: stake.bytes,
-            frees: stake.frees,
-        });
+        let stakes = repo.stakes().into_iter();
+        let stakes =
+            stakes.map(|stake| Stake { users: stake.revisions, bytes: stake.bytes, frees: stake.frees });
         Self {
             path: repo.path.clone(),
             bytes: repo.bytes + repo.shared_bytes,
             partial: repo.partials.iter().map(|partial| partial.bytes).sum(),
+            keys: repo.revisions.iter().map(|one| Key::new(&repo.repo, &one.commit)).collect(),
             stakes: stakes.collect(),
         }
     }
@@ -95,12 +97,17 @@ impl Shelf {
 
     /// One revision.
     pub fn get(&self, key: &Key) -> Option<&Entry> {
-        self.entries.get(key)
+        self.entries.get(key).map(AsRef::as_ref)
+    }
+
+    /// Until when a revision is leased, if it is at `now`.
+    pub fn leased_until(&self, key: &Key, now: Timestamp) -> Option<Timestamp> {
+        leased_until(&self.leases, key, now)
     }
 
     /// Every revision, by name and commit.
     pub fn entries(&self) -> impl Iterator<Item = &Entry> {
-        self.entries.values()
+        self.entries.values().map(AsRef::as_ref)
     }
 
     /// Every revision, by name and commit, as it is at `now`.
@@ -121,11 +128,10 @@ impl Shelf {
     /// Bytes by what may happen to them at `now`.
     pub fn used(&self, now: Timestamp) -> Used {
         let mut used = Used { foreign: self.foreign_bytes, ..Used::default() };
-        for (repo, totals) in &self.repos {
+        for totals in self.repos.values() {
             let mut left = totals.bytes;
             for stake in &totals.stakes {
-                let keys: Vec<Key> = stake.users.iter().map(|commit| Key::new(repo, commit)).collect();
-                let any = |is: &dyn Fn(&Key) -> bool| keys.iter().any(is);
+                let any = |is: &dyn Fn(&Key) -> bool| stake.users.iter().any(|n| is(&totals.keys[*n]));
                 let class = if any(&|key| self.entries.get(key).is_some_and(|entry| entry.pinned)) {
                     &mut used.pinned
                 } else if any(&|key| self.in_use.get(key) == Some(&true)) {
@@ -151,32 +157,44 @@ impl Shelf {
             cache_bytes: self.bytes(),
             ..Stock::default()
         };
-        let mut needed: BTreeMap<Key, Vec<usize>> = BTreeMap::new();
         for (repo, totals) in &self.repos {
+            let is_fetched = fetching.contains(repo);
+            // Where a revision stands among the candidates, unless it is half of another client's.
+            let places: Vec<Option<usize>> = totals
+                .keys
+                .iter()
+                .map(|key| {
+                    let entry = self.entries.get(key)?;
+                    stock.revisions.push(self.candidate(key, entry, is_fetched, now));
+                    Some(stock.revisions.len() - 1)
+                })
+                .collect();
             for stake in &totals.stakes {
-                let keys: Vec<Key> = stake.users.iter().map(|commit| Key::new(repo, commit)).collect();
-                // Half a revision of another client needs its blobs too, and is nobody's to evict.
-                let is_whole = keys.iter().all(|key| self.entries.contains_key(key));
+                // Half a revision needs its blobs too, and is nobody's to evict.
+                let is_whole = stake.users.iter().all(|n| places[*n].is_some());
                 let number = stock.blobs.len();
                 stock.blobs.push(if is_whole { stake.frees } else { 0 });
-                keys.into_iter().for_each(|key| needed.entry(key).or_default().push(number));
+                for place in stake.users.iter().filter_map(|n| places[*n]) {
+                    stock.revisions[place].blobs.push(number);
+                }
             }
         }
-        for (key, entry) in &self.entries {
-            stock.revisions.push(Candidate {
-                name: (entry.repo.clone(), entry.commit.clone()),
-                blobs: needed.remove(key).unwrap_or_default(),
-                staged: entry.origin == Origin::Staged,
-                // For what others fetched nobody knows better.
-                last_used_at: entry.last_used_at.unwrap_or(entry.added_at),
-                heat: entry.heat,
-                pinned: entry.pinned,
-                leased_until: leased_until(&self.leases, key, now),
-                fetching: fetching.contains(&entry.repo),
-                used: if self.in_use.get(key) == Some(&true) { Use::Busy } else { Use::Free },
-            });
-        }
         stock
+    }
+
+    fn candidate(&self, key: &Key, entry: &Entry, is_fetched: bool, now: Timestamp) -> Candidate {
+        Candidate {
+            name: (entry.repo.clone(), entry.commit.clone()),
+            blobs: Vec::new(),
+            staged: entry.origin == Origin::Staged,
+            // For what others fetched nobody knows better.
+            last_used_at: entry.last_used_at.unwrap_or(entry.added_at),
+            heat: entry.heat,
+            pinned: entry.pinned,
+            leased_until: leased_until(&self.leases, key, now),
+            fetching: is_fetched,
+            used: if self.in_use.get(key) == Some(&true) { Use::Busy } else { Use::Free },
+        }
     }
 
     fn view(&self, key: &Key, entry: &Entry, now: Timestamp) -> ModelView {
@@ -205,19 +223,20 @@ impl Shelf {
     }
 
     pub(super) fn of_repo(&self, repo: &RepoId) -> BTreeMap<Key, Entry> {
-        let of_repo = self.entries.iter().filter(|(_, entry)| entry.repo == *repo);
-        of_repo.map(|(key, entry)| (key.clone(), entry.clone())).collect()
+        let from = self.entries.range(Key::before(repo)..);
+        let of_repo = from.take_while(|(_, entry)| entry.repo == *repo);
+        of_repo.map(|(key, entry)| (key.clone(), Entry::clone(entry))).collect()
     }
 
     pub(super) fn rebuilt(&self, inventory: &Inventory, entries: BTreeMap<Key, Entry>) -> Self {
-        let repos = inventory.repos.iter().map(|repo| (repo.repo.clone(), Totals::of(repo)));
+        let repos = inventory.repos.iter().map(|repo| (repo.repo.clone(), Totals::of(repo).into()));
         Self {
             repos: repos.collect(),
             foreign_bytes: inventory.foreign.iter().filter_map(|foreign| foreign.bytes).sum(),
             eviction_off_until: self.eviction_off_until,
             leases: self.leases.clone(),
             in_use: Arc::clone(&self.in_use),
-            entries,
+            entries: entries.into_iter().map(|(key, entry)| (key, entry.into())).collect(),
         }
     }
 
@@ -229,15 +248,17 @@ impl Shelf {
     ) -> Self {
         let mut shelf = self.clone();
         shelf.repos.remove(repo);
-        shelf.repos.extend(inventory.repos.iter().map(|found| (found.repo.clone(), Totals::of(found))));
-        shelf.entries.retain(|_, entry| entry.repo != *repo);
-        shelf.entries.extend(entries);
+        let found = inventory.repos.iter();
+        shelf.repos.extend(found.map(|found| (found.repo.clone(), Totals::of(found).into())));
+        let old: Vec<Key> = self.of_repo(repo).into_keys().collect();
+        old.iter().for_each(|key| drop(shelf.entries.remove(key)));
+        shelf.entries.extend(entries.into_iter().map(|(key, entry)| (key, entry.into())));
         shelf
     }
 
     pub(super) fn with_entry(&self, key: Key, entry: Entry) -> Self {
         let mut shelf = self.clone();
-        shelf.entries.insert(key, entry);
+        shelf.entries.insert(key, entry.into());
         shelf
     }
 

@@ -2,11 +2,13 @@
 
 mod download;
 mod evict;
+mod reason;
 mod select;
 
 pub use download::{DownloadPlan, Evictable, Facts, FileFact, KeepFree, PlannedFile, plan_download};
 pub use evict::{
-    Allowed, Candidate, Chosen, Evict, EvictionPlan, Goal, HALF_LIFE, Keep, Kept, Name, Order, Policy, Stock,
-    Use, Watermarks, heat, plan_eviction,
+    Allowed, Candidate, Chosen, EvictionPlan, Goal, HALF_LIFE, Kept, Name, Order, Policy, Stock, Use,
+    Watermarks, heat, plan_eviction,
 };
+pub use reason::{Evict, Keep};
 pub use select::{Selection, Skip, Weights, describe, select};

@@ -107,7 +107,7 @@ fn make_room(
     stop: &dyn Fn() -> bool,
 ) -> Result<()> {
     let outcome = keeper.evict(&Goal::Room(plan.disk_short), stop)?;
-    if !outcome.evicted.is_empty() || outcome.is_stopped {
+    if outcome.freed > 0 || !outcome.evicted.is_empty() || outcome.is_stopped {
         return Ok(());
     }
     Err(plan.no_room(keep_free, Some(&keeper.evictable(Timestamp::now())?)))

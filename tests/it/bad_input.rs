@@ -272,7 +272,7 @@ fn state_folders_that_cannot_be_used() {
         "--set",
         &format!("state.path={}", fresh.display()),
     ]);
-    assert_refused(at_file, 75, "io_error", &file.display().to_string(), "cache.root");
+    assert_refused(at_file, 2, "invalid_request", &file.display().to_string(), "cache.root");
 }
 
 #[test]

@@ -194,6 +194,28 @@ fn a_name_that_means_nothing_stops_all_of_it() {
 }
 
 #[test]
+fn a_cache_that_is_missing_a_file_or_read_only_is_told() {
+    let missing = larder!(&Hub::start());
+    fs::remove_dir(missing.cache()).expect("empty");
+    missing.run(&["evict", "a/b"]).expect_code(3);
+    missing.run(&["evict", "--free", "1GB"]).expect_code(4);
+
+    fs::write(missing.cache(), "").expect("a file");
+    let file = missing.run(&["evict", "a/b"]).expect_code(2);
+    assert!(file.stderr.contains("is not a folder") && file.stderr.contains("cache.root"), "{}", file.stderr);
+
+    let Some(disk) = support::fs::Tmpfs::mount(4 * MIB) else {
+        return println!("skipped: mounting takes root");
+    };
+    let larder = larder!(&Hub::start()).with_cache(&disk.path().join("hub"));
+    put(larder.cache(), "a/b", &"1".repeat(40), &[("w.safetensors", &[1; 8_192])]);
+    assert!(disk.read_only());
+    let refused = larder.run(&["evict", "a/b"]).expect_code(4);
+    assert!(refused.stderr.contains("Read-only file system"), "{}", refused.stderr);
+    assert_eq!(listed(&larder), ["a/b"]);
+}
+
+#[test]
 fn pins_and_leases_hold_also_against_a_name() {
     let (_hub, larder) = house(&["a/one", "a/two"]);
     larder.run(&["pin", "a/one"]).expect_code(0);

@@ -32,7 +32,7 @@ struct Flags {
     /// A virtual environment with huggingface_hub.
     #[arg(long)]
     venv: PathBuf,
-    /// Where the trees lie; what is there of an earlier run is used again [default: target/trees of this package].
+    /// Where the folder `cache-bench` with the trees lies, which later runs use again [default: this package's target].
     #[arg(long)]
     dir: Option<PathBuf>,
     /// How often everything is measured, after one round that does not count.
@@ -54,10 +54,12 @@ struct Flags {
 
 fn main() -> Result<()> {
     let flags = Flags::parse();
-    let dir = flags.dir.clone().unwrap_or_else(|| home().join("target/trees"));
+    // A name of its own, since what does not fit in there is removed.
+    let dir = flags.dir.clone().unwrap_or_else(|| home().join("target")).join("cache-bench");
     fs::create_dir_all(&dir).with_context(|| dir.display().to_string())?;
-    let scratch = Scratch::new(dir.canonicalize()?.join("scratch"))?;
-    let results = measure(&flags, &dir.canonicalize()?, &scratch.0)?;
+    let dir = dir.canonicalize()?;
+    let scratch = Scratch::new(dir.join("scratch"))?;
+    let results = measure(&flags, &dir, &scratch.0)?;
     drop(scratch);
     let text = table::render(&results)?;
     print!("{text}");

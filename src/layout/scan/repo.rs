@@ -35,19 +35,20 @@ struct Scan<'a> {
 pub(super) fn scan(cache: &Cache, dir: &RepoDir, out: &mut Inventory) {
     let blobs = BTreeMap::new();
     let mut scan = Scan { cache, dir, out, blobs, partials: Vec::new(), plain_bytes: 0 };
+    let mut has_ours = false;
     scan.each(dir.path(), |scan, entry| {
         let name = entry.file_name();
         let name = name.to_string_lossy();
+        has_ours |= name == ".larder";
         if !name.starts_with('.') && !REPO_FOLDERS.contains(&&*name) && !DESKTOP.contains(&&*name) {
             scan.out.foreign.push(foreign(&entry, "not part of a model's folder"));
         }
     });
     scan.blobs();
-    scan.partials();
     let mut refs = scan.refs();
-    let (mut receipts, damaged_receipts) = scan.receipts();
-    let pins: BTreeSet<CommitId> = scan.commits("pins");
-    let unfinished = scan.commits("evicting");
+    // Another client's repo has nothing of ours, which need not be looked for five times.
+    let ours = if has_ours { scan.ours() } else { Ours::default() };
+    let Ours { mut receipts, damaged_receipts, pins, unfinished } = ours;
     let mut revisions = scan.snapshots();
     for revision in &mut revisions {
         revision.refs = refs.remove(revision.commit.as_str()).unwrap_or_default();
@@ -92,7 +93,34 @@ fn keeps(revision: &RevisionEntry, receipt: &Receipt) -> bool {
     })
 }
 
+/// What is larder's own in a repo.
+#[derive(Default)]
+struct Ours {
+    receipts: BTreeMap<CommitId, Receipt>,
+    damaged_receipts: Vec<Unreadable>,
+    pins: BTreeSet<CommitId>,
+    unfinished: Vec<CommitId>,
+}
+
+/// The name of the blob to which the link of a snapshot's file leads, if it leads to one of `blobs`.
+fn blob_of(path: &str, place: &Path, target: &Path, blobs: &Path) -> Option<String> {
+    // As every client writes it, which need not be taken apart.
+    let up = "../".repeat(path.matches('/').count() + 2);
+    let usual = target.to_str()?.strip_prefix(up.as_str()).and_then(|rest| rest.strip_prefix("blobs/"));
+    if let Some(name) = usual.filter(|name| !name.contains('/') && *name != "." && *name != "..") {
+        return Some(name.to_owned());
+    }
+    let target = normalise(&place.parent().unwrap_or(place).join(target));
+    target.strip_prefix(blobs).ok()?.to_str().map(str::to_owned)
+}
+
 impl Scan<'_> {
+    fn ours(&mut self) -> Ours {
+        self.partials();
+        let (receipts, damaged_receipts) = self.receipts();
+        Ours { receipts, damaged_receipts, pins: self.commits("pins"), unfinished: self.commits("evicting") }
+    }
+
     /// Visits the entries of a folder that is not a link, one by one, since there may be very many; what cannot be
     /// listed becomes a problem.
     fn each(&mut self, folder: &Path, mut visit: impl FnMut(&mut Self, DirEntry)) {
@@ -137,19 +165,19 @@ impl Scan<'_> {
             } else if name.starts_with('.') || name.starts_with("tmp_") || kind.is_dir() {
                 scan.out.foreign.push(foreign(&entry, "not a blob"));
             } else {
-                scan.blob(&path, &name, kind);
+                scan.blob(&entry, &path, &name, kind);
             }
         });
     }
 
-    fn blob(&mut self, path: &Path, name: &str, kind: FileType) {
+    fn blob(&mut self, entry: &DirEntry, path: &Path, name: &str, kind: FileType) {
         let shared = kind.is_symlink();
         if shared && !self.in_shared_store(path) {
             let why = "a blob that is a link out of the cache";
             self.out.foreign.push(Foreign { path: path.to_owned(), bytes: None, why });
             return;
         }
-        let found = if shared { fs::metadata(path) } else { fs::symlink_metadata(path) };
+        let found = if shared { fs::metadata(path) } else { entry.metadata() };
         match found {
             Ok(found) if found.is_file() => {
                 let frees = if shared { 0 } else { frees(&found) };
@@ -265,12 +293,9 @@ impl Scan<'_> {
         self.walk(&base, |scan, path, place, kind| {
             let (mut blob, mut bytes) = (None, None);
             if kind.is_symlink() {
-                let target = fs::read_link(&place);
-                let target = target.map(|target| normalise(&place.parent().unwrap_or(&place).join(target)));
-                let target =
-                    target.ok().and_then(|target| Some(target.strip_prefix(&blobs).ok()?.to_owned()));
-                let name = target.as_deref().and_then(Path::to_str);
-                let found = name.and_then(|name| scan.blobs.get_key_value(name));
+                let name =
+                    fs::read_link(&place).ok().and_then(|target| blob_of(&path, &place, &target, &blobs));
+                let found = name.as_deref().and_then(|name| scan.blobs.get_key_value(name));
                 // The name that is known is shared.
                 blob = found.map(|(name, _)| Arc::clone(name)).or_else(|| name.map(Arc::from));
                 bytes = found.map(|(_, found)| found.bytes);

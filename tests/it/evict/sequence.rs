@@ -175,8 +175,7 @@ fn a_random_life_is_the_one_that_a_small_model_predicts() {
         hub.add(model(&format!("a/m{n}"), 580 + n as u64, BYTES));
     }
     // The keeper's own look at open files counts as use, at its own times.
-    let larder =
-        larder!(&hub).env("LARDER__CACHE__MIN_AGE", "0s").env("LARDER__CACHE__CHECK_EVERY", "1h");
+    let larder = larder!(&hub).env("LARDER__CACHE__MIN_AGE", "0s").env("LARDER__CACHE__CHECK_EVERY", "1h");
     let known = (0..MODELS).map(|n| (format!("a/m{n}"), Known::default())).collect();
     let mut life = Life { larder, daemon: None, known, clock: 0, dice: Dice::new(590) };
     life.crash();

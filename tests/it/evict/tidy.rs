@@ -97,8 +97,9 @@ fn what_another_client_fetched_is_hashed_once_and_half_of_it_is_none() {
     hub.add(model("a/one", 560, 1_000_000));
     let larder = larder!(&hub);
     larder.run(&["stage", "a/one"]).expect_code(0);
-    // As if another client had fetched it.
-    fs::remove_dir_all(larder.cache().join("models--a--one/.larder")).expect("removed");
+    let as_if_another_had_fetched_it =
+        || fs::remove_dir_all(larder.cache().join("models--a--one/.larder")).expect("removed");
+    as_if_another_had_fetched_it();
     larder.run(&["verify", "a/one"]).expect_code(0);
     let models = larder.run(&["ls", "--json"]).expect_code(0).json();
     assert_eq!(models[0]["origin"], "adopted", "reading it makes it nobody's own: {models}");
@@ -107,10 +108,47 @@ fn what_another_client_fetched_is_hashed_once_and_half_of_it_is_none() {
     let staged = larder.run(&["stage", "a/one", "--json"]).expect_code(0).json();
     assert_eq!((&staged["bytes_fetched"], hub.bytes_of("a/one") - before), (&json!(0), 0), "{staged}");
 
+    as_if_another_had_fetched_it();
     spoil(&weights(larder.cache(), "a/one"));
-    larder.run(&["verify", "a/one"]).expect_code(1);
+    let wrong = larder.run(&["verify", "a/one"]).expect_code(1);
+    assert!(wrong.stderr.contains("stage the model again"), "{}", wrong.stderr);
     assert_eq!(listed(&larder), [""; 0], "half a model is none");
     assert!(!larder.cache().join("models--a--one/refs/main").exists());
+}
+
+#[test]
+fn what_was_named_by_mistake_is_brought_back_until_its_room_is_needed() {
+    let (hub, larder) = house(&["a/one", "a/two", "a/three"]);
+    let larder = larder.env("LARDER__CACHE__TRASH", "7d");
+    larder.run(&["pin", "a/three"]).expect_code(0);
+    let before = hub.bytes_of("a/one");
+    let gone = larder.run(&["evict", "a/one"]).expect_code(0);
+    assert!(gone.stderr.contains("larder restore brings back"), "{}", gone.stderr);
+    assert_eq!(listed(&larder), ["a/three", "a/two"]);
+    assert_clean(larder.cache());
+    let lost = larder.run(&["why", "a/one"]).expect_code(3);
+    assert!(lost.stderr.contains("larder restore a/one"), "{}", lost.stderr);
+    larder.run(&["restore", "a/two"]).expect_code(3);
+
+    larder.run(&["restore", "a/one"]).expect_code(0);
+    assert_clean(larder.cache());
+    let models = larder.run(&["ls", "a/one", "--json"]).expect_code(0).json();
+    assert_eq!(
+        (&models[0]["origin"], &models[0]["revisions"]),
+        (&json!("staged"), &json!(["main"])),
+        "{models}"
+    );
+    larder.run(&["stage", "a/one"]).expect_code(0);
+    larder.run(&["verify", "a/one"]).expect_code(0);
+    assert_eq!(hub.bytes_of("a/one"), before, "not a byte came again");
+
+    // Room is wanted: what was to go anyway goes, and nothing else.
+    larder.run(&["evict", "a/one"]).expect_code(0);
+    let freed = larder.run(&["evict", "--free", "1MB", "--json"]).expect_code(0).json();
+    assert_eq!(freed["files_done"], 0, "{freed}");
+    assert_eq!(listed(&larder), ["a/three", "a/two"]);
+    larder.run(&["restore", "a/one"]).expect_code(3);
+    assert!(!larder.cache().join("models--a--one").exists());
 }
 
 #[test]

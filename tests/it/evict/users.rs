@@ -1,13 +1,17 @@
 //! Who has a model open protects it, whoever and however; the field's own client agrees with what is left.
 
 use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::{chown, lchown};
+use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 
 use serde_json::json;
-use support::cache::assert_clean;
+use support::cache::{assert_clean, walk};
+use support::fs::{bind, is_root};
 use support::python::{interpreter, python};
+use support::{Hub, larder};
 
-use super::{PATIENCE, house, listed, text};
+use super::{PATIENCE, house, listed, put, text};
 
 /// A process that maps a file and closes its descriptor, as loaders of weights do; it lives until its input ends.
 fn mapper(path: &std::path::Path) -> Child {
@@ -92,4 +96,65 @@ fn python_agrees_before_and_after_and_either_stages_again() {
     larder.run(&["stage", "a/one"]).expect_code(0);
     assert_eq!(scan(), json!({"warnings": [], "repos": sizes()}));
     assert_clean(larder.cache());
+}
+
+#[test]
+fn a_model_that_is_mounted_elsewhere_stays() {
+    let (_hub, larder) = house(&["a/one"]);
+    let elsewhere = larder.root().join("pod");
+    std::fs::create_dir(&elsewhere).expect("a folder");
+    let Some(mounted) = bind(&larder.cache().join("models--a--one/snapshots"), &elsewhere) else {
+        println!("skipped: mounting takes root");
+        return;
+    };
+    let refused = larder.run(&["evict", "a/one"]).expect_code(4);
+    assert!(refused.stderr.contains("it is in use"), "{}", refused.stderr);
+    drop(mounted);
+    larder.run(&["evict", "a/one"]).expect_code(0);
+}
+
+/// Neither root nor the owner of the blobs: the kernel grants no lease, and `/proc` shows only a part.
+#[test]
+fn what_cannot_be_known_goes_only_by_name() {
+    const NOBODY: u32 = 65_534;
+    if !is_root() {
+        println!("skipped: files of another user take root");
+        return;
+    }
+    let larder =
+        larder!(&Hub::start()).env("LARDER__CACHE__MIN_AGE", "0s").env("LARDER__CACHE__EVICT", "all");
+    put(larder.cache(), "a/b", &"1".repeat(40), &[("w.safetensors", &[1; 8_192])]);
+    // The folders are its own, and the blobs root's.
+    let mut folders = vec![larder.root().to_owned()];
+    while let Some(folder) = folders.pop() {
+        chown(&folder, Some(NOBODY), Some(NOBODY)).expect("root may");
+        let entries = std::fs::read_dir(&folder).expect("readable").flatten();
+        folders.extend(
+            entries
+                .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+                .map(|entry| entry.path()),
+        );
+    }
+    for path in walk(larder.cache())
+        .into_iter()
+        .filter(|path| !path.starts_with(larder.cache().join("models--a--b/blobs")))
+    {
+        lchown(path, Some(NOBODY), Some(NOBODY)).expect("root may");
+    }
+    let run = |args: &[&str]| {
+        let output = larder.command(args).uid(NOBODY).gid(NOBODY).output().expect("runs");
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    let (code, plan, said) = run(&["evict", "--free", "1KB", "--dry-run", "--json"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(plan.contains("\"reason\": \"use_unknown\""), "{plan}");
+    let (code, _, said) = run(&["evict", "--free", "1KB"]);
+    assert_eq!(code, Some(4), "{said}");
+    assert!(said.contains("in use or not, which cannot be told"), "{said}");
+    let (_, report, _) = run(&["doctor"]);
+    assert!(report.contains("CAP_LEASE"), "{report}");
+    let (code, _, said) = run(&["evict", "a/b"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(!larder.cache().join("models--a--b").exists());
 }

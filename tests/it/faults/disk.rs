@@ -1,7 +1,8 @@
 //! Disks that are full before, or become full meanwhile: a real small filesystem, which takes root to mount.
 
 use std::fs;
-use std::time::Duration;
+use std::io::Write as _;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use support::cache::{assert_clean, partials};
@@ -188,4 +189,38 @@ fn a_download_that_ends_early_gives_its_room_back() {
     // Its first file keeps its room; of the rest nothing is held back.
     assert_eq!(daemon.wait_job(&begin(&daemon, &second), PATIENCE)["state"], "ready");
     assert_eq!(promised(&daemon), 0);
+}
+
+#[test]
+fn a_daemon_whose_records_lie_on_the_full_disk_comes_back_by_itself() {
+    let Some(disk) = disk(24) else { return };
+    let (hub, larder, model) = house(&disk, 336);
+    let larder = larder.with_state(&disk.path().join("state"));
+    larder.run(&["stage", model.id(), "--pin"]).expect_code(0);
+    let mut daemon = larder.serve();
+    daemon.allow(Tripwire::Errors).allow(Tripwire::Jobs);
+    let ballast = disk.path().join("ballast");
+    // Whatever is written until nothing more fits.
+    let mut file = fs::File::create(&ballast).expect("created");
+    while file.write_all(&[0; 4_096]).is_ok() {}
+    drop(file);
+    let failed = |line: &str| line.contains("the store has failed");
+    let begun = Instant::now();
+    while daemon.wait_line(failed, Duration::from_millis(100)).is_none() {
+        assert!(begun.elapsed() < PATIENCE, "nothing that it writes fails");
+        // Each leaves a record, until the store has no room for another.
+        larder.run(&["stage", "a/none", "--detach"]);
+    }
+    fs::remove_file(&ballast).expect("makes room");
+    let socket = daemon.socket();
+    daemon.wait_ready(&socket, PATIENCE);
+    let models = daemon.get("/v1/models").expect(200);
+    assert_eq!(
+        (&models["models"][0]["repo"], &models["models"][0]["pinned"]),
+        (&json!(model.id()), &json!(true)),
+        "nothing is lost: {models}"
+    );
+    let again = begin(&daemon, &model);
+    assert_eq!(daemon.wait_job(&again, PATIENCE)["state"], "ready");
+    drop(hub);
 }

@@ -70,6 +70,24 @@ impl Drop for Tmpfs {
     }
 }
 
+/// A folder that is mounted at another place too, until this is dropped.
+#[derive(Debug)]
+pub struct Bind {
+    at: PathBuf,
+}
+
+/// Mounts the folder `from` also at the folder `at`; `None` where that is not permitted.
+pub fn bind(from: &Path, at: &Path) -> Option<Bind> {
+    let mounted = is_root() && works("mount", &["--bind", text(from), text(at)]);
+    mounted.then(|| Bind { at: at.to_owned() })
+}
+
+impl Drop for Bind {
+    fn drop(&mut self) {
+        works("umount", &["-l", text(&self.at)]);
+    }
+}
+
 /// An ext4 filesystem in a file, whose power can be cut.
 #[derive(Debug)]
 pub struct Ext4Loop {
