@@ -90,3 +90,39 @@ fn a_machine_of_its_own_serves_only_itself() {
         assert_eq!((&job["state"], &job["hosts"]), (&json!("ready"), &json!(["desk"])), "{job}");
     }
 }
+
+#[test]
+fn every_kind_of_job_goes_through_redis_and_the_longest_lease_holds() {
+    let (hub, redis) = (Hub::start(), Redis::start());
+    let model = models::tiny_gpt2(1, 20_000);
+    hub.add(model.clone());
+    hub.throttle(Some(20_000));
+    let worker = machine("gpu-1", &redis.url(), &hub);
+    let daemon = worker.serve();
+    let want = |who: &str, ttl: &str| {
+        let want = json!({"kind": "download", "repo": model.id(), "requested_by": who, "lease_ttl": ttl});
+        id_of(&daemon.post("/v1/jobs", &want).expect(202))
+    };
+    let (first, second) = (want("pod-1", "15m"), want("pod-2", "2h"));
+    assert_eq!(first, second, "the second joins");
+    hub.throttle(None);
+    assert_eq!(daemon.wait_job(&first, PATIENCE)["state"], "ready");
+    let models = daemon.wait_until("/v1/models", PATIENCE, |all| {
+        all["models"][0]["leases"].as_array().is_some_and(|leases| leases.len() == 2)
+    });
+    for lease in models["models"][0]["leases"].as_array().expect("a list") {
+        let until: jiff::Timestamp = lease["until"].as_str().expect("a time").parse().expect("RFC 3339");
+        assert!(until.duration_since(jiff::Timestamp::now()).as_mins() > 100, "the longest for both: {lease}");
+    }
+
+    let done = |job: Value| daemon.wait_job(&id_of(&daemon.post("/v1/jobs", &job).expect(202)), PATIENCE);
+    let verified = done(json!({"kind": "verify"}));
+    assert_eq!((&verified["state"], &verified["hosts"]), (&json!("done"), &json!(["gpu-1"])), "{verified}");
+    let kept = done(json!({"kind": "evict", "repo": model.id()}));
+    assert_eq!((&kept["state"], &kept["reason"]), (&json!("failed"), &json!("protected")), "{kept}");
+    daemon.request("DELETE", &format!("/v1/models/{}/lease", model.id()), None).expect(200);
+    let gone = done(json!({"kind": "evict", "repo": model.id()}));
+    assert_eq!((&gone["state"], &gone["evicted"][0]["repo"]), (&json!("done"), &json!(model.id())), "{gone}");
+    let all = daemon.get("/v1/jobs?state=done").expect(200);
+    assert_eq!(all["jobs"].as_array().map(Vec::len), Some(2), "{all}");
+}
