@@ -278,7 +278,7 @@ async fn drain_when_failed(house: &House, drain: &CancellationToken) {
         "the store has failed, as it does when its disk is full; jobs go back, and it is opened again"
     );
     drain.cancel();
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// Tries until the disk lets it; `None` if `stop` fired first.
@@ -333,7 +333,7 @@ async fn reload(hangup: &mut Signal, sources: &Sources, limits: &Limits) {
         }
     }
     // No more signals come; what runs beside it goes on.
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// Drains on the first SIGTERM or SIGINT; the second ends the process at once, which loses nothing either.

@@ -112,7 +112,10 @@ fn every_kind_of_job_goes_through_redis_and_the_longest_lease_holds() {
     });
     for lease in models["models"][0]["leases"].as_array().expect("a list") {
         let until: jiff::Timestamp = lease["until"].as_str().expect("a time").parse().expect("RFC 3339");
-        assert!(until.duration_since(jiff::Timestamp::now()).as_mins() > 100, "the longest for both: {lease}");
+        assert!(
+            until.duration_since(jiff::Timestamp::now()).as_mins() > 100,
+            "the longest for both: {lease}"
+        );
     }
 
     let done = |job: Value| daemon.wait_job(&id_of(&daemon.post("/v1/jobs", &job).expect(202)), PATIENCE);
