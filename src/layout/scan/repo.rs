@@ -1,5 +1,6 @@
 //! One model of the inventory: blobs, then refs, then snapshots, then what is larder's own.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs::{self, DirEntry, FileType};
@@ -107,6 +108,15 @@ struct Ours {
     unfinished: Vec<CommitId>,
 }
 
+/// What a walk has found.
+struct Found<'a> {
+    entry: &'a DirEntry,
+    kind: FileType,
+    /// Where, and so many folders below the beginning.
+    folder: &'a Path,
+    depth: usize,
+}
+
 /// Reads the links of one folder after the other: by their names in it, which the kernel finds faster than whole paths.
 #[derive(Default)]
 struct Links {
@@ -115,33 +125,35 @@ struct Links {
 }
 
 impl Links {
-    fn read(&mut self, place: &Path) -> Option<PathBuf> {
-        let (parent, name) = (place.parent()?, place.file_name()?);
-        let folder = match self.folder.take().filter(|(path, _)| path == parent) {
+    /// The text of the link `name` in `folder`.
+    fn read(&mut self, folder: &Path, name: &OsStr) -> Option<&[u8]> {
+        let known = match self.folder.take().filter(|(path, _)| path == folder) {
             Some(known) => known,
             None => {
                 let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-                (parent.to_owned(), open(parent, flags, Mode::empty()).ok()?)
+                (folder.to_owned(), open(folder, flags, Mode::empty()).ok()?)
             }
         };
-        let target = readlinkat(&folder.1, name, std::mem::take(&mut self.buffer)).ok()?;
-        self.folder = Some(folder);
-        let path = PathBuf::from(OsStr::from_bytes(target.as_bytes()));
-        self.buffer = target.into_bytes();
-        Some(path)
+        self.buffer = readlinkat(&known.1, name, std::mem::take(&mut self.buffer)).ok()?.into_bytes();
+        self.folder = Some(known);
+        Some(&self.buffer)
     }
 }
 
-/// The name of the blob to which the link of a snapshot's file leads, if it leads to one of `blobs`.
-fn blob_of(path: &str, place: &Path, target: &Path, blobs: &Path) -> Option<String> {
+/// The name of the blob to which a link in a snapshot's `folder`, so many folders deep, leads, if it leads to one of
+/// `blobs`.
+fn blob_of<'a>(target: &'a [u8], folder: &Path, depth: usize, blobs: &Path) -> Option<Cow<'a, str>> {
     // As every client writes it, which need not be taken apart.
-    let up = "../".repeat(path.matches('/').count() + 2);
-    let usual = target.to_str()?.strip_prefix(up.as_str()).and_then(|rest| rest.strip_prefix("blobs/"));
-    if let Some(name) = usual.filter(|name| !name.contains('/') && *name != "." && *name != "..") {
-        return Some(name.to_owned());
+    let mut rest = Some(target);
+    for _ in 0..depth + 2 {
+        rest = rest.and_then(|rest| rest.strip_prefix(b"../"));
     }
-    let target = normalise(&place.parent().unwrap_or(place).join(target));
-    target.strip_prefix(blobs).ok()?.to_str().map(str::to_owned)
+    let usual = rest.and_then(|rest| rest.strip_prefix(b"blobs/")).and_then(|name| str::from_utf8(name).ok());
+    if let Some(name) = usual.filter(|name| !name.contains('/') && *name != "." && *name != "..") {
+        return Some(Cow::Borrowed(name));
+    }
+    let target = normalise(&folder.join(OsStr::from_bytes(target)));
+    target.strip_prefix(blobs).ok()?.to_str().map(|name| Cow::Owned(name.to_owned()))
 }
 
 impl Scan<'_> {
@@ -253,11 +265,11 @@ impl Scan<'_> {
     fn refs(&mut self) -> BTreeMap<String, Vec<String>> {
         let base = self.dir.path().join("refs");
         let mut refs: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        self.walk(&base, |scan, name, path, kind| {
-            if !kind.is_file() {
+        self.walk(&base, |scan, name, found| {
+            if !found.kind.is_file() {
                 return;
             }
-            let mut text = String::new();
+            let (path, mut text) = (found.entry.path(), String::new());
             match fs::File::open(&path).and_then(|file| file.take(64).read_to_string(&mut text)) {
                 Ok(_) => refs.entry(text.trim().to_owned()).or_default().push(name),
                 Err(error) => scan.problem(&path, &error),
@@ -320,17 +332,18 @@ impl Scan<'_> {
         let base = self.dir.snapshot(&commit);
         let (blobs, mut links) = (normalise(&self.dir.path().join("blobs")), Links::default());
         let (mut files, mut complete, mut last_modified) = (Vec::new(), true, None);
-        self.walk(&base, |scan, path, place, kind| {
+        self.walk(&base, |scan, path, Found { entry, kind, folder, depth }| {
             let (mut blob, mut bytes) = (None, None);
             if kind.is_symlink() {
-                let target = links.read(&place);
-                let name = target.and_then(|target| blob_of(&path, &place, &target, &blobs));
+                let name = entry.file_name();
+                let target = links.read(folder, &name);
+                let name = target.and_then(|target| blob_of(target, folder, depth, &blobs));
                 let found = name.as_deref().and_then(|name| scan.blobs.get_key_value(name));
                 // The name that is known is shared.
-                blob = found.map(|(name, _)| Arc::clone(name)).or_else(|| name.map(Arc::from));
+                blob = found.map(|(name, _)| Arc::clone(name)).or_else(|| name.as_deref().map(Arc::from));
                 bytes = found.map(|(_, found)| found.bytes);
                 last_modified = last_modified.max(found.and_then(|(_, found)| found.modified));
-            } else if let Ok(found) = fs::symlink_metadata(&place)
+            } else if let Ok(found) = entry.metadata()
                 && found.is_file()
             {
                 bytes = Some(found.len());
@@ -356,8 +369,8 @@ impl Scan<'_> {
         }
     }
 
-    /// Visits everything below `base` that is not a folder: path within it, place, kind. Links are not followed.
-    fn walk(&mut self, base: &Path, mut visit: impl FnMut(&mut Self, String, PathBuf, FileType)) {
+    /// Visits everything below `base` that is not a folder, with its path within it. Links are not followed.
+    fn walk(&mut self, base: &Path, mut visit: impl FnMut(&mut Self, String, Found<'_>)) {
         let mut todo = vec![(String::new(), base.to_owned(), 0)];
         while let Some((prefix, folder, depth)) = todo.pop() {
             self.each(&folder, |scan, entry| {
@@ -367,7 +380,8 @@ impl Scan<'_> {
                 if kind.is_dir() && depth < MAX_DEPTH {
                     todo.push((format!("{prefix}{name}/"), entry.path(), depth + 1));
                 } else if !DESKTOP.contains(&&*name) {
-                    visit(scan, format!("{prefix}{name}"), entry.path(), kind);
+                    let found = Found { entry: &entry, kind, folder: &folder, depth };
+                    visit(scan, format!("{prefix}{name}"), found);
                 }
             });
         }
