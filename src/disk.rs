@@ -11,13 +11,15 @@ use crate::error::{Error, Result};
 pub use quiet::Quiet;
 pub use reserve::{Reservation, Reservations};
 
-/// Room on the filesystem of one path, in bytes.
+/// Room on the filesystem of one path: bytes, and entries of folders that it may still have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Usage {
     /// Size of the filesystem.
     pub total: u64,
     /// Free for this user (the blocks reserved for root are not).
     pub free: u64,
+    /// Inodes in all and free; `None` where the filesystem makes them as needed.
+    pub inodes: Option<(u64, u64)>,
 }
 
 /// Asks the filesystem that holds `path`, or its nearest existing parent.
@@ -29,7 +31,8 @@ pub fn usage(path: &Path) -> Result<Usage> {
     let stat = rustix::fs::statvfs(existing)
         .map_err(|errno| Error::io("ask for the free space of", existing, &errno.into()))?;
     let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
-    Ok(Usage { total: bytes(stat.f_blocks), free: bytes(stat.f_bavail) })
+    let inodes = (stat.f_files > 0).then_some((stat.f_files, stat.f_favail));
+    Ok(Usage { total: bytes(stat.f_blocks), free: bytes(stat.f_bavail), inodes })
 }
 
 /// Where the filesystem of `path` is mounted: the topmost parent on the same device.
@@ -53,6 +56,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("temp dir");
         let usage = usage(&dir.path().join("not/yet")).expect("answers");
         assert!(usage.total >= usage.free && usage.total > 0);
+        assert!(usage.inodes.is_none_or(|(total, free)| total >= free));
         assert!(mountpoint(dir.path()).is_some_and(|mount| dir.path().starts_with(mount)));
     }
 }

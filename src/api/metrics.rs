@@ -120,6 +120,12 @@ fn disk(page: &mut Page<'_>, sampled: &Sampled, capacity: Option<u64>) {
         .sample(&[("mountpoint", &mount)], usage.total);
     page.gauge("larder_disk_free_bytes", "Free bytes of the cache's filesystem for larder's user.")
         .sample(&[("mountpoint", &mount)], usage.free);
+    if let Some((total, free)) = usage.inodes {
+        page.gauge("larder_disk_inodes", "Inodes of the cache's filesystem.")
+            .sample(&[("mountpoint", &mount)], total);
+        page.gauge("larder_disk_inodes_free", "Free inodes of the cache's filesystem for larder's user.")
+            .sample(&[("mountpoint", &mount)], free);
+    }
     page.gauge(
         "larder_cache_capacity_bytes",
         "Bytes that the cache may take: cache.capacity, or the size of its filesystem.",

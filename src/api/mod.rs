@@ -130,6 +130,7 @@ pub fn router(api: Api) -> Router {
         .route("/v1/models/{owner}/{name}/pin", put(keep::pin).delete(keep::unpin))
         .route("/v1/models/{owner}/{name}/lease", put(keep::lease).delete(keep::release))
         .route("/v1/models/{owner}/{name}/restore", post(keep::restore))
+        .route("/v1/reconcile", post(models::reconcile))
         .route("/v1/eviction-plan", get(eviction::plan))
         .route("/metrics", get(metrics::scrape))
         .route("/healthz", get(health::healthz))

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::Api;
 use super::problem::Failure;
-use crate::keeper::{Verdict, blocking};
+use crate::keeper::{DriftView, Verdict, blocking};
 use crate::ledger::ModelView;
 
 #[derive(Serialize)]
@@ -35,6 +35,12 @@ pub(super) async fn show(
     let (model, keeper) = (model(&owner, &name, revision.as_deref())?, api.keeper.clone());
     let models = blocking(move || keeper.why(&model, Timestamp::now())).await?;
     Ok(Json(VerdictList { models }))
+}
+
+/// Walks the whole cache and repairs the records.
+pub(super) async fn reconcile(Shared(api): Shared<Api>) -> Result<Json<DriftView>, Failure> {
+    let keeper = api.keeper.clone();
+    Ok(Json(blocking(move || keeper.reconcile(Timestamp::now())).await?))
 }
 
 /// The model that a path and a parameter name.

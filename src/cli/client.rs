@@ -15,7 +15,7 @@ use tower::ServiceExt as _;
 
 use crate::config::Settings;
 use crate::error::{Error, Result};
-use crate::keeper::{PlanView, Verdict};
+use crate::keeper::{DriftView, PlanView, Verdict};
 use crate::ledger::ModelView;
 use crate::queue::Scope;
 use crate::serve::House;
@@ -242,6 +242,10 @@ impl Client {
     pub(super) async fn restore(&self, model: &ModelRef) -> Result<Vec<ModelView>> {
         let models: Models = self.call(Method::POST, &place(model, "/restore", &[]), None).await?;
         Ok(models.models)
+    }
+
+    pub(super) async fn reconcile(&self) -> Result<DriftView> {
+        self.call(Method::POST, "/v1/reconcile", None).await
     }
 
     pub(super) async fn lease(&self, model: &ModelRef, holder: &str, ttl: Span) -> Result<Vec<ModelView>> {

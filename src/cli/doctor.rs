@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use jiff::Timestamp;
-use larder_jobs::{Reason, Size};
+use larder_jobs::Size;
 use serde::Serialize;
 
 use super::client::Client;
@@ -12,9 +12,8 @@ use super::{FAILED, OK};
 use crate::config::Settings;
 use crate::disk;
 use crate::error::{Error, Result};
+use crate::keeper::DriftView;
 use crate::layout::{self, Inventory, Probe, RepoEntry, probe};
-use crate::queue::Scope;
-use crate::serve::House;
 
 /// How it stands with one thing.
 #[derive(Serialize)]
@@ -93,7 +92,11 @@ fn cache(root: &Path) -> Vec<Finding> {
 
 fn room(root: &Path) -> Finding {
     match disk::usage(root) {
-        Ok(usage) => Finding::ok("disk", format!("{} of {} are free", Size(usage.free), Size(usage.total))),
+        Ok(usage) => {
+            let inodes = usage.inodes.map(|(total, free)| format!(", {free} of {total} inodes"));
+            let (free, total) = (Size(usage.free), Size(usage.total));
+            Finding::ok("disk", format!("{free} of {total} are free{}", inodes.unwrap_or_default()))
+        }
         Err(error) => Finding::problem("disk", &error),
     }
 }
@@ -150,15 +153,17 @@ fn in_use(inventory: &Inventory) -> Finding {
     }
 }
 
-/// Opening the state folder reconciles; whoever serves does it on its own timer.
+/// The walk that repairs the records, by whoever has them.
 async fn reconciled(settings: Settings) -> Finding {
-    let every = settings.config.cache.reconcile_every;
-    match House::open(settings, Scope::Own).await {
-        Ok(_) => Finding::ok("records", "agree with the cache"),
-        Err(error) if error.reason() == Reason::QueueUnavailable => Finding::warning(
+    let drift = async { Client::larder_or_here(settings).await?.reconcile().await };
+    match drift.await {
+        Ok(drift) if drift == DriftView::default() => Finding::ok("records", "they agree with the cache"),
+        Ok(drift) => Finding::ok(
             "records",
-            format!("the larder that runs compares them with the cache every {every}"),
-            "set cache.reconcile_every lower to have it done more often",
+            format!(
+                "repaired: {} adopted, {} vanished, {} pins restored, {} damaged receipts",
+                drift.adopted, drift.vanished, drift.pins_restored, drift.damaged_receipts
+            ),
         ),
         Err(error) => Finding::problem("records", &error),
     }

@@ -43,7 +43,15 @@ fn human(verdict: &Verdict, output: Output) -> String {
         });
     }
     for gone in &verdict.evicted_before {
-        lines.push(format!("  was evicted {} ({})", ago(Some(gone.at), now), gone.reason.replace('_', " ")));
+        let back = match (gone.back_at, gone.is_regretted()) {
+            (Some(back), true) => {
+                format!(", and asked for again {}: it should have stayed", ago(Some(back), now))
+            }
+            (Some(back), false) => format!(", and staged again {}", ago(Some(back), now)),
+            (None, _) => String::new(),
+        };
+        let reason = gone.reason.replace('_', " ");
+        lines.push(format!("  was evicted {} ({reason}){back}", ago(Some(gone.at), now)));
     }
     lines.join("\n")
 }

@@ -31,7 +31,7 @@ pub use repos::{Repos, Work};
 pub use rounds::keep_until;
 pub use tidy::Tidied;
 pub use verify::{Checked, Wrong};
-pub use view::{Decision, KeptView, PlanView, Verdict};
+pub use view::{Decision, DriftView, KeptView, PlanView, Verdict};
 
 /// What the keeper's rounds are set to.
 #[derive(Debug, Clone, Copy)]
@@ -121,7 +121,7 @@ impl Keeper {
 
     fn absent(&self, model: &ModelRef) -> Error {
         let gone = self.inner.ledger.gone(model.repo()).unwrap_or_default();
-        let gone = gone.into_iter().next().map(|gone| {
+        let gone = gone.into_iter().find(|gone| gone.back_at.is_none()).map(|gone| {
             let (at, reason) = (view::seconds(gone.at), gone.reason.replace('_', " "));
             format!("; {} was evicted at {at} ({reason})", gone.commit.short())
         });

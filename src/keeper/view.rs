@@ -41,6 +41,19 @@ pub struct KeptView {
     pub reason: String,
 }
 
+/// How many differences between records and disk a walk repaired.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DriftView {
+    /// Revisions that others put there.
+    pub adopted: usize,
+    /// Records whose bytes were gone.
+    pub vanished: usize,
+    /// Pins that came back from the disk.
+    pub pins_restored: usize,
+    /// Receipts that cannot be read.
+    pub damaged_receipts: usize,
+}
+
 /// Whether a revision would go on its own now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -95,6 +108,20 @@ impl Keeper {
             evict: evict.map(|chosen| view(chosen.name, chosen.bytes, chosen.reason.word())).collect(),
             keep: keep.map(|kept| view(kept.name, kept.bytes, kept.reason.word())).collect(),
         }
+    }
+
+    /// Walks the whole cache and repairs the records. Blocks.
+    ///
+    /// # Errors
+    /// `io_error` if the cache cannot be listed or the store fails.
+    pub fn reconcile(&self, now: Timestamp) -> Result<DriftView> {
+        let drift = self.inner.ledger.reconcile(now)?;
+        Ok(DriftView {
+            adopted: drift.adopted.len(),
+            vanished: drift.vanished.len(),
+            pins_restored: drift.pins_restored,
+            damaged_receipts: drift.damaged_receipts,
+        })
     }
 
     /// What would become of the revisions that a name means. Blocks.

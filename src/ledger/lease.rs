@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use larder_jobs::{CommitId, Reason, RepoId};
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +15,8 @@ use crate::store::{Batch, Table};
 
 pub(super) const LEASES: Table<Lease> = Table::new("leases");
 pub(super) const GONE: Table<Gone> = Table::new("gone");
+/// A model that is asked for again within that time of its eviction should have stayed.
+const REGRET: SignedDuration = SignedDuration::from_hours(24);
 /// Most holders of one revision.
 const MAX_HOLDERS: usize = 256;
 /// Most evicted models that are remembered; the longest gone are forgotten first.
@@ -52,12 +54,20 @@ pub struct Gone {
     /// How warm it was then.
     #[serde(default)]
     pub heat: f64,
+    /// When it was asked for again and came back.
+    #[serde(default)]
+    pub back_at: Option<Timestamp>,
 }
 
 impl Gone {
     /// Whether it went by the rules, not because somebody named it.
     pub fn is_by_itself(&self) -> bool {
         self.reason != "requested"
+    }
+
+    /// Whether it should have stayed: it went by the rules, and was asked for again within a day.
+    pub fn is_regretted(&self) -> bool {
+        self.is_by_itself() && self.back_at.is_some_and(|back| back.duration_since(self.at) < REGRET)
     }
 }
 
@@ -215,6 +225,7 @@ impl Ledger {
             bytes,
             last_used_at: old.as_ref().and_then(|entry| entry.last_used_at),
             heat: old.as_ref().map_or(0.0, |entry| entry.heat),
+            back_at: None,
         };
         let mut batch = Batch::default();
         batch.put(GONE, Key::new(repo, commit).as_bytes(), &gone);
@@ -235,11 +246,13 @@ impl Ledger {
         Ok(found)
     }
 
-    /// A revision comes back: what was remembered of it, which is forgotten by that.
-    pub(super) fn recall(&self, key: &Key) -> Option<Gone> {
-        let gone = self.store.get(GONE, key.as_bytes()).ok().flatten()?;
+    /// A revision comes back: what is remembered of it, if this is the first time since it went.
+    pub(super) fn recall(&self, key: &Key, now: Timestamp) -> Option<Gone> {
+        let gone = self.store.get(GONE, key.as_bytes()).ok().flatten();
+        let gone = gone.filter(|gone: &Gone| gone.back_at.is_none())?;
+        let gone = Gone { back_at: Some(now), ..gone };
         let mut batch = Batch::default();
-        batch.delete(GONE, key.as_bytes());
+        batch.put(GONE, key.as_bytes(), &gone);
         self.store.commit(batch).ok()?;
         Some(gone)
     }

@@ -37,9 +37,6 @@ const SCRATCH_AGE: Duration = Duration::from_secs(3_600);
 /// That a revision is still in use is written at most this often.
 const SEEN_EVERY: SignedDuration = SignedDuration::from_secs(30);
 
-/// A model that is asked for again within that time of its eviction should have stayed.
-const REGRET: SignedDuration = SignedDuration::from_hours(24);
-
 /// What is remembered of this host.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 struct HostRecord {
@@ -155,10 +152,8 @@ impl Ledger {
     /// As [`Ledger::reconcile`].
     pub fn staged(&self, repo: &RepoId, commit: &CommitId, now: Timestamp) -> Result<()> {
         let key = Key::new(repo, commit);
-        let gone = self.recall(&key);
-        let regretted = gone.as_ref().is_some_and(Gone::is_by_itself)
-            && gone.as_ref().is_some_and(|gone| now.duration_since(gone.at) < REGRET);
-        if regretted {
+        let gone = self.recall(&key, now);
+        if gone.as_ref().is_some_and(Gone::is_regretted) {
             metrics::eviction_regretted();
             tracing::info!(model = %key, "evicted less than a day ago, and asked for again");
         }

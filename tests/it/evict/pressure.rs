@@ -40,6 +40,8 @@ fn a_full_disk_makes_room_by_the_rules_or_says_why_not() {
     // What went and is wanted again so soon should have stayed.
     larder.run(&["stage", "a/two"]).expect_code(0);
     assert_eq!(metric(&daemon, "larder_eviction_regret_total"), 1.0);
+    let why = larder.run(&["why", "a/two"]).expect_code(0);
+    assert!(why.stdout.contains("asked for again just now: it should have stayed"), "{}", why.stdout);
     assert_eq!(listed(&larder), ["a/four", "a/one", "a/two"]);
     let why = daemon.get("/v1/models/a/three").expect(404);
     assert!(text(&why["detail"]).contains("was evicted at"), "{why}");

@@ -178,4 +178,10 @@ fn doctor_says_what_it_sees_and_what_to_do() {
     assert!(repaired.stdout.contains("agree with the cache"), "{}", repaired.stdout);
     let _daemon = larder.serve();
     assert!(larder.run(&["doctor"]).expect_code(0).stdout.contains("runs for"));
+    // What somebody else does meanwhile is found when it is asked for.
+    put(larder.cache(), "c/d", &"2".repeat(40), &[("w.safetensors", &[2; 8_192])]);
+    fs::remove_dir_all(larder.cache().join("models--a--b")).expect("removed");
+    let repaired = larder.run(&["doctor", "--reconcile"]).expect_code(0);
+    assert!(repaired.stdout.contains("1 adopted, 1 vanished"), "{}", repaired.stdout);
+    assert_eq!(listed(&larder), ["c/d"]);
 }
