@@ -36,7 +36,7 @@ pub enum Evict {
     Expired,
     /// Room is needed, and everything that stays was used later.
     LeastRecentlyUsed,
-    /// Room is needed, and everything that stays is worth more (see [`Order::Value`]).
+    /// Room is needed, and everything that stays is worth more (see [`super::Order::Value`]).
     LowValue,
     /// The cache is above its high watermark.
     OverCapacity,
