@@ -8,8 +8,8 @@ use serde::Serialize;
 
 use super::Api;
 use super::problem::Failure;
-use crate::keeper::{DriftView, Verdict, blocking};
-use crate::ledger::ModelView;
+use crate::keeper::{Verdict, blocking};
+use crate::ledger::{ModelView, Repaired};
 
 #[derive(Serialize)]
 pub(super) struct ModelList {
@@ -37,8 +37,8 @@ pub(super) async fn show(
     Ok(Json(VerdictList { models }))
 }
 
-/// Walks the whole cache and repairs the records.
-pub(super) async fn reconcile(Shared(api): Shared<Api>) -> Result<Json<DriftView>, Failure> {
+/// Walks the whole cache and repairs the records; tells what was repaired since this was last asked for.
+pub(super) async fn reconcile(Shared(api): Shared<Api>) -> Result<Json<Repaired>, Failure> {
     let keeper = api.keeper.clone();
     Ok(Json(blocking(move || keeper.reconcile(Timestamp::now())).await?))
 }

@@ -15,8 +15,8 @@ use tower::ServiceExt as _;
 
 use crate::config::Settings;
 use crate::error::{Error, Result};
-use crate::keeper::{DriftView, PlanView, Verdict};
-use crate::ledger::ModelView;
+use crate::keeper::{PlanView, Verdict};
+use crate::ledger::{ModelView, Repaired};
 use crate::queue::Scope;
 use crate::serve::House;
 
@@ -244,7 +244,7 @@ impl Client {
         Ok(models.models)
     }
 
-    pub(super) async fn reconcile(&self) -> Result<DriftView> {
+    pub(super) async fn reconcile(&self) -> Result<Repaired> {
         self.call(Method::POST, "/v1/reconcile", None).await
     }
 

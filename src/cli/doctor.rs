@@ -12,8 +12,8 @@ use super::{FAILED, OK};
 use crate::config::Settings;
 use crate::disk;
 use crate::error::{Error, Result};
-use crate::keeper::DriftView;
 use crate::layout::{self, Inventory, Probe, RepoEntry, probe};
+use crate::ledger::Repaired;
 
 /// How it stands with one thing.
 #[derive(Serialize)]
@@ -157,7 +157,7 @@ fn in_use(inventory: &Inventory) -> Finding {
 async fn reconciled(settings: Settings) -> Finding {
     let drift = async { Client::larder_or_here(settings).await?.reconcile().await };
     match drift.await {
-        Ok(drift) if drift == DriftView::default() => Finding::ok("records", "they agree with the cache"),
+        Ok(drift) if drift == Repaired::default() => Finding::ok("records", "they agree with the cache"),
         Ok(drift) => Finding::ok(
             "records",
             format!(

@@ -31,7 +31,7 @@ pub use repos::{Repos, Work};
 pub use rounds::keep_until;
 pub use tidy::Tidied;
 pub use verify::{Checked, Wrong};
-pub use view::{Decision, DriftView, KeptView, PlanView, Verdict};
+pub use view::{Decision, KeptView, PlanView, Verdict};
 
 /// What the keeper's rounds are set to.
 #[derive(Debug, Clone, Copy)]

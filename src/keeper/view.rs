@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::Keeper;
 use crate::error::Result;
 use crate::layout::{Hidden, Mounts, Obstacle};
-use crate::ledger::{Gone, ModelView};
+use crate::ledger::{Gone, ModelView, Repaired};
 use crate::plan::{EvictionPlan, Goal, Keep};
 
 /// An eviction plan as it is shown.
@@ -39,19 +39,6 @@ pub struct KeptView {
     pub last_used_at: Option<Timestamp>,
     /// Why it goes or stays.
     pub reason: String,
-}
-
-/// How many differences between records and disk a walk repaired.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DriftView {
-    /// Revisions that others put there.
-    pub adopted: usize,
-    /// Records whose bytes were gone.
-    pub vanished: usize,
-    /// Pins that came back from the disk.
-    pub pins_restored: usize,
-    /// Receipts that cannot be read.
-    pub damaged_receipts: usize,
 }
 
 /// Whether a revision would go on its own now.
@@ -110,18 +97,14 @@ impl Keeper {
         }
     }
 
-    /// Walks the whole cache and repairs the records. Blocks.
+    /// Walks the whole cache and repairs the records; returns what was repaired since this was last asked for, or since
+    /// the start. Blocks.
     ///
     /// # Errors
     /// `io_error` if the cache cannot be listed or the store fails.
-    pub fn reconcile(&self, now: Timestamp) -> Result<DriftView> {
-        let drift = self.inner.ledger.reconcile(now)?;
-        Ok(DriftView {
-            adopted: drift.adopted.len(),
-            vanished: drift.vanished.len(),
-            pins_restored: drift.pins_restored,
-            damaged_receipts: drift.damaged_receipts,
-        })
+    pub fn reconcile(&self, now: Timestamp) -> Result<Repaired> {
+        self.inner.ledger.reconcile(now)?;
+        Ok(self.inner.ledger.take_repaired())
     }
 
     /// What would become of the revisions that a name means. Blocks.

@@ -26,7 +26,7 @@ use crate::store::{Batch, Opened, Store, Table};
 pub use config::{Config, Percent};
 pub use entry::{Entry, Key, LeaseView, ModelView, Origin};
 pub use lease::{Gone, Lease};
-pub use reconcile::{Drift, reconcile};
+pub use reconcile::{Drift, Repaired, reconcile};
 pub use shelf::{Shelf, Used};
 
 const ENTRIES: Table<Entry> = Table::new("entries");
@@ -53,6 +53,8 @@ pub struct Ledger {
     shelf: RwLock<Arc<Shelf>>,
     /// Held while entries are changed, so that shelf and store agree.
     writing: Mutex<()>,
+    /// What was repaired and not asked for yet.
+    repaired: Mutex<Repaired>,
 }
 
 impl Ledger {
@@ -76,7 +78,7 @@ impl Ledger {
         }
         let until = host.eviction_off_until.filter(|until| *until > now);
         let shelf = RwLock::new(Arc::new(Shelf::new(until)));
-        let ledger = Self { store, cache, shelf, writing: Mutex::new(()) };
+        let ledger = Self { store, cache, shelf, writing: Mutex::default(), repaired: Mutex::default() };
         ledger.put_shelf(ledger.shelf().with_leases(ledger.stored_leases()?));
         ledger.recover_evictions()?;
         let drift = ledger.reconcile(now)?;
@@ -123,8 +125,14 @@ impl Ledger {
         self.save(&known, &entries)?;
         self.put_shelf(self.shelf().rebuilt(&inventory, entries));
         drop(writing);
+        self.repaired.lock().unwrap_or_else(PoisonError::into_inner).add(&drift);
         drift.count();
         Ok(drift)
+    }
+
+    /// What was repaired since this was last asked for, or since the start.
+    pub fn take_repaired(&self) -> Repaired {
+        std::mem::take(&mut *self.repaired.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Ends the evictions that a killed process began; of this one none can be under way yet.

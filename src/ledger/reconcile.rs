@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use larder_jobs::Revision;
+use serde::{Deserialize, Serialize};
 
 use super::{Entry, Key, Origin};
 use crate::layout::{Inventory, RepoEntry, RevisionEntry};
@@ -21,6 +22,28 @@ pub struct Drift {
     pub pins_restored: usize,
     /// Receipts that could not be read.
     pub damaged_receipts: usize,
+}
+
+/// How many differences between records and disk were repaired.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Repaired {
+    /// Revisions that others put there.
+    pub adopted: usize,
+    /// Records whose bytes were gone.
+    pub vanished: usize,
+    /// Pins that came back from the disk.
+    pub pins_restored: usize,
+    /// Receipts that cannot be read.
+    pub damaged_receipts: usize,
+}
+
+impl Repaired {
+    pub(super) fn add(&mut self, drift: &Drift) {
+        self.adopted += drift.adopted.len();
+        self.vanished += drift.vanished.len();
+        self.pins_restored += drift.pins_restored;
+        self.damaged_receipts += drift.damaged_receipts;
+    }
 }
 
 impl Drift {
