@@ -9,6 +9,7 @@ use larder_jobs::{Hosts, Invalid, Job, JobId, JobView, Kind, Reason, Work};
 use serde::{Deserialize, Serialize};
 
 use super::Api;
+use super::models::parameters;
 use super::problem::Failure;
 use crate::queue::Filter;
 
@@ -67,27 +68,18 @@ pub(super) async fn enqueue(Shared(api): Shared<Api>, body: Bytes) -> Result<Res
     Ok((StatusCode::ACCEPTED, [(header::LOCATION, place)], Json(answer)).into_response())
 }
 
-/// `state`, `kind` and `limit`, read by hand so that a mistake becomes a problem document.
 fn filter(query: Option<&str>) -> Result<Filter, Invalid> {
-    let mut filter = Filter::default();
-    for (key, value) in url::form_urlencoded::parse(query.unwrap_or("").as_bytes()) {
-        match &*key {
-            "state" => filter.state = Some(value.parse()?),
-            "kind" => filter.kind = Some(value.parse()?),
-            "limit" => {
-                let number = value.parse().ok().filter(|n| (1..=MAX_LIST).contains(n));
-                filter.limit = number.ok_or_else(|| {
-                    Invalid::new(
-                        "`limit` is not a number from 1 to 1000",
-                        "leave it out for the newest hundred",
-                    )
-                })?;
-            }
-            _ => {
-                let what = format!("unknown parameter `{}`", key.escape_debug().take(64).collect::<String>());
-                return Err(Invalid::new(what, "known: state, kind, limit"));
-            }
-        }
+    let [state, kind, limit] = parameters(query, ["state", "kind", "limit"])?;
+    let mut filter = Filter {
+        state: state.map(|word| word.parse()).transpose()?,
+        kind: kind.map(|word| word.parse()).transpose()?,
+        ..Filter::default()
+    };
+    if let Some(limit) = limit {
+        let number = limit.parse().ok().filter(|n| (1..=MAX_LIST).contains(n));
+        filter.limit = number.ok_or_else(|| {
+            Invalid::new("`limit` is not a number from 1 to 1000", "leave it out for the newest hundred")
+        })?;
     }
     Ok(filter)
 }

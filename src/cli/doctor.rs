@@ -134,11 +134,19 @@ fn in_use(inventory: &Inventory) -> Finding {
             Err(error) => return Finding::problem("in use", &error),
         }
     }
-    let proc = if layout::sees_everything() { "all of it" } else { "only this user's processes" };
+    let is_seen = layout::sees_everything();
+    let proc = if is_seen { "the files of every process" } else { "only those of this user's processes" };
     match hidden.first() {
         None => Finding::ok(
             "in use",
             format!("the kernel tells of {asked} of {asked} models who has them open; /proc shows {proc}"),
+        ),
+        Some(_) if is_seen => Finding::ok(
+            "in use",
+            format!(
+                "of {} of {asked} models the kernel does not tell who has them open; /proc does",
+                hidden.len()
+            ),
         ),
         Some((path, why)) => Finding::warning(
             "in use",

@@ -132,7 +132,10 @@ impl Keeper {
                 match self.evict_one(chosen, matches!(goal, Goal::Named(_)), &mounts)? {
                     Ok(gone) => outcome.take(gone),
                     Err(reason) => {
-                        metrics::eviction_blocked(reason.word());
+                        // What somebody else removed meanwhile was not protected.
+                        if reason != Keep::NotNeeded {
+                            metrics::eviction_blocked(reason.word());
+                        }
                         answers.insert(chosen.name.clone(), reason);
                         is_changed = true;
                     }

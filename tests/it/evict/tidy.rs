@@ -153,12 +153,23 @@ fn what_was_named_by_mistake_is_brought_back_until_its_room_is_needed() {
 
 #[test]
 fn the_whole_cache_is_read_again_in_its_time() {
-    let (_hub, larder) = house(&["a/one"]);
-    let larder = larder.env("LARDER__CACHE__SCRUB_EVERY", "60s");
-    larder.run(&["verify"]).expect_code(0);
+    let (_hub, larder) = house(&["a/old", "a/young"]);
+    let larder = larder.env("LARDER__CACHE__SCRUB_EVERY", "2d");
+    // As if the one had been staged three days ago; the records learn it from the receipt.
+    let receipts = larder.cache().join("models--a--old/.larder/receipts");
+    let receipt = walk(&receipts).pop().expect("a receipt");
+    let read = fs::read_to_string(&receipt).expect("there");
+    let mut json: serde_json::Value = serde_json::from_str(&read).expect("JSON");
+    let then = jiff::Timestamp::now() - jiff::SignedDuration::from_hours(72);
+    json["staged_at"] = json!(then.to_string());
+    fs::write(&receipt, json.to_string()).expect("written");
     let daemon = larder.serve();
+    let is_read = |all: &serde_json::Value| all["models"][0]["verified_at"].is_string();
+    let models = daemon.wait_until("/v1/models", PATIENCE, is_read);
+    assert_eq!(models["models"][1]["verified_at"], json!(null), "the young one has time: {models}");
     let jobs = daemon.get("/v1/jobs?kind=verify").expect(200);
-    assert_eq!(jobs["jobs"].as_array().map(Vec::len), Some(1), "it was read a moment ago: {jobs}");
+    let jobs = jobs["jobs"].as_array().expect("a list");
+    assert_eq!((jobs.len(), &jobs[0]["requested_by"]), (1, &json!(["scrub"])), "{jobs:?}");
 }
 
 #[test]
