@@ -10,7 +10,7 @@ mod intent;
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, OFlags, flock};
@@ -330,7 +330,7 @@ enum Held {
 }
 
 fn bytes_of(path: &Path) -> u64 {
-    fs::symlink_metadata(path).map_or(0, |found| super::unused::frees(&found))
+    fs::symlink_metadata(path).map_or(0, |found| super::unused::frees(found.nlink(), found.blocks()))
 }
 
 fn is_empty(folder: &Path) -> bool {

@@ -5,6 +5,7 @@
 //! are those of `scan_cache_dir` (Python huggingface_hub 2.4.0), which also knows a store that several repos
 //! share: `<root>/blobs/`, to which a repo's `blobs/<etag>` may be a link.
 
+mod folder;
 mod repo;
 
 use std::collections::BTreeMap;
@@ -63,6 +64,8 @@ pub struct RepoEntry {
     pub repo: RepoId,
     /// Its folder.
     pub path: PathBuf,
+    /// It has a folder of larder's own.
+    pub has_ours: bool,
     /// Its snapshots, by commit.
     pub revisions: Vec<RevisionEntry>,
     /// Its blobs, by name.
@@ -282,7 +285,7 @@ fn scan_all(cache: &Cache, repos: &[RepoId]) -> Vec<Inventory> {
 fn root_entry(entry: &DirEntry, inventory: &mut Inventory) -> Option<RepoId> {
     let name = entry.file_name();
     let Some(name) = name.to_str() else {
-        inventory.foreign.push(foreign(entry, "its name is not UTF-8"));
+        inventory.foreign.push(foreign(entry.path(), "its name is not UTF-8"));
         return None;
     };
     let folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
@@ -296,8 +299,8 @@ fn root_entry(entry: &DirEntry, inventory: &mut Inventory) -> Option<RepoId> {
     let repo = repo_of(name);
     match repo {
         Some(_) if folder => return repo,
-        Some(_) => inventory.foreign.push(foreign(entry, "a model's folder that is a link or a file")),
-        None => inventory.foreign.push(foreign(entry, "its name is not that of a model's folder")),
+        Some(_) => inventory.foreign.push(foreign(entry.path(), "a model's folder that is a link or a file")),
+        None => inventory.foreign.push(foreign(entry.path(), "its name is not that of a model's folder")),
     }
     None
 }
@@ -308,9 +311,9 @@ pub(super) fn repo_of(folder: &str) -> Option<RepoId> {
     format!("{owner}/{name}").parse().ok()
 }
 
-fn foreign(entry: &DirEntry, why: &'static str) -> Foreign {
-    let found = fs::symlink_metadata(entry.path()).ok().filter(fs::Metadata::is_file);
-    Foreign { path: entry.path(), bytes: found.map(|found| found.len()), why }
+fn foreign(path: PathBuf, why: &'static str) -> Foreign {
+    let found = fs::symlink_metadata(&path).ok().filter(fs::Metadata::is_file);
+    Foreign { path, bytes: found.map(|found| found.len()), why }
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -151,7 +152,10 @@ impl RepoDir {
     pub fn empty_trash(&self, commit: &CommitId) -> Result<u64> {
         let folder = self.trash(commit);
         let files = fs::read_dir(&folder).into_iter().flatten().flatten();
-        let bytes = files.filter_map(|entry| entry.metadata().ok()).map(|found| frees(&found)).sum();
+        let bytes = files
+            .filter_map(|entry| entry.metadata().ok())
+            .map(|found| frees(found.nlink(), found.blocks()))
+            .sum();
         remove(&folder)?;
         let trash = self.ours().join("trash");
         // Gone if it is empty, and as it was if not.

@@ -5,7 +5,7 @@
 //! the file, or `CAP_LEASE`. Whoever opens the file while the lease is held waits until it is given back, so a file that
 //! is unlinked under it was in nobody's hands.
 
-use std::fs::{self, File, Metadata, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
@@ -39,9 +39,10 @@ pub enum Hidden {
     NoFile,
 }
 
-/// Bytes that the removal of a file's name frees: what it takes on the disk, or nothing if it has other names.
-pub(super) fn frees(found: &Metadata) -> u64 {
-    if found.nlink() == 1 { found.blocks().saturating_mul(512) } else { 0 }
+/// Bytes that the removal of a file's name frees: what it takes on the disk (in blocks of 512 bytes), or nothing if it has
+/// other names.
+pub(super) fn frees(names: u64, blocks: u64) -> u64 {
+    if names == 1 { blocks.saturating_mul(512) } else { 0 }
 }
 
 /// A file that nobody else uses; whoever opens it now waits until this is dropped.
@@ -54,7 +55,7 @@ pub struct Unused {
 impl Unused {
     /// Bytes that its removal frees: what it takes on the disk, or nothing if it has other names.
     pub fn frees(&self) -> u64 {
-        self.file.metadata().map_or(0, |found| frees(&found))
+        self.file.metadata().map_or(0, |found| frees(found.nlink(), found.blocks()))
     }
 
     /// Its name.

@@ -19,7 +19,7 @@ use larder_jobs::{CommitId, RepoId, Span};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::layout::{self, Cache};
+use crate::layout::{self, Cache, Inventory};
 use crate::metrics;
 use crate::store::{Batch, Opened, Store, Table};
 
@@ -80,8 +80,9 @@ impl Ledger {
         let shelf = RwLock::new(Arc::new(Shelf::new(until)));
         let ledger = Self { store, cache, shelf, writing: Mutex::default(), repaired: Mutex::default() };
         ledger.put_shelf(ledger.shelf().with_leases(ledger.stored_leases()?));
-        ledger.recover_evictions()?;
-        let drift = ledger.reconcile(now)?;
+        let mut inventory = layout::scan(ledger.cache.root())?;
+        ledger.recover_evictions(&mut inventory);
+        let drift = ledger.agree(&inventory, now, ledger.lock())?;
         ledger.store.durable_blocking()?;
         tracing::info!(
             models = ledger.shelf().len(),
@@ -109,21 +110,26 @@ impl Ledger {
     /// # Errors
     /// `io_error` if the cache cannot be listed or the store fails.
     pub fn reconcile(&self, now: Timestamp) -> Result<Drift> {
+        // What is staged or evicted meanwhile waits, lest the walk be older than the records.
         let writing = self.lock();
-        let inventory = layout::scan(self.cache.root())?;
+        self.agree(&layout::scan(self.cache.root())?, now, writing)
+    }
+
+    /// Repairs the records by what was found.
+    fn agree(&self, inventory: &Inventory, now: Timestamp, writing: MutexGuard<'_, ()>) -> Result<Drift> {
         for problem in &inventory.problems {
             tracing::warn!(%problem, "a part of the cache cannot be read");
         }
-        for repo in &inventory.repos {
+        for repo in inventory.repos.iter().filter(|repo| repo.has_ours) {
             // What is left there is younger than that only if somebody works on it right now.
             if let Err(problem) = self.cache.repo(&repo.repo).sweep_scratch(SCRATCH_AGE) {
                 tracing::warn!(%problem, "leftovers of a killed process stay behind");
             }
         }
         let known = self.stored()?;
-        let (entries, drift) = reconcile(&inventory, known.clone(), now);
+        let (entries, drift) = reconcile(inventory, known.clone(), now);
         self.save(&known, &entries)?;
-        self.put_shelf(self.shelf().rebuilt(&inventory, entries));
+        self.put_shelf(self.shelf().rebuilt(inventory, entries));
         drop(writing);
         self.repaired.lock().unwrap_or_else(PoisonError::into_inner).add(&drift);
         drift.count();
@@ -136,22 +142,22 @@ impl Ledger {
     }
 
     /// Ends the evictions that a killed process began; of this one none can be under way yet.
-    fn recover_evictions(&self) -> Result<()> {
+    fn recover_evictions(&self, inventory: &mut Inventory) {
         let mut freed = 0;
-        for repo in self.cache.with_unfinished_evictions()? {
-            let ended = layout::scan_repo(&self.cache, &repo).repos.first().map_or(Ok(0), |found| {
-                tracing::info!(%repo, "an eviction that a killed process began is ended");
-                self.cache.repo(&repo).recover(found)
-            });
-            match ended {
+        let (unfinished, whole): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut inventory.repos).into_iter().partition(|repo| !repo.unfinished.is_empty());
+        inventory.repos = whole;
+        for found in unfinished {
+            tracing::info!(repo = %found.repo, "an eviction that a killed process began is ended");
+            match self.cache.repo(&found.repo).recover(&found) {
                 Ok(bytes) => freed += bytes,
                 Err(problem) => tracing::warn!(%problem, "an eviction that was begun cannot be ended yet"),
             }
+            inventory.repos.extend(layout::scan_repo(&self.cache, &found.repo).repos);
         }
         if freed > 0 {
             tracing::info!(freed, "evictions that a killed process had begun are ended");
         }
-        Ok(())
     }
 
     /// Takes in what a job has just put into one repo, and that it was asked for at `now`. Blocks.

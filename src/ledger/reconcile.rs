@@ -153,6 +153,7 @@ mod tests {
         let repo = RepoEntry {
             repo: "a/b".parse().expect("repo"),
             path: "/c/models--a--b".into(),
+            has_ours: false,
             revisions,
             blobs: BTreeMap::new(),
             orphan_receipts: Vec::new(),

@@ -31,30 +31,18 @@ struct Intent {
 }
 
 impl Cache {
-    /// The repos in which evictions were begun and not ended.
-    ///
-    /// # Errors
-    /// `io_error` if the cache cannot be listed.
-    pub fn with_unfinished_evictions(&self) -> Result<Vec<RepoId>> {
-        self.with_something_in(".larder/evicting")
-    }
-
     /// The repos that have something in their trash.
     ///
     /// # Errors
     /// `io_error` if the cache cannot be listed.
     pub fn with_trash(&self) -> Result<Vec<RepoId>> {
-        self.with_something_in(".larder/trash")
-    }
-
-    fn with_something_in(&self, folder: &str) -> Result<Vec<RepoId>> {
         let entries = match fs::read_dir(&self.root) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => return Err(unlisted(&self.root, &error)),
         };
         let folders = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-        let repos = folders.filter(|entry| !is_empty(&entry.path().join(folder)));
+        let repos = folders.filter(|entry| !is_empty(&entry.path().join(".larder/trash")));
         Ok(repos.filter_map(|entry| repo_of(entry.file_name().to_str()?)).collect())
     }
 }

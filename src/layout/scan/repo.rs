@@ -3,16 +3,13 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
-use std::fs::{self, DirEntry, FileType};
-use std::io::{self, Read as _};
-use std::os::fd::OwnedFd;
+use std::fs;
+use std::io;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-use rustix::fs::{Mode, OFlags, open, readlinkat};
-
+use super::folder::{self, Entry, Found, Listed};
 use super::{
     BlobEntry, Cache, DESKTOP, Foreign, Inventory, PartialEntry, Receipt, RepoDir, RepoEntry, RevisionEntry,
     SnapshotFile, Unreadable, foreign,
@@ -20,7 +17,6 @@ use super::{
 use crate::error::Error;
 use crate::layout::publish::normalise;
 use crate::layout::receipt;
-use crate::layout::unused::frees;
 use larder_jobs::CommitId;
 
 /// Deepest folder that is walked; a path within a repo has at most 1024 bytes.
@@ -43,11 +39,10 @@ pub(super) fn scan(cache: &Cache, dir: &RepoDir, out: &mut Inventory) {
     let mut scan = Scan { cache, dir, out, blobs, partials: Vec::new(), plain_bytes: 0 };
     let mut has_ours = false;
     scan.each(dir.path(), |scan, entry| {
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
+        let name = entry.name();
         has_ours |= name == ".larder";
         if !name.starts_with('.') && !REPO_FOLDERS.contains(&&*name) && !DESKTOP.contains(&&*name) {
-            scan.out.foreign.push(foreign(&entry, "not part of a model's folder"));
+            scan.out.foreign.push(foreign(entry.path(), "not part of a model's folder"));
         }
     });
     scan.blobs();
@@ -74,6 +69,7 @@ pub(super) fn scan(cache: &Cache, dir: &RepoDir, out: &mut Inventory) {
     let entry = RepoEntry {
         repo: dir.repo().clone(),
         path: dir.path().to_owned(),
+        has_ours,
         revisions,
         bytes: own + scan.plain_bytes,
         shared_bytes,
@@ -108,38 +104,6 @@ struct Ours {
     unfinished: Vec<CommitId>,
 }
 
-/// What a walk has found.
-struct Found<'a> {
-    entry: &'a DirEntry,
-    kind: FileType,
-    /// Where, and so many folders below the beginning.
-    folder: &'a Path,
-    depth: usize,
-}
-
-/// Reads the links of one folder after the other: by their names in it, which the kernel finds faster than whole paths.
-#[derive(Default)]
-struct Links {
-    folder: Option<(PathBuf, OwnedFd)>,
-    buffer: Vec<u8>,
-}
-
-impl Links {
-    /// The text of the link `name` in `folder`.
-    fn read(&mut self, folder: &Path, name: &OsStr) -> Option<&[u8]> {
-        let known = match self.folder.take().filter(|(path, _)| path == folder) {
-            Some(known) => known,
-            None => {
-                let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-                (folder.to_owned(), open(folder, flags, Mode::empty()).ok()?)
-            }
-        };
-        self.buffer = readlinkat(&known.1, name, std::mem::take(&mut self.buffer)).ok()?.into_bytes();
-        self.folder = Some(known);
-        Some(&self.buffer)
-    }
-}
-
 /// The name of the blob to which a link in a snapshot's `folder`, so many folders deep, leads, if it leads to one of
 /// `blobs`.
 fn blob_of<'a>(target: &'a [u8], folder: &Path, depth: usize, blobs: &Path) -> Option<Cow<'a, str>> {
@@ -163,27 +127,13 @@ impl Scan<'_> {
         Ours { receipts, damaged_receipts, pins: self.commits("pins"), unfinished: self.commits("evicting") }
     }
 
-    /// Visits the entries of a folder that is not a link, one by one, since there may be very many; what cannot be
-    /// listed becomes a problem.
-    fn each(&mut self, folder: &Path, mut visit: impl FnMut(&mut Self, DirEntry)) {
-        let listed = match fs::symlink_metadata(folder) {
-            Ok(found) if found.is_dir() => fs::read_dir(folder),
-            Ok(_) => {
+    /// Visits the entries of a folder; what cannot be listed becomes a problem.
+    fn each(&mut self, folder: &Path, mut visit: impl FnMut(&mut Self, &Entry<'_>)) {
+        match folder::each(folder, |entry| visit(self, entry)) {
+            Ok(Listed::All | Listed::Absent) => {}
+            Ok(Listed::NoFolder) => {
                 let why = "a link or a file where the cache has a folder";
                 self.out.foreign.push(Foreign { path: folder.to_owned(), bytes: None, why });
-                return;
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
-            Err(error) => Err(error),
-        };
-        match listed {
-            Ok(found) => {
-                for entry in found {
-                    match entry {
-                        Ok(entry) => visit(self, entry),
-                        Err(error) => self.problem(folder, &error),
-                    }
-                }
             }
             Err(error) => self.problem(folder, &error),
         }
@@ -196,40 +146,49 @@ impl Scan<'_> {
     fn blobs(&mut self) {
         let folder = self.dir.path().join("blobs");
         self.each(&folder, |scan, entry| {
-            let name = entry.file_name();
-            let Ok(kind) = entry.file_type() else { return };
-            let name = name.to_string_lossy();
+            let (name, kind) = (entry.name(), entry.kind());
             if DESKTOP.contains(&&*name) {
                 return;
             }
             if name.ends_with(".incomplete") && kind.is_file() {
-                scan.partial(entry.path(), false);
+                scan.partial(entry, false);
             } else if name.starts_with('.') || name.starts_with("tmp_") || kind.is_dir() {
-                scan.out.foreign.push(foreign(&entry, "not a blob"));
+                scan.out.foreign.push(foreign(entry.path(), "not a blob"));
             } else {
-                scan.blob(&entry, &name, kind);
+                scan.blob(entry, &name);
             }
         });
     }
 
-    fn blob(&mut self, entry: &DirEntry, name: &str, kind: FileType) {
-        let shared = kind.is_symlink();
-        if shared && !self.in_shared_store(&entry.path()) {
+    fn blob(&mut self, entry: &Entry<'_>, name: &str) {
+        if entry.kind().is_symlink() {
+            return self.shared_blob(&entry.path(), name);
+        }
+        match entry.found() {
+            Ok(found) if found.is_file => {
+                let Found { bytes, modified, frees, .. } = found;
+                self.blobs.insert(name.into(), BlobEntry { bytes, modified, shared: false, frees });
+            }
+            Ok(_) => {}
+            Err(error) => self.problem(&entry.path(), &error),
+        }
+    }
+
+    fn shared_blob(&mut self, link: &Path, name: &str) {
+        if !self.in_shared_store(link) {
             let why = "a blob that is a link out of the cache";
-            self.out.foreign.push(Foreign { path: entry.path(), bytes: None, why });
+            self.out.foreign.push(Foreign { path: link.to_owned(), bytes: None, why });
             return;
         }
-        let found = if shared { fs::metadata(entry.path()) } else { entry.metadata() };
-        match found {
+        match fs::metadata(link) {
             Ok(found) if found.is_file() => {
-                let frees = if shared { 0 } else { frees(&found) };
-                let entry = BlobEntry { bytes: found.len(), modified: found.modified().ok(), shared, frees };
-                self.blobs.insert(name.into(), entry);
+                let (bytes, modified) = (found.len(), found.modified().ok());
+                self.blobs.insert(name.into(), BlobEntry { bytes, modified, shared: true, frees: 0 });
             }
             Ok(_) => {}
             // A link whose payload is gone: every file that needs it shows as unresolved.
-            Err(error) if shared && error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => self.problem(&entry.path(), &error),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => self.problem(link, &error),
         }
     }
 
@@ -244,20 +203,19 @@ impl Scan<'_> {
     fn partials(&mut self) {
         let folder = self.dir.ours().join("partial");
         self.each(&folder, |scan, entry| {
-            if entry.path().extension().is_some_and(|extension| extension == "part") {
-                scan.partial(entry.path(), true);
+            if entry.name().ends_with(".part") {
+                scan.partial(entry, true);
             }
         });
     }
 
-    fn partial(&mut self, path: PathBuf, ours: bool) {
-        match fs::symlink_metadata(&path) {
-            Ok(found) => {
-                let bytes = found.blocks().saturating_mul(512);
-                self.partials.push(PartialEntry { path, bytes, modified: found.modified().ok(), ours });
+    fn partial(&mut self, entry: &Entry<'_>, ours: bool) {
+        match entry.found() {
+            Ok(Found { occupied: bytes, modified, .. }) => {
+                self.partials.push(PartialEntry { path: entry.path(), bytes, modified, ours });
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => self.problem(&path, &error),
+            Err(error) => self.problem(&entry.path(), &error),
         }
     }
 
@@ -265,14 +223,13 @@ impl Scan<'_> {
     fn refs(&mut self) -> BTreeMap<String, Vec<String>> {
         let base = self.dir.path().join("refs");
         let mut refs: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        self.walk(&base, |scan, name, found| {
-            if !found.kind.is_file() {
+        self.walk(&base, |scan, name, _, entry| {
+            if !entry.kind().is_file() {
                 return;
             }
-            let (path, mut text) = (found.entry.path(), String::new());
-            match fs::File::open(&path).and_then(|file| file.take(64).read_to_string(&mut text)) {
-                Ok(_) => refs.entry(text.trim().to_owned()).or_default().push(name),
-                Err(error) => scan.problem(&path, &error),
+            match entry.line() {
+                Ok(line) => refs.entry(line).or_default().push(name),
+                Err(error) => scan.problem(&entry.path(), &error),
             }
         });
         refs.values_mut().for_each(|names| names.sort());
@@ -315,14 +272,11 @@ impl Scan<'_> {
         let mut revisions = Vec::new();
         let folder = self.dir.path().join("snapshots");
         self.each(&folder, |scan, entry| {
-            let name = entry.file_name();
-            let commit = name.to_str().and_then(|name| name.parse::<CommitId>().ok());
-            match commit {
-                Some(commit) if entry.file_type().is_ok_and(|kind| kind.is_dir()) => {
-                    revisions.push(scan.snapshot(commit));
-                }
-                _ if DESKTOP.iter().any(|known| name == *known) => {}
-                _ => scan.out.foreign.push(foreign(&entry, "not a snapshot")),
+            let name = entry.name();
+            match name.parse::<CommitId>() {
+                Ok(commit) if entry.kind().is_dir() => revisions.push(scan.snapshot(commit)),
+                _ if DESKTOP.contains(&&*name) => {}
+                _ => scan.out.foreign.push(foreign(entry.path(), "not a snapshot")),
             }
         });
         revisions
@@ -330,25 +284,24 @@ impl Scan<'_> {
 
     fn snapshot(&mut self, commit: CommitId) -> RevisionEntry {
         let base = self.dir.snapshot(&commit);
-        let (blobs, mut links) = (normalise(&self.dir.path().join("blobs")), Links::default());
+        let (blobs, mut buffer) = (normalise(&self.dir.path().join("blobs")), Vec::new());
         let (mut files, mut complete, mut last_modified) = (Vec::new(), true, None);
-        self.walk(&base, |scan, path, Found { entry, kind, folder, depth }| {
+        self.walk(&base, |scan, path, depth, entry| {
             let (mut blob, mut bytes) = (None, None);
-            if kind.is_symlink() {
-                let name = entry.file_name();
-                let target = links.read(folder, &name);
-                let name = target.and_then(|target| blob_of(target, folder, depth, &blobs));
+            if entry.kind().is_symlink() {
+                let target = entry.link(&mut buffer);
+                let name = target.and_then(|target| blob_of(target, entry.folder(), depth, &blobs));
                 let found = name.as_deref().and_then(|name| scan.blobs.get_key_value(name));
                 // The name that is known is shared.
                 blob = found.map(|(name, _)| Arc::clone(name)).or_else(|| name.as_deref().map(Arc::from));
                 bytes = found.map(|(_, found)| found.bytes);
                 last_modified = last_modified.max(found.and_then(|(_, found)| found.modified));
-            } else if let Ok(found) = entry.metadata()
-                && found.is_file()
+            } else if let Ok(found) = entry.found()
+                && found.is_file
             {
-                bytes = Some(found.len());
-                last_modified = last_modified.max(found.modified().ok());
-                scan.plain_bytes += found.len();
+                bytes = Some(found.bytes);
+                last_modified = last_modified.max(found.modified);
+                scan.plain_bytes += found.bytes;
             }
             complete &= bytes.is_some();
             files.push(SnapshotFile { path, blob, bytes });
@@ -369,19 +322,17 @@ impl Scan<'_> {
         }
     }
 
-    /// Visits everything below `base` that is not a folder, with its path within it. Links are not followed.
-    fn walk(&mut self, base: &Path, mut visit: impl FnMut(&mut Self, String, Found<'_>)) {
+    /// Visits everything below `base` that is not a folder, with its path within it and how many folders deep it lies.
+    /// Links are not followed.
+    fn walk(&mut self, base: &Path, mut visit: impl FnMut(&mut Self, String, usize, &Entry<'_>)) {
         let mut todo = vec![(String::new(), base.to_owned(), 0)];
         while let Some((prefix, folder, depth)) = todo.pop() {
             self.each(&folder, |scan, entry| {
-                let name = entry.file_name();
-                let name = name.to_string_lossy();
-                let Ok(kind) = entry.file_type() else { return };
-                if kind.is_dir() && depth < MAX_DEPTH {
+                let name = entry.name();
+                if entry.kind().is_dir() && depth < MAX_DEPTH {
                     todo.push((format!("{prefix}{name}/"), entry.path(), depth + 1));
                 } else if !DESKTOP.contains(&&*name) {
-                    let found = Found { entry: &entry, kind, folder: &folder, depth };
-                    visit(scan, format!("{prefix}{name}"), found);
+                    visit(scan, format!("{prefix}{name}"), depth, entry);
                 }
             });
         }
