@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Bandwidth, Glob, Invalid, ModelRef, RepoId, Revision, Span};
+use crate::{Bandwidth, Glob, Invalid, ModelRef, RepoId, Revision, Span, Variant};
 
 /// Most patterns of one kind that a job may carry.
 const MAX_GLOBS: usize = 64;
@@ -61,6 +61,9 @@ pub struct Download {
     /// Which weight format to fetch.
     #[serde(default, skip_serializing_if = "is_default")]
     pub format: Format,
+    /// Whether a published quantization may be staged instead, and which.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub variant: Variant,
     /// Never evict the staged revision until it is unpinned.
     #[serde(default, skip_serializing_if = "is_default")]
     pub pin: bool,
@@ -87,6 +90,7 @@ impl Download {
         "include",
         "exclude",
         "format",
+        "variant",
         "pin",
         "allow_unsafe",
         "bandwidth",
@@ -101,6 +105,7 @@ impl Download {
             include: Vec::new(),
             exclude: Vec::new(),
             format: Format::Auto,
+            variant: Variant::Exact,
             pin: false,
             allow_unsafe: false,
             bandwidth: None,
@@ -122,6 +127,13 @@ impl Download {
             return Err(Invalid::new(
                 "the job has more than 64 patterns in `include` or `exclude`",
                 "use fewer, wider patterns",
+            ));
+        }
+        self.variant.validate()?;
+        if self.variant != Variant::Exact && !(self.include.is_empty() && self.format == Format::Auto) {
+            return Err(Invalid::new(
+                "`variant` chooses the files, and so do `include` and `format`",
+                "leave them out, or send \"variant\": \"exact\"",
             ));
         }
         if self.format == Format::Pickle && !self.allow_unsafe {
@@ -149,7 +161,7 @@ impl Download {
             texts.dedup();
             serde_json::json!(texts)
         };
-        serde_json::json!([
+        let mut want = serde_json::json!([
             "download",
             self.repo,
             self.revision,
@@ -157,7 +169,11 @@ impl Download {
             sorted(&self.exclude),
             self.format,
             self.allow_unsafe,
-        ])
-        .to_string()
+        ]);
+        // Wants that were hashed before there were variants stay the same.
+        if let (false, Some(parts)) = (self.variant == Variant::Exact, want.as_array_mut()) {
+            parts.push(serde_json::json!(self.variant));
+        }
+        want.to_string()
     }
 }

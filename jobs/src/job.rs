@@ -4,7 +4,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::{Map, Value};
 
 use crate::invalid::shown;
-use crate::{Download, Evict, Hosts, Invalid, Kind, ModelRef, RepoId, Revision, Verify};
+use crate::{Download, Evict, Hosts, Invalid, Kind, ModelRef, Preload, Profile, RepoId, Revision, Verify};
 
 /// The version of the wire payload that this crate writes, and the newest that it reads.
 pub const VERSION: u64 = 1;
@@ -81,6 +81,10 @@ pub enum Work {
     Evict(Evict),
     /// Read models again.
     Verify(Verify),
+    /// Measure the host, or look at a model.
+    Profile(Profile),
+    /// Bring a model into memory.
+    Preload(Preload),
 }
 
 impl Work {
@@ -90,6 +94,8 @@ impl Work {
             Work::Download(_) => Kind::Download,
             Work::Evict(_) => Kind::Evict,
             Work::Verify(_) => Kind::Verify,
+            Work::Profile(_) => Kind::Profile,
+            Work::Preload(_) => Kind::Preload,
         }
     }
 
@@ -99,6 +105,8 @@ impl Work {
             Work::Download(download) => download.want(),
             Work::Evict(evict) => evict.want(),
             Work::Verify(verify) => verify.want(),
+            Work::Profile(profile) => profile.want(),
+            Work::Preload(preload) => preload.want(),
         }
     }
 
@@ -108,6 +116,8 @@ impl Work {
             Work::Download(download) => (Some(&download.repo), Some(&download.revision)),
             Work::Evict(evict) => (evict.repo.as_ref(), evict.revision.as_ref()),
             Work::Verify(verify) => (verify.repo.as_ref(), verify.revision.as_ref()),
+            Work::Profile(profile) => (profile.repo.as_ref(), profile.revision.as_ref()),
+            Work::Preload(preload) => (Some(&preload.repo), Some(&preload.revision)),
         }
     }
 
@@ -166,12 +176,16 @@ impl Job {
             Kind::Download => Download::FIELDS,
             Kind::Evict => Evict::FIELDS,
             Kind::Verify => Verify::FIELDS,
+            Kind::Profile => Profile::FIELDS,
+            Kind::Preload => Preload::FIELDS,
         };
         let common = split_common(&mut fields, own)?;
         let work = match kind {
             Kind::Download => Work::Download(read(fields)?),
             Kind::Evict => Work::Evict(read(fields)?),
             Kind::Verify => Work::Verify(read(fields)?),
+            Kind::Profile => Work::Profile(read(fields)?),
+            Kind::Preload => Work::Preload(read(fields)?),
         };
         let job = Self { work, common };
         job.validate()?;
@@ -204,6 +218,8 @@ impl Job {
             Work::Download(download) => download.validate(),
             Work::Evict(evict) => evict.validate(),
             Work::Verify(verify) => verify.validate(),
+            Work::Profile(profile) => profile.validate(),
+            Work::Preload(_) => Ok(()),
         }
     }
 }
@@ -247,6 +263,8 @@ impl Serialize for Job {
             Work::Download(work) => Flat { v, kind, work, common }.serialize(serializer),
             Work::Evict(work) => Flat { v, kind, work, common }.serialize(serializer),
             Work::Verify(work) => Flat { v, kind, work, common }.serialize(serializer),
+            Work::Profile(work) => Flat { v, kind, work, common }.serialize(serializer),
+            Work::Preload(work) => Flat { v, kind, work, common }.serialize(serializer),
         }
     }
 }
@@ -287,6 +305,8 @@ impl schemars::JsonSchema for Job {
             one(Kind::Download, Download::json_schema(generator), &["kind", "repo"]),
             one(Kind::Evict, Evict::json_schema(generator), &["kind"]),
             one(Kind::Verify, Verify::json_schema(generator), &["kind"]),
+            one(Kind::Profile, Profile::json_schema(generator), &["kind"]),
+            one(Kind::Preload, Preload::json_schema(generator), &["kind", "repo"]),
         ];
         schemars::json_schema!({"title": "Job", "oneOf": kinds})
     }

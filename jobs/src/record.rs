@@ -155,6 +155,8 @@ impl Record {
             files_done: progress.files_done,
             active: progress.active,
             evicted: progress.evicted,
+            chosen: progress.chosen,
+            report: progress.report,
             hosts: self.hosts(only),
             priority: self.priority,
             requested_by: self.requesters.clone(),

@@ -58,6 +58,10 @@ words! {
         Evict = "evict",
         /// Read models again and compare them with their hashes.
         Verify = "verify",
+        /// Measure this host, or look closely at a model in its cache.
+        Profile = "profile",
+        /// Bring the files of a model into memory.
+        Preload = "preload",
     }
 }
 
@@ -104,7 +108,7 @@ impl Kind {
     pub const fn first(self) -> State {
         match self {
             Kind::Download => State::Planning,
-            Kind::Evict | Kind::Verify => State::Running,
+            Kind::Evict | Kind::Verify | Kind::Profile | Kind::Preload => State::Running,
         }
     }
 
@@ -112,7 +116,7 @@ impl Kind {
     pub const fn success(self) -> State {
         match self {
             Kind::Download => State::Ready,
-            Kind::Evict | Kind::Verify => State::Done,
+            Kind::Evict | Kind::Verify | Kind::Profile | Kind::Preload => State::Done,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{CommitId, EvictedModel, JobId, Kind, Reason, RepoId, Revision, State};
+use crate::{ChosenVariant, CommitId, EvictedModel, JobId, Kind, Reason, RepoId, Revision, State};
 
 /// One file that is being fetched right now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +39,12 @@ pub struct Progress {
     /// What an eviction removed or would remove, at most 32.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub evicted: Vec<EvictedModel>,
+    /// What a download that allowed variants stages.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chosen: Option<ChosenVariant>,
+    /// What a profile or a preload found; its shape is in docs/api.md.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub report: Option<serde_json::Value>,
 }
 
 /// A job as others see it. Fields are only ever added; times are RFC 3339, sizes bytes, unknown is `null`.
@@ -81,6 +87,12 @@ pub struct JobView {
     /// What an eviction removed or would remove, at most 32; `bytes_done` and `files_done` count all of it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub evicted: Vec<EvictedModel>,
+    /// What a download that allowed variants stages, and why; `repo` is what was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chosen: Option<ChosenVariant>,
+    /// What a profile or a preload found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub report: Option<serde_json::Value>,
     /// The hosts that the job runs on.
     pub hosts: Vec<String>,
     /// Higher goes first.

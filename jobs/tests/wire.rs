@@ -28,6 +28,10 @@ fn the_fullest_job_reads_and_is_written_the_same() {
         "evict-age.v1.json",
         "verify-all.v1.json",
         "verify-model.v1.json",
+        "download-variants.v1.json",
+        "profile-host.v1.json",
+        "profile-model.v1.json",
+        "preload.v1.json",
     ] {
         let full = golden(name);
         let job = Job::from_json(full.clone()).expect("reads");
@@ -58,6 +62,8 @@ fn what_is_wrong_is_named() {
         ("bandwidth", json!(-1), "`bandwidth`: a size"),
         ("lease_ttl", json!("0s"), "`lease_ttl` is not between"),
         ("lease_ttl", json!("soon"), "`lease_ttl`: `soon` is not a duration"),
+        ("variant", json!("int5"), "`variant`: `int5` is not a variant"),
+        ("variant", json!([]), "`variant` is an empty list"),
         ("hosts", json!("gpu-1"), "a list of one host name"),
         ("hosts", json!(["a", "b"]), "a list of one host name"),
         ("requested_by", json!(""), "`requested_by` is empty"),
@@ -88,6 +94,13 @@ fn an_eviction_says_one_thing() {
         (json!({"kind": "evict", "pin": true}), "unknown field `pin`"),
         (json!({"kind": "verify", "revision": "main"}), "but not `repo`"),
         (json!({"kind": "verify", "max_bytes_per_second": 0}), "`max_bytes_per_second`"),
+        (json!({"kind": "profile", "revision": "main"}), "but not `repo`"),
+        (json!({"kind": "profile", "target": "model"}), "`repo` is missing"),
+        (json!({"kind": "profile", "target": "host", "repo": "a/b"}), "`target` is host"),
+        (json!({"kind": "profile", "repo": "a/b", "tests": ["disk"]}), "are about the host"),
+        (json!({"kind": "profile", "tests": ["gpu"]}), "unknown variant `gpu`"),
+        (json!({"kind": "profile", "disk_bytes": 1}), "`disk_bytes` is not between"),
+        (json!({"kind": "preload"}), "missing field `repo`"),
     ] {
         let error = Job::from_json(job.clone()).expect_err("refused");
         assert!(error.to_string().contains(part), "{job}: {error}");
@@ -108,6 +121,10 @@ fn equal_wants_are_equal_whoever_asks() {
     let one = want(json!({"kind": "download", "repo": "a/b", "include": ["x", "y"]}));
     assert_eq!(one, want(json!({"kind": "download", "repo": "a/b", "include": ["y", "x", "y"]})));
     assert_ne!(one, plain);
+    assert_eq!(plain, want(json!({"kind": "download", "repo": "a/b", "variant": "exact"})));
+    assert_ne!(plain, want(json!({"kind": "download", "repo": "a/b", "variant": "auto"})));
+    let both = json!({"kind": "download", "repo": "a/b", "variant": "auto", "include": ["*.gguf"]});
+    assert!(Job::from_json(both).is_err(), "two ways to choose the files");
 }
 
 /// The schema that others generate code from. `LARDER_UPDATE=1 cargo test -p larder-jobs --all-features` writes it.

@@ -101,6 +101,10 @@ pub struct Concurrency {
     pub evict: usize,
     /// Verifications.
     pub verify: usize,
+    /// Profiles.
+    pub profile: usize,
+    /// Preloads.
+    pub preload: usize,
 }
 
 impl Concurrency {
@@ -110,6 +114,8 @@ impl Concurrency {
             Kind::Download => self.download,
             Kind::Evict => self.evict,
             Kind::Verify => self.verify,
+            Kind::Profile => self.profile,
+            Kind::Preload => self.preload,
             // `Kind` may grow before this larder serves the new kind.
             _ => 1,
         }

@@ -30,7 +30,7 @@ pub(super) fn config() -> Config {
         max_finished: 100,
         backoff_min: span(100),
         backoff_max: span(1_000),
-        concurrency: Concurrency { download: 3, evict: 1, verify: 1 },
+        concurrency: Concurrency { download: 3, evict: 1, verify: 1, profile: 1, preload: 1 },
     }
 }
 

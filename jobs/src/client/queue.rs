@@ -68,7 +68,7 @@ impl Queue {
         let micros = |time: Option<jiff::Timestamp>| time.map(jiff::Timestamp::as_microsecond);
         let download = match &job.work {
             Work::Download(download) => Some(download),
-            Work::Evict(_) | Work::Verify(_) => None,
+            _ => None,
         };
         let step = Step::new("enqueue")
             .arg(id)
