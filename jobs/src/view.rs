@@ -41,10 +41,10 @@ pub struct Progress {
     pub evicted: Vec<EvictedModel>,
     /// What a download that allowed variants stages.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub chosen: Option<ChosenVariant>,
+    pub chosen: Option<Box<ChosenVariant>>,
     /// What a profile or a preload found; its shape is in docs/api.md.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub report: Option<serde_json::Value>,
+    pub report: Option<Box<serde_json::Value>>,
 }
 
 /// A job as others see it. Fields are only ever added; times are RFC 3339, sizes bytes, unknown is `null`.
@@ -89,10 +89,10 @@ pub struct JobView {
     pub evicted: Vec<EvictedModel>,
     /// What a download that allowed variants stages, and why; `repo` is what was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub chosen: Option<ChosenVariant>,
+    pub chosen: Option<Box<ChosenVariant>>,
     /// What a profile or a preload found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub report: Option<serde_json::Value>,
+    pub report: Option<Box<serde_json::Value>>,
     /// The hosts that the job runs on.
     pub hosts: Vec<String>,
     /// Higher goes first.

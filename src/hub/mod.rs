@@ -14,6 +14,8 @@
 
 mod client;
 mod limits;
+mod peek;
+mod published;
 mod source;
 #[cfg(test)]
 mod testing;
@@ -38,6 +40,7 @@ use source::{Clients, Source};
 
 pub use client::Resolved;
 pub use limits::{JobLimit, Limits};
+pub use published::Published;
 pub use token::Token;
 pub use transfer::{Fetch, Fetched, Kept, PageCache, Phase, Totals, Tracker, Trust, kept};
 pub use xet::{CHILD_VERB, fetch_as_ordered};

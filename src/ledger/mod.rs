@@ -7,6 +7,7 @@
 mod config;
 mod entry;
 mod lease;
+mod measured;
 mod reconcile;
 mod shelf;
 
@@ -26,6 +27,7 @@ use crate::store::{Batch, Opened, Store, Table};
 pub use config::{Config, Percent};
 pub use entry::{Entry, Key, LeaseView, ModelView, Origin};
 pub use lease::{Gone, Lease};
+pub use measured::{Calibration, CalibrationKey, Hardware, Measured};
 pub use reconcile::{Drift, Repaired, reconcile};
 pub use shelf::{Shelf, Used};
 

@@ -17,6 +17,7 @@ pub(crate) fn answer(shared: &Shared, state: &State, call: &Call) -> Reply {
     let segments: Vec<&str> = call.segments.iter().map(String::as_str).collect();
     match segments[..] {
         ["api", "whoami-v2"] => whoami(state, call),
+        ["api", "models"] => listing(state, call),
         ["api", "models", owner, name, ref rest @ ..] => {
             let id = format!("{owner}/{name}");
             let repo = match find_repo(state, call, &id) {
@@ -144,10 +145,36 @@ fn info(state: &State, call: &Call, repo: &Repo, model: &Model) -> Value {
         "sha": model.stored.as_str(), "private": repo.private, "disabled": false,
         "gated": if repo.gated { json!("manual") } else { json!(false) },
         "pipeline_tag": model.pipeline_tag, "tags": model.tags, "library_name": "transformers",
-        "downloads": 1234, "likes": 5, "spaces": [], "usedStorage": model.bytes(),
+        "downloads": model.downloads, "likes": 5, "spaces": [], "usedStorage": model.bytes(),
         "createdAt": "2022-03-02T23:29:04.000Z", "lastModified": DATE,
         "siblings": siblings,
     })
+}
+
+/// The public models that carry every tag of the `filter`, the most downloaded first.
+fn listing(state: &State, call: &Call) -> Reply {
+    let filter = call.param("filter").unwrap_or_default();
+    let wanted: Vec<&str> = filter.split(',').filter(|tag| !tag.is_empty()).collect();
+    let newest = |repo: &Repo| repo.resolve("main").cloned();
+    let mut found: Vec<(&Repo, Model)> = state
+        .repos
+        .values()
+        .filter(|repo| !repo.private)
+        .filter_map(|repo| Some((repo, newest(repo)?)))
+        .filter(|(_, model)| wanted.iter().all(|tag| model.tags.iter().any(|own| own == tag)))
+        .collect();
+    found.sort_by_key(|(_, model)| std::cmp::Reverse(model.downloads));
+    let limit = call.param("limit").and_then(|limit| limit.parse().ok()).unwrap_or(1000);
+    let full = call.flag("full");
+    let entries = found.iter().take(limit).map(|(repo, model)| {
+        let mut value = info(state, call, repo, model);
+        if let (false, Some(fields)) = (full, value.as_object_mut()) {
+            fields.remove("siblings");
+            fields.remove("sha");
+        }
+        value
+    });
+    Reply::json(&Value::Array(entries.collect()))
 }
 
 /// What opens the content-addressed store for an hour.

@@ -50,6 +50,7 @@ pub struct Model {
     pub(crate) private: bool,
     pub(crate) tags: Vec<String>,
     pub(crate) pipeline_tag: String,
+    pub(crate) downloads: u64,
     pub(crate) files: BTreeMap<String, File>,
     /// Its commit, once a hub has it and nothing changes any more; empty before.
     pub(crate) stored: String,
@@ -66,6 +67,7 @@ impl Model {
             private: false,
             tags: vec!["transformers".into(), "safetensors".into()],
             pipeline_tag: "text-generation".into(),
+            downloads: 1234,
             files: BTreeMap::new(),
             stored: String::new(),
         }
@@ -86,6 +88,20 @@ impl Model {
     /// Adds or replaces a file kept in LFS.
     pub fn lfs(mut self, path: impl Into<String>, content: impl Into<Content>) -> Self {
         self.files.insert(path.into(), File::new(content.into(), true));
+        self
+    }
+
+    /// Adds a file kept in LFS whose bytes nobody will ever fetch whole: its hash is one of its length and first bytes, so
+    /// that sixty gigabytes need not be read for it.
+    pub fn unread(mut self, path: impl Into<String>, content: impl Into<Content>) -> Self {
+        let content = content.into();
+        let size = content.len();
+        let mut hash = sha2::Sha256::new();
+        hash.update(size.to_le_bytes());
+        hash.update(content.slice(0, 4096).expect("the content reads"));
+        let sha256 = hex::encode(hash.finalize());
+        let oid = Content::from(sha256.as_str()).git_oid();
+        self.files.insert(path.into(), File { content, size, sha256: Some(sha256), oid, pointer_size: 134 });
         self
     }
 
@@ -134,6 +150,12 @@ impl Model {
     /// The task, `text-generation` unless said otherwise.
     pub fn pipeline_tag(mut self, tag: impl Into<String>) -> Self {
         self.pipeline_tag = tag.into();
+        self
+    }
+
+    /// Downloads of the last month, by which lists are sorted; 1234 unless said otherwise.
+    pub fn downloads(mut self, downloads: u64) -> Self {
+        self.downloads = downloads;
         self
     }
 
