@@ -1,8 +1,13 @@
 //! What the cache's disk has, asked of the filesystem that holds the path and not of a list of disks, and how much of
 //! that was promised to somebody.
 
+pub mod load;
+pub mod preload;
 mod quiet;
 mod reserve;
+pub mod residency;
+pub mod speed;
+mod worth;
 
 use std::path::Path;
 
@@ -45,6 +50,12 @@ pub fn mountpoint(path: &Path) -> Option<std::path::PathBuf> {
         .take_while(|ancestor| ancestor.metadata().is_ok_and(|meta| meta.dev() == device))
         .last()
         .map(Path::to_owned)
+}
+
+/// What was under way on the disk and was stopped before its end.
+fn stopped(what: &str) -> Error {
+    let hint = "it begins anew when it is asked for again";
+    Error::new(larder_jobs::Reason::Interrupted, format!("{what} was stopped"), hint)
 }
 
 #[cfg(test)]

@@ -108,6 +108,18 @@ impl From<Problem> for Error {
     }
 }
 
+/// Runs `work` on a thread that may block.
+///
+/// # Errors
+/// What `work` says; `internal` if it died.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|died| Err(Error::internal(format!("a blocking step died: {died}"))))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

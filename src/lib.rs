@@ -4,10 +4,13 @@
 //! architecture test: floors import downwards only, rooms of one floor never import each other.
 
 pub mod api;
+pub mod catalogue;
 pub mod cli;
 pub mod config;
 pub mod disk;
 pub mod error;
+pub mod fit;
+pub mod gpu;
 pub mod host;
 pub mod hub;
 pub mod keeper;
@@ -16,6 +19,8 @@ pub mod ledger;
 pub mod metrics;
 pub mod plan;
 pub mod queue;
+pub mod scout;
 pub mod serve;
 pub mod store;
+pub mod weights;
 pub mod worker;

@@ -74,6 +74,18 @@ fn describe() {
         "Differences between records and disk that reconciling repaired, by kind."
     );
     describe_counter!("larder_evictions_total", "Revisions that were evicted, by reason.");
+    describe_counter!(
+        "larder_variant_fallbacks_total",
+        "Downloads that staged another variant than the model named, by variant."
+    );
+    describe_counter!(
+        "larder_fit_observations_total",
+        "Predictions of VRAM that were compared with an engine's."
+    );
+    describe_counter!(
+        "larder_fit_false_yes_total",
+        "Predictions of VRAM that said yes to what takes more than the card has."
+    );
     describe_counter!("larder_evicted_bytes_total", Unit::Bytes, "Bytes that became free by evictions.");
     describe_counter!(
         "larder_eviction_blocked_total",
@@ -167,6 +179,17 @@ pub fn eviction_blocked(reason: &'static str) {
 /// Less became free than was wanted.
 pub fn eviction_short() {
     counter!("larder_eviction_short_total").increment(1);
+}
+
+/// A download takes another variant than was named.
+pub fn fell_back(variant: &str) {
+    counter!("larder_variant_fallbacks_total", "variant" => variant.to_owned()).increment(1);
+}
+
+/// A prediction was compared with what an engine takes.
+pub fn fit_observed(said_yes_wrongly: bool) {
+    counter!("larder_fit_observations_total").increment(1);
+    counter!("larder_fit_false_yes_total").increment(u64::from(said_yes_wrongly));
 }
 
 /// A model that was evicted by the rules was asked for again within a day.

@@ -13,12 +13,15 @@ use crate::api::{self, Api, Listeners, Sampler};
 use crate::config::{Config, Environment, Settings, Sources};
 use crate::disk::Reservations;
 use crate::error::{Error, Result};
+use crate::gpu;
 use crate::hub::{Hub, Limits};
 use crate::keeper::{self, Keeper};
 use crate::layout::Cache;
 use crate::ledger::Ledger;
 use crate::metrics;
+use crate::plan::KeepFree;
 use crate::queue::{self, Embedded, JobStore, Redis, Scope};
+use crate::scout::{Scout, Watch};
 use crate::store::{StateLock, Store};
 use crate::worker::{self, Context, Patience};
 
@@ -43,6 +46,8 @@ pub struct House {
     /// The same queue, if it is that of a fleet.
     fleet: Option<Arc<Redis>>,
     keeper: Keeper,
+    /// The GPUs, if this process watches them.
+    watched: Option<gpu::Handle>,
     /// Whether room may be made for a download.
     may_evict: bool,
     hub: Hub,
@@ -95,22 +100,35 @@ impl House {
             }
             None => own,
         };
+        // Whoever does one job looks at the GPUs when it needs them.
+        let watched = (scope == Scope::All).then(|| gpu::start(&settings.config.gpu));
+        let planning = planner(&settings, hub.clone(), scope == Scope::Own)?;
+        let scout = planning.scout.clone().on_host(Arc::clone(keeper.ledger()), watched.clone());
+        let planning = Context { scout: scout.clone(), ..planning };
         let api = Api {
             queue: Arc::clone(&queue),
             fleet: fleet.is_some(),
             keeper: keeper.clone(),
             limits: hub.limits().clone(),
+            scout,
+            planner: Arc::new(move |want, stop| {
+                let context = planning.clone();
+                Box::pin(async move {
+                    let view = worker::plan_view(&context, &want, &stop).await?;
+                    serde_json::to_value(&view).map_err(|error| Error::internal(error.to_string()))
+                })
+            }),
             sampler: Sampler::default(),
             metrics: handle,
             host: settings.config.host.name.as_str().into(),
             max_models: settings.config.metrics.max_models,
         };
         // So that the first scrape and the first probe already know, unless the queue is away.
-        let sampled = api.sampler.refresh(&*queue, &settings.cache_root);
+        let sampled = api.sampler.refresh(&*queue, &settings.cache_root, &api.scout);
         let _ = tokio::time::timeout(FIRST_SAMPLE, sampled).await;
         // Nobody who stages one model by hand expects that another goes.
         let may_evict = scope == Scope::All;
-        Ok(Self { settings, scope, queue, fleet, keeper, may_evict, hub, api, _lock: lock })
+        Ok(Self { settings, scope, queue, fleet, keeper, watched, may_evict, hub, api, _lock: lock })
     }
 
     /// The same, but a command that only does its own job may evict for it as a daemon would.
@@ -128,11 +146,15 @@ impl House {
     pub fn context(&self, drain: CancellationToken) -> Context {
         let foreground = self.scope == Scope::Own;
         Context {
+            hub: self.hub.clone(),
+            cache: Cache::new(self.settings.cache_root.clone()),
+            scout: self.api.scout.clone(),
+            refuses_unhealthy: self.settings.config.gpu.unhealthy == gpu::Unhealthy::Refuse,
             keeper: Some(self.keeper.clone()),
             may_evict: self.may_evict,
+            keep_free: kept_free(&self.settings, foreground),
             patience: foreground.then(|| Patience::new(PATIENCE)),
             drain,
-            ..planner(&self.settings, self.hub.clone(), foreground)
         }
     }
 
@@ -157,6 +179,7 @@ impl House {
         services.spawn(self.api.sampler.clone().run(
             Arc::clone(&queue),
             self.settings.cache_root.clone(),
+            self.api.scout.clone(),
             stop.clone(),
         ));
         services.spawn(upkeep(self.api.metrics.clone(), stop.clone()));
@@ -167,6 +190,8 @@ impl House {
         }
         if self.scope == Scope::All {
             services.spawn(keeper::keep_until(self.keeper.clone(), Arc::clone(&queue), stop.clone()));
+            let interval = self.settings.config.gpu.interval.get();
+            services.spawn(watch_hardware(self.api.scout.clone(), interval, stop.clone()));
         }
         if let Some(fleet) = self.fleet.clone() {
             let stop = stop.clone();
@@ -200,18 +225,46 @@ async fn left_behind(own: &Embedded) {
     }
 }
 
-/// What planning needs; no state folder, no ledger.
-pub fn planner(settings: &Settings, hub: Hub, foreground: bool) -> Context {
-    let configured = settings.config.cache.kept_free();
-    let keep_free = if foreground { configured.up_to(FOREGROUND_KEEP_FREE) } else { configured };
-    Context {
+/// What planning needs; no state folder, no ledger, and GPUs that are looked at when somebody asks.
+///
+/// # Errors
+/// `invalid_request` if the operator's own registry cannot be read.
+pub fn planner(settings: &Settings, hub: Hub, foreground: bool) -> Result<Context> {
+    let (cache, config) = (Cache::new(settings.cache_root.clone()), &settings.config);
+    let scout = Scout::new(hub.clone(), cache.clone(), &config.models, config.gpu.clone())?;
+    Ok(Context {
         hub,
-        cache: Cache::new(settings.cache_root.clone()),
+        cache,
+        scout,
+        refuses_unhealthy: false,
         keeper: None,
         may_evict: false,
-        keep_free,
+        keep_free: kept_free(settings, foreground),
         patience: None,
         drain: CancellationToken::new(),
+    })
+}
+
+fn kept_free(settings: &Settings, foreground: bool) -> KeepFree {
+    let configured = settings.config.cache.kept_free();
+    if foreground { configured.up_to(FOREGROUND_KEEP_FREE) } else { configured }
+}
+
+/// Remembers what hardware there is, and learns from what engines hold of it.
+async fn watch_hardware(scout: Scout, interval: Duration, stop: CancellationToken) {
+    let mut watch = Watch::default();
+    let mut tick = tokio::time::interval(interval);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = tick.tick() => {}
+        }
+        if let Err(error) = scout.remember_hardware().await {
+            tracing::debug!(%error, "the hardware cannot be remembered");
+        }
+        if let Err(error) = scout.learn(&mut watch, &stop).await {
+            tracing::debug!(%error, "nothing is learnt from what engines hold");
+        }
     }
 }
 
@@ -253,10 +306,15 @@ pub async fn serve(settings: Settings, sources: Sources) -> Result<()> {
             "larder serves"
         );
         let drain = stop.child_token();
+        let mut lost = None;
         tokio::select! {
             () = house.run(listeners, drain.clone()) => {}
             () = reload(&mut hangup, &sources, house.hub.limits()) => {}
             () = drain_when_failed(&house, &drain) => {}
+            () = drain_when_lost(&house, &drain, &mut lost) => {}
+        }
+        if let Some(lost) = lost {
+            return Err(lost);
         }
         if stop.is_cancelled() {
             break;
@@ -278,6 +336,18 @@ async fn drain_when_failed(house: &House, drain: &CancellationToken) {
         "the store has failed, as it does when its disk is full; jobs go back, and it is opened again"
     );
     drain.cancel();
+    std::future::pending::<()>().await;
+}
+
+/// The same when NVML, having worked, has failed for good: whoever starts this process again also gives it the devices
+/// anew.
+async fn drain_when_lost(house: &House, drain: &CancellationToken, lost: &mut Option<Error>) {
+    if let Some(watched) = &house.watched {
+        let error = watched.until_lost_for_good().await;
+        tracing::error!(%error, hint = error.hint(), "jobs go back, and larder ends");
+        *lost = Some(error);
+        drain.cancel();
+    }
     std::future::pending::<()>().await;
 }
 

@@ -8,7 +8,8 @@ use larder_jobs::{Evict, Invalid, ModelRef};
 use super::Api;
 use super::models::parameters;
 use super::problem::Failure;
-use crate::keeper::{PlanView, blocking};
+use crate::error::blocking;
+use crate::keeper::PlanView;
 
 /// `model=owner/name[@revision]`, `free=20GB` or `older_than=30d`; without any of them what the watermarks ask for.
 fn wanted(query: Option<&str>) -> Result<Evict, Invalid> {

@@ -1,5 +1,7 @@
 //! `/metrics`: the events that were counted, and the state of this moment, in Prometheus' text format 0.0.4.
 
+mod gpu;
+
 use std::fmt::{Display, Write as _};
 
 use axum::extract::State as Shared;
@@ -9,6 +11,7 @@ use jiff::Timestamp;
 
 use super::{Api, Sampled};
 use crate::ledger::Shelf;
+use crate::scout::judged;
 
 const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -19,8 +22,68 @@ pub(super) async fn scrape(Shared(api): Shared<Api>) -> Response {
         promised: api.keeper.reservations().promised(),
         capacity: api.keeper.capacity(),
     };
-    render_state(&mut text, &api.sampler.latest(), &kept, api.max_models);
+    let sampled = api.sampler.latest();
+    render_state(&mut text, &sampled, &kept, api.max_models);
+    hardware(&mut text, &api, &sampled);
     ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response()
+}
+
+/// What the GPUs said last, and what was learnt of them.
+fn hardware(text: &mut String, api: &Api, sampled: &Sampled) {
+    let mut page = Page { text };
+    let Some(gpus) = api.scout.watched() else { return };
+    let facts = sampled.facts.as_deref();
+    let health = facts.map_or_else(crate::gpu::Health::default, |facts| judged(&gpus, facts));
+    gpu::render(&mut page, &gpus, &health, Timestamp::now());
+    measured(&mut page, sampled);
+    if sampled.calibrations.is_empty() {
+        return;
+    }
+    let help =
+        "How much more of a GPU's memory engines took than was predicted, as a share of the prediction.";
+    let mut family = page.gauge("larder_fit_error_ratio", help);
+    for known in &sampled.calibrations {
+        let of = &known.key;
+        let labels = [
+            ("architecture", of.architecture.as_str()),
+            ("engine", of.engine.as_str()),
+            ("quantization", of.quantization.as_str()),
+            ("gpu", of.gpu.as_str()),
+        ];
+        family.sample(&labels, known.ratio - 1.0);
+    }
+}
+
+/// The newest of what `larder profile` measured.
+fn measured(page: &mut Page<'_>, sampled: &Sampled) {
+    let rates = &sampled.rates;
+    let disk = [
+        ("write", rates.disk_write),
+        ("read_cold", rates.disk_read_cold),
+        ("read_cold_parallel", rates.disk_read_cold_parallel),
+        ("read_warm", rates.disk_read_warm),
+    ];
+    if disk.iter().any(|(_, rate)| rate.is_some()) {
+        let help = "How fast the cache's disk was when it was last profiled.";
+        let mut family = page.gauge("larder_profile_disk_bytes_per_second", help);
+        for (test, rate) in disk {
+            if let Some(rate) = rate {
+                family.sample(&[("test", test)], rate);
+            }
+        }
+    }
+    if let Some(rate) = rates.memory_copy {
+        let help = "How fast memory was copied when it was last profiled, read and written bytes together.";
+        page.gauge("larder_profile_memory_bytes_per_second", help).sample(&[], rate);
+    }
+    if let Some(seconds) = rates.hub_round_trip {
+        let help = "How long the hub took to answer when it was last profiled.";
+        page.gauge("larder_profile_hub_round_trip_seconds", help).sample(&[], seconds);
+    }
+    if rates.at > Timestamp::UNIX_EPOCH {
+        let help = "When the host was last profiled.";
+        page.gauge("larder_profile_timestamp_seconds", help).sample(&[], rates.at.as_second());
+    }
 }
 
 /// What the keeper knows.
@@ -83,7 +146,11 @@ fn render_state(text: &mut String, sampled: &Sampled, kept: &Kept<'_>, max_model
 fn collectors(page: &mut Page<'_>, sampled: &Sampled) {
     let queue = sampled.queue.as_ref().map(|c| ("queue", c.value.is_some(), c.took));
     let disk = sampled.disk.as_ref().map(|c| ("disk", c.value.is_some(), c.took));
-    let all: Vec<_> = queue.into_iter().chain(disk).collect();
+    let gpu = sampled.gpus.as_ref().map(|gpus| {
+        let success = gpus.why_none.is_none() && !gpus.stale;
+        ("gpu", success, std::time::Duration::try_from_secs_f64(gpus.took_seconds).unwrap_or_default())
+    });
+    let all: Vec<_> = queue.into_iter().chain(disk).chain(gpu).collect();
     let mut family =
         page.gauge("larder_collect_success", "Whether the last sample of a collector succeeded.");
     for (name, success, _) in &all {

@@ -10,6 +10,7 @@ mod metrics;
 mod models;
 mod problem;
 mod sample;
+mod scout;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -30,14 +31,18 @@ use crate::error::{Error, Result};
 use crate::hub::Limits;
 use crate::keeper::Keeper;
 use crate::queue::JobStore;
+use crate::scout::Scout;
 
 pub use listen::{Listeners, serve};
 pub use sample::{Sampled, Sampler};
+pub use scout::Planner;
 
 /// Largest request body, in bytes; a job has a few hundred.
 const MAX_BODY: usize = 64 << 10;
 /// Longest answer; nothing here waits for a hub or a transfer.
 const TIMEOUT: Duration = Duration::from_secs(30);
+/// The same for questions that the hub is asked, once for each model and file.
+const SCOUT_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// The section `[api]`.
 #[derive(Debug, Clone, Deserialize)]
@@ -104,6 +109,10 @@ pub struct Api {
     pub keeper: Keeper,
     /// How fast bytes may come.
     pub limits: Limits,
+    /// What models need and what this host has.
+    pub scout: Scout,
+    /// What a download would do.
+    pub planner: Planner,
     /// What was sampled last, so that no scrape waits.
     pub sampler: Sampler,
     /// The event half of the metrics.
@@ -122,7 +131,11 @@ pub fn router(api: Api) -> Router {
         .route("/v1/jobs/{id}", get(jobs::show).delete(jobs::cancel))
         .route("/v1/jobs/{id}/retry", post(jobs::retry))
         .route("/v1/jobs/{id}/bandwidth", put(limits::change_job));
-    Router::new()
+    let asks_the_hub = Router::new()
+        .route("/v1/fit", post(scout::fit))
+        .route("/v1/plan", post(scout::plan))
+        .layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, SCOUT_TIMEOUT));
+    let answers_at_once = Router::new()
         .merge(jobs)
         .route("/v1/limits", get(limits::show).put(limits::change))
         .route("/v1/models", get(models::list))
@@ -132,13 +145,19 @@ pub fn router(api: Api) -> Router {
         .route("/v1/models/{owner}/{name}/restore", post(keep::restore))
         .route("/v1/reconcile", post(models::reconcile))
         .route("/v1/eviction-plan", get(eviction::plan))
+        .route("/v1/registry", get(scout::registry))
+        .route("/v1/host", get(scout::host))
+        .route("/v1/host/history", get(scout::history))
         .route("/metrics", get(metrics::scrape))
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
+        .layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, TIMEOUT));
+    Router::new()
+        .merge(answers_at_once)
+        .merge(asks_the_hub)
         .fallback(problem::no_route)
         .method_not_allowed_fallback(problem::no_method)
         .layer(RequestBodyLimitLayer::new(MAX_BODY))
-        .layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, TIMEOUT))
         .layer(map_response(problem::every_error))
         .layer(CompressionLayer::new())
         .with_state(api)

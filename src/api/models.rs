@@ -8,7 +8,8 @@ use serde::Serialize;
 
 use super::Api;
 use super::problem::Failure;
-use crate::keeper::{Verdict, blocking};
+use crate::error::blocking;
+use crate::keeper::Verdict;
 use crate::ledger::{ModelView, Repaired};
 
 #[derive(Serialize)]

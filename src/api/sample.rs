@@ -8,7 +8,11 @@ use larder_jobs::{Kind, State};
 use tokio_util::sync::CancellationToken;
 
 use crate::disk;
+use crate::gpu::Gpus;
+use crate::host::{Facts, Roots};
+use crate::ledger::{Calibration, Measured};
 use crate::queue::{JobStore, Stats};
+use crate::scout::Scout;
 
 /// How old a sample of the disk may be.
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -35,6 +39,14 @@ pub struct Sampled {
     pub disk: Option<Collected<disk::Usage>>,
     /// Where that disk is mounted.
     pub mountpoint: Option<PathBuf>,
+    /// Processor, memory, and how it stands with the disk.
+    pub facts: Option<Arc<Facts>>,
+    /// The GPUs, if this process watches them.
+    pub gpus: Option<Arc<Gpus>>,
+    /// The newest of what was measured on this host.
+    pub rates: Measured,
+    /// How far off predictions of VRAM were.
+    pub calibrations: Vec<Calibration>,
 }
 
 /// Shares the last samples with whoever renders them.
@@ -50,8 +62,8 @@ impl Sampler {
     }
 
     /// Samples once.
-    pub async fn refresh(&self, queue: &dyn JobStore, cache_root: &Path) {
-        self.keep(Sampled { queue: Some(count(queue).await), ..look(cache_root).await });
+    pub async fn refresh(&self, queue: &dyn JobStore, cache_root: &Path, scout: &Scout) {
+        self.keep(Sampled { queue: Some(count(queue).await), ..look(cache_root, scout).await });
     }
 
     fn keep(&self, sampled: Sampled) {
@@ -59,7 +71,13 @@ impl Sampler {
     }
 
     /// Samples until `stop`.
-    pub async fn run(self, queue: Arc<dyn JobStore>, cache_root: PathBuf, stop: CancellationToken) {
+    pub async fn run(
+        self,
+        queue: Arc<dyn JobStore>,
+        cache_root: PathBuf,
+        scout: Scout,
+        stop: CancellationToken,
+    ) {
         let mut changed = queue.changed();
         let mut counted: Option<Instant> = None;
         while !stop.is_cancelled() {
@@ -75,7 +93,7 @@ impl Sampler {
             } else {
                 old
             };
-            self.keep(Sampled { queue: counts, ..look(&cache_root).await });
+            self.keep(Sampled { queue: counts, ..look(&cache_root, &scout).await });
             let due = async {
                 tokio::select! {
                     () = tokio::time::sleep(INTERVAL) => {}
@@ -104,14 +122,26 @@ async fn count(queue: &dyn JobStore) -> Collected<Stats> {
     Collected { value: stats.ok().map(with_zeros), took: begun.elapsed() }
 }
 
-/// The disk; the queue is left out.
-async fn look(cache_root: &Path) -> Sampled {
-    let path = cache_root.to_owned();
+/// The disk and the hardware; the queue is left out.
+async fn look(cache_root: &Path, scout: &Scout) -> Sampled {
+    let (path, scout) = (cache_root.to_owned(), scout.clone());
     let begun = Instant::now();
     // A hung filesystem blocks this thread, not the runtime.
-    let asked = tokio::task::spawn_blocking(move || (disk::usage(&path).ok(), disk::mountpoint(&path))).await;
-    let (usage, mountpoint) = asked.unwrap_or_default();
-    Sampled { queue: None, disk: Some(Collected { value: usage, took: begun.elapsed() }), mountpoint }
+    let asked = tokio::task::spawn_blocking(move || {
+        let usage = disk::usage(&path).ok();
+        Sampled {
+            queue: None,
+            disk: Some(Collected { value: usage, took: begun.elapsed() }),
+            mountpoint: disk::mountpoint(&path),
+            facts: Some(Arc::new(Facts::read(&Roots::default(), &[&path]))),
+            gpus: scout.watched(),
+            rates: scout.rates(),
+            calibrations: scout.calibrations(),
+        }
+    });
+    let nothing =
+        || Sampled { disk: Some(Collected { value: None, took: begun.elapsed() }), ..Sampled::default() };
+    asked.await.unwrap_or_else(|_| nothing())
 }
 
 /// Zero is reported, so that a series never appears out of nothing.

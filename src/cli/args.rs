@@ -3,9 +3,14 @@
 use std::path::PathBuf;
 
 use clap::{Args as Group, Parser, Subcommand, ValueEnum};
-use larder_jobs::{Bandwidth, Format, Glob, Hosts, Invalid, Job, JobId, ModelRef, Size, Span, State, Work};
+use larder_jobs::{
+    Bandwidth, Format, Glob, Hosts, Invalid, Job, JobId, ModelRef, Size, Span, State, Test, Variant, Work,
+};
 
+use super::name::model;
+use crate::catalogue::Category;
 use crate::error::{self, Error};
+use crate::fit::Engine;
 
 /// Keeps a GPU host stocked with models: verified, resumable, in the standard Hugging Face cache.
 #[derive(Debug, Parser)]
@@ -64,15 +69,70 @@ pub(super) enum Verb {
     Serve,
     /// Fetch a model into the hub cache and wait until it is verified
     Stage(Stage),
-    /// Show what staging a model would do (the same as stage --dry-run)
+    /// Show what staging a model would do (the same as stage --dry-run), or what evaluating several takes
     Plan {
         #[command(flatten)]
+        several: Several,
+        #[command(flatten)]
+        choice: FileChoice,
+        #[command(flatten)]
+        on: On,
+    },
+    /// Say whether a model fits on a GPU, and at which quantization
+    Fit {
+        #[command(flatten)]
         want: Want,
+        #[command(flatten)]
+        on: On,
+    },
+    /// List the models that are known by name
+    Models {
+        /// Show all that is known of this one
+        #[arg(value_name = "NAME")]
+        name: Option<String>,
+        /// Only of this category: tiny, coding, general or instruct
+        #[arg(long, value_name = "NAME")]
+        category: Option<Category>,
+        /// Only those that fit on this card as they are published
+        #[arg(long, value_name = "GPU")]
+        fits: Option<String>,
+        /// List the cards instead
+        #[arg(long)]
+        cards: bool,
+    },
+    /// Show this host's hardware, and whether it is fit for work
+    Info,
+    /// Measure this host, or look closely at a model in its cache
+    Profile {
+        /// The model; without one the host
+        #[arg(value_name = "MODEL", value_parser = model)]
+        model: Option<ModelRef>,
+        /// What of the host to measure: disk, memory, hub; may be repeated [default: all]
+        #[arg(long = "test", value_name = "NAME", value_enum)]
+        tests: Vec<TestArg>,
+        /// Size of the file with which the disk is measured [default: 1GiB]
+        #[arg(long, value_name = "SIZE")]
+        disk_bytes: Option<Size>,
+        /// Return once the job is accepted; a running larder does it
+        #[arg(long)]
+        detach: bool,
+    },
+    /// Bring a model's files into memory, if that gains something and memory is free
+    Preload {
+        /// The model, owner/name or owner/name@revision
+        #[arg(value_name = "MODEL", value_parser = model)]
+        model: ModelRef,
+        /// Also when the gain is small or unknown
+        #[arg(long)]
+        force: bool,
+        /// Return once the job is accepted; a running larder does it
+        #[arg(long)]
+        detach: bool,
     },
     /// List the models in the cache
     Ls {
         /// Only this model
-        #[arg(value_name = "MODEL")]
+        #[arg(value_name = "MODEL", value_parser = model)]
         model: Option<ModelRef>,
     },
     /// Remove models from the cache, by name or as many as it takes
@@ -80,31 +140,31 @@ pub(super) enum Verb {
     /// Bring back what was evicted by name, if cache.trash keeps it
     Restore {
         /// The model; without a revision all of its revisions
-        #[arg(value_name = "MODEL")]
+        #[arg(value_name = "MODEL", value_parser = model)]
         model: ModelRef,
     },
     /// Say what keeps a model in the cache, or why it would go
     Why {
         /// The model, owner/name or owner/name@revision
-        #[arg(value_name = "MODEL")]
+        #[arg(value_name = "MODEL", value_parser = model)]
         model: ModelRef,
     },
     /// Keep a model whatever happens, until it is unpinned
     Pin {
         /// The model; without a revision all of its revisions
-        #[arg(value_name = "MODEL")]
+        #[arg(value_name = "MODEL", value_parser = model)]
         model: ModelRef,
     },
     /// Take a pin away
     Unpin {
         /// The model; without a revision all of its revisions
-        #[arg(value_name = "MODEL")]
+        #[arg(value_name = "MODEL", value_parser = model)]
         model: ModelRef,
     },
     /// Keep a model for a time, as its user; asking again renews the lease
     Lease {
         /// The model; without a revision all of its revisions
-        #[arg(value_name = "MODEL")]
+        #[arg(value_name = "MODEL", value_parser = model)]
         model: ModelRef,
         /// For how long from now on
         #[arg(long, value_name = "DURATION", default_value = "1h")]
@@ -116,7 +176,7 @@ pub(super) enum Verb {
     /// End a lease before its time
     Release {
         /// The model; without a revision all of its revisions
-        #[arg(value_name = "MODEL")]
+        #[arg(value_name = "MODEL", value_parser = model)]
         model: ModelRef,
         /// Whose lease [default: the user's name]
         #[arg(long, value_name = "NAME", conflicts_with = "all")]
@@ -128,7 +188,7 @@ pub(super) enum Verb {
     /// Read models again and compare them with their hashes
     Verify {
         /// Only this model
-        #[arg(value_name = "MODEL")]
+        #[arg(value_name = "MODEL", value_parser = model)]
         model: Option<ModelRef>,
         /// Bytes per second that may be read [default: cache.verify_bandwidth]
         #[arg(long, value_name = "SIZE", value_parser = bandwidth)]
@@ -171,8 +231,14 @@ pub(super) enum Verb {
 
 #[derive(Debug, Group)]
 pub(super) struct Stage {
+    /// The model, owner/name or owner/name@revision, or a short name of larder models
+    #[arg(value_name = "MODEL", value_parser = model, required_unless_present = "plan")]
+    pub(super) model: Option<ModelRef>,
+    /// Stage what larder plan --category NAME --json wrote into this file; - for stdin
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "dry_run", "idempotency_key"])]
+    pub(super) plan: Option<PathBuf>,
     #[command(flatten)]
-    pub(super) want: Want,
+    pub(super) choice: FileChoice,
     /// Return once the job is accepted; a running larder does it
     #[arg(long, conflicts_with = "dry_run")]
     pub(super) detach: bool,
@@ -211,7 +277,7 @@ pub(super) struct Stage {
 #[derive(Debug, Group)]
 pub(super) struct Evict {
     /// The models, owner/name for all revisions or owner/name@revision for one
-    #[arg(value_name = "MODEL", conflicts_with_all = ["free", "older_than"])]
+    #[arg(value_name = "MODEL", value_parser = model, conflicts_with_all = ["free", "older_than"])]
     pub(super) models: Vec<ModelRef>,
     /// Free so many bytes, by the rules of the configuration
     #[arg(long, value_name = "SIZE", conflicts_with = "older_than")]
@@ -226,9 +292,65 @@ pub(super) struct Evict {
 
 #[derive(Debug, Clone, Group)]
 pub(super) struct Want {
-    /// The model, owner/name or owner/name@revision
-    #[arg(value_name = "MODEL")]
+    /// The model, owner/name or owner/name@revision, or a short name of larder models
+    #[arg(value_name = "MODEL", value_parser = model)]
     model: ModelRef,
+    #[command(flatten)]
+    choice: FileChoice,
+}
+
+/// What a plan is of.
+#[derive(Debug, Clone, Group)]
+pub(super) struct Several {
+    /// The models; of one, what staging it would do
+    #[arg(value_name = "MODEL", value_parser = model, required_unless_present = "category")]
+    pub(super) models: Vec<ModelRef>,
+    /// Every model of this category of the registry
+    #[arg(long, value_name = "NAME")]
+    pub(super) category: Option<String>,
+    #[arg(skip)]
+    pub(super) variant: Option<Variant>,
+}
+
+/// Which card, and what the model shall do on it.
+#[derive(Debug, Clone, Default, Group)]
+#[command(next_help_heading = "On which card")]
+pub(super) struct On {
+    /// A card by name, for example "RTX 4090" [default: this host's GPU, as free as it is now]
+    #[arg(long, value_name = "NAME", conflicts_with = "vram")]
+    pub(super) gpu: Option<String>,
+    /// A card with so much memory, for example 24GiB
+    #[arg(long, value_name = "SIZE")]
+    pub(super) vram: Option<Size>,
+    /// Equal cards that share the model
+    #[arg(long, value_name = "N")]
+    pub(super) gpus: Option<u64>,
+    /// Tokens of prompt and answer [default: 4096, or what the model is made for]
+    #[arg(long, value_name = "TOKENS")]
+    pub(super) context: Option<u64>,
+    /// Sequences at the same time
+    #[arg(long, value_name = "N")]
+    pub(super) batch: Option<u64>,
+    /// transformers, vllm or llama.cpp
+    #[arg(long, value_name = "NAME", value_parser = engine)]
+    pub(super) engine: Option<Engine>,
+    /// Do not ask the hub what others published of the model
+    #[arg(long)]
+    pub(super) local: bool,
+}
+
+impl On {
+    /// Whether anything was said.
+    pub(super) fn is_empty(&self) -> bool {
+        let Self { gpu, vram, gpus, context, batch, engine, local } = self;
+        let numbers = [gpus, context, batch];
+        gpu.is_none() && vram.is_none() && engine.is_none() && !local && numbers.iter().all(|n| n.is_none())
+    }
+}
+
+/// Which files of a model.
+#[derive(Debug, Clone, Group)]
+pub(super) struct FileChoice {
     /// Only files that match (as the hub's allow_patterns); may be repeated
     #[arg(long, value_name = "PATTERN")]
     include: Vec<Glob>,
@@ -238,6 +360,9 @@ pub(super) struct Want {
     /// Weight format
     #[arg(long, value_enum, default_value_t = FormatArg::Auto)]
     format: FormatArg,
+    /// Which variant: exact, auto (the best one that fits this host's GPU), or a list like fp8,int4,gguf:Q4_K_M
+    #[arg(long, value_name = "WORDS", value_parser = variant)]
+    variant: Option<Variant>,
     /// Never evict it until it is unpinned
     #[arg(long)]
     pin: bool,
@@ -252,6 +377,14 @@ pub(super) struct Limit(pub(super) Option<Bandwidth>);
 
 fn bandwidth(text: &str) -> Result<Bandwidth, Invalid> {
     text.parse()
+}
+
+fn variant(text: &str) -> Result<Variant, Invalid> {
+    text.parse()
+}
+
+fn engine(text: &str) -> Result<Engine, Invalid> {
+    text.parse().map_err(|unknown: crate::fit::Unknown| Invalid::new(unknown.what, unknown.hint))
 }
 
 fn limit(text: &str) -> Result<Limit, Invalid> {
@@ -281,10 +414,40 @@ enum FormatArg {
     Pickle,
 }
 
+/// What of a host is measured.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum TestArg {
+    Disk,
+    Memory,
+    Hub,
+}
+
+impl From<TestArg> for Test {
+    fn from(test: TestArg) -> Self {
+        match test {
+            TestArg::Disk => Self::Disk,
+            TestArg::Memory => Self::Memory,
+            TestArg::Hub => Self::Hub,
+        }
+    }
+}
+
 impl Want {
     /// The job that this asks for.
     pub(super) fn job(self) -> Job {
-        let mut job = Job::download(self.model);
+        self.choice.job(self.model)
+    }
+}
+
+impl FileChoice {
+    /// The variants that were asked for, if any were.
+    pub(super) fn variant(&self) -> Option<Variant> {
+        self.variant.clone()
+    }
+
+    /// The download of a model that this asks for.
+    pub(super) fn job(self, model: ModelRef) -> Job {
+        let mut job = Job::download(model);
         let Work::Download(download) = &mut job.work else { return job };
         download.include = self.include;
         download.exclude = self.exclude;
@@ -294,6 +457,7 @@ impl Want {
             FormatArg::Gguf => Format::Gguf,
             FormatArg::Pickle => Format::Pickle,
         };
+        download.variant = self.variant.unwrap_or_default();
         download.pin = self.pin;
         download.allow_unsafe = self.allow_unsafe;
         job
@@ -302,20 +466,28 @@ impl Want {
 
 impl Stage {
     /// The job that this asks for.
-    pub(super) fn job(self) -> error::Result<Job> {
-        let mut job = self.want.job();
+    pub(super) fn job(&self) -> error::Result<Job> {
+        let model = self.model.clone().ok_or_else(|| Error::internal("a stage without a model"))?;
+        let mut job = self.choice.clone().job(model);
+        self.also(&mut job)?;
+        Ok(job)
+    }
+
+    /// Adds what does not choose files to a job.
+    pub(super) fn also(&self, job: &mut Job) -> error::Result<()> {
         if let Work::Download(download) = &mut job.work {
             download.bandwidth = self.bandwidth;
             download.lease_ttl = self.lease;
+            download.pin |= self.choice.pin;
         }
-        job.common.hosts = self.hosts;
+        job.common.hosts = self.hosts.clone();
         job.common.priority = self.priority;
         job.common.deadline = self.deadline;
         job.common.not_before = self.not_before;
-        job.common.requested_by = self.requested_by;
-        job.common.idempotency_key = self.idempotency_key;
+        job.common.requested_by.clone_from(&self.requested_by);
+        job.common.idempotency_key.clone_from(&self.idempotency_key);
         job.validate()?;
-        Ok(job)
+        Ok(())
     }
 }
 

@@ -18,10 +18,13 @@ use crate::error::{Error, Result};
 use crate::keeper::{PlanView, Verdict};
 use crate::ledger::{ModelView, Repaired};
 use crate::queue::Scope;
+use crate::scout::{EvaluationView, FitView, HostView};
 use crate::serve::House;
 
 /// The API answers from memory, so silence means trouble.
 const TIMEOUT: Duration = Duration::from_secs(30);
+/// These are answered when the hub has answered, for each model and file.
+const ASKS_THE_HUB: Duration = Duration::from_secs(600);
 /// Largest answer that is read.
 const MAX_ANSWER: usize = 64 << 20;
 
@@ -261,6 +264,20 @@ impl Client {
         Ok(models.models)
     }
 
+    /// Whether a model fits; the body is that of `POST /v1/fit`.
+    pub(super) async fn fit(&self, body: &serde_json::Value) -> Result<FitView> {
+        self.call(Method::POST, "/v1/fit", Some(body.to_string().into_bytes())).await
+    }
+
+    /// What it takes to evaluate several models; the body is that of `POST /v1/plan`.
+    pub(super) async fn evaluate(&self, body: &serde_json::Value) -> Result<EvaluationView> {
+        self.call(Method::POST, "/v1/plan", Some(body.to_string().into_bytes())).await
+    }
+
+    pub(super) async fn host(&self) -> Result<HostView> {
+        self.call(Method::GET, "/v1/host", None).await
+    }
+
     pub(super) async fn limits(&self) -> Result<Limits> {
         self.call(Method::GET, "/v1/limits", None).await
     }
@@ -300,6 +317,9 @@ impl Client {
                     )
                 };
                 let mut request = http.request(method, format!("{base}{path}"));
+                if ["/v1/fit", "/v1/plan"].contains(&path) {
+                    request = request.timeout(ASKS_THE_HUB);
+                }
                 if let Some(body) = body {
                     request = request.header(header::CONTENT_TYPE, "application/json").body(body);
                 }

@@ -5,14 +5,20 @@ mod client;
 mod completions;
 mod config;
 mod doctor;
+mod evaluate;
 mod evict;
+mod fit;
+mod info;
 mod jobs;
 mod keep;
 mod limit;
 mod log;
 mod ls;
+mod models;
+mod name;
 mod output;
 mod plan;
+mod profile;
 mod progress;
 mod serve;
 mod stage;
@@ -122,9 +128,24 @@ fn run(args: Args, output: &Output) -> Result<u8> {
     let code = runtime.block_on(async {
         match args.verb {
             Verb::Serve => serve::run(settings, sources).await,
-            Verb::Stage(stage) if stage.dry_run => plan::run(settings, stage.want, output).await,
+            Verb::Stage(stage) if stage.dry_run => plan::run(settings, stage.job()?, output).await,
+            Verb::Stage(stage) if stage.plan.is_some() => {
+                stage::run_plan(settings, &stage, output, bars).await
+            }
             Verb::Stage(stage) => stage::run(settings, stage, output, bars).await,
-            Verb::Plan { want } => plan::run(settings, want, output).await,
+            Verb::Plan { several, choice, on } => plan::either(settings, several, choice, on, output).await,
+            Verb::Fit { want, on } => fit::run(settings, want, on, output).await,
+            Verb::Models { name, category, fits, cards } => {
+                models::run(&settings, name.as_deref(), category, fits.as_deref(), cards, output)
+            }
+            Verb::Info => info::run(settings, output).await,
+            Verb::Profile { model, tests, disk_bytes, detach } => {
+                let tests = tests.into_iter().map(Into::into).collect();
+                profile::run(settings, profile::Ask { model, tests, disk_bytes, detach }, output, bars).await
+            }
+            Verb::Preload { model, force, detach } => {
+                profile::preload(settings, model, force, detach, output, bars).await
+            }
             Verb::Ls { model } => ls::run(settings, model, output).await,
             Verb::Evict(evict) => evict::run(settings, evict, output, bars).await,
             Verb::Why { model } => why::run(settings, model, output).await,

@@ -1,64 +1,50 @@
 //! `larder plan`, `larder stage --dry-run`: what would happen, and nothing else.
 
-use larder_jobs::{CommitId, FilePath, RepoId, Work};
-use serde::Serialize;
+use larder_jobs::{Job, Work};
 use tokio_util::sync::CancellationToken;
 
 use super::OK;
-use super::args::Want;
+use super::args::{FileChoice, On, Several};
+use super::evaluate;
 use super::output::{Output, files, table};
 use crate::config::Settings;
 use crate::error::{Error, Result};
 use crate::hub::Hub;
-use crate::plan::{DownloadPlan, Skip, Weights};
+use crate::plan::{Skip, Weights};
 use crate::serve;
-use crate::worker::{self, Planned};
+use crate::worker::{self, PlanView};
 
-/// The plan as it is printed.
-#[derive(Serialize)]
-struct View {
-    repo: RepoId,
-    commit: CommitId,
-    weights: Option<Weights>,
-    #[serde(flatten)]
-    plan: DownloadPlan,
-    skipped: Vec<SkippedFile>,
+/// What staging one model would do, or what it takes to evaluate several.
+pub(super) async fn either(
+    settings: Settings,
+    several: Several,
+    choice: FileChoice,
+    on: On,
+    output: &Output,
+) -> Result<u8> {
+    match several.models.as_slice() {
+        [model] if several.category.is_none() && on.is_empty() => {
+            let job = choice.job(model.clone());
+            job.validate()?;
+            run(settings, job, output).await
+        }
+        _ => {
+            let several = Several { variant: choice.variant(), ..several };
+            evaluate::run(settings, several, on, output).await
+        }
+    }
 }
 
-#[derive(Serialize)]
-struct SkippedFile {
-    path: FilePath,
-    reason: Skip,
-}
-
-pub(super) async fn run(settings: Settings, want: Want, output: &Output) -> Result<u8> {
-    let job = want.job();
-    job.validate()?;
+pub(super) async fn run(settings: Settings, job: Job, output: &Output) -> Result<u8> {
     let Work::Download(want) = job.work else { return Err(Error::internal("only downloads are planned")) };
     let hub = Hub::new(&settings.config.hub, settings.tokens.clone())?;
-    let context = serve::planner(&settings, hub, true);
-    let planned = worker::plan(&context, &want, &CancellationToken::new()).await?;
-    let view = view(planned);
+    let context = serve::planner(&settings, hub, true)?;
+    let view = worker::plan_view(&context, &want, &CancellationToken::new()).await?;
     output.print(&view, || human(&view, *output))?;
     Ok(OK)
 }
 
-fn view(planned: Planned) -> View {
-    let (weights, skipped) = match planned.chosen {
-        Some(chosen) => (Some(chosen.weights), chosen.skipped),
-        None => (None, Vec::new()),
-    };
-    let skipped = skipped.into_iter().map(|(path, reason)| SkippedFile { path, reason });
-    View {
-        repo: planned.repo,
-        commit: planned.commit,
-        weights,
-        plan: planned.plan,
-        skipped: skipped.collect(),
-    }
-}
-
-fn human(view: &View, output: Output) -> String {
+fn human(view: &PlanView, output: Output) -> String {
     let rows = view.plan.files.iter().map(|file| {
         let todo = match file.to_fetch {
             0 => "there".to_owned(),
@@ -72,7 +58,9 @@ fn human(view: &View, output: Output) -> String {
     let listed = table(&["FILE", "SIZE", "PLAN"], rows.chain(skipped).collect(), &[1]);
     let plan = &view.plan;
     let mut lines = vec![format!("{}@{}", view.repo, view.commit), String::new(), listed, String::new()];
-    if let Some(Weights::Gguf(Some(quant))) = &view.weights {
+    if let Some(chosen) = &view.chosen {
+        lines.push(format!("variant {} because of the GPU: {}", chosen.variant, chosen.why));
+    } else if let Some(Weights::Gguf(Some(quant))) = &view.weights {
         lines.push(format!("quantization {quant}; name another with --include '*Q8_0*'"));
     }
     lines.push(format!(

@@ -4,6 +4,7 @@
 //! this process becomes the owner and does it itself. If the owner leaves in mid-job, this process takes its place: the job is durable
 //! and its bytes are kept.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::OK;
 use super::args::Stage;
 use super::client::Client;
+use super::evaluate;
 use super::output::{Output, note};
 use super::watch::{Ask, Signals, Watched, blocked, report, unfinished, watch};
 use crate::config::Settings;
@@ -37,6 +39,35 @@ pub(super) async fn run(
     let (detach, may_evict) = (stage.detach, stage.evict);
     let job = stage.job()?;
     finish(settings, &job, How { detach, may_evict }, output, &bars, report).await
+}
+
+/// `stage --plan`: the jobs of an evaluation plan, one after the other in its order; all are tried, and the first that
+/// failed says with which exit code.
+pub(super) async fn run_plan(
+    settings: Settings,
+    stage: &Stage,
+    output: &Output,
+    bars: MultiProgress,
+) -> Result<u8> {
+    let text = match stage.plan.as_deref() {
+        Some(path) if path.as_os_str() != "-" => {
+            std::fs::read_to_string(path).map_err(|error| Error::io("read the plan", path, &error))?
+        }
+        _ => std::io::read_to_string(std::io::stdin())
+            .map_err(|error| Error::io("read the plan from", Path::new("stdin"), &error))?,
+    };
+    let how = How { detach: stage.detach, may_evict: stage.evict };
+    let mut code = OK;
+    for mut job in evaluate::jobs(&text)? {
+        stage.also(&mut job)?;
+        let done = finish(settings.clone(), &job, how, output, &bars, report).await;
+        let own = done.unwrap_or_else(|error| {
+            output.failure(&error);
+            error.reason().exit_code()
+        });
+        code = if code == OK { own } else { code };
+    }
+    Ok(code)
 }
 
 /// How a command does its job.

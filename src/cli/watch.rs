@@ -109,6 +109,9 @@ pub(super) fn report(view: &JobView, output: &Output) -> Result<u8> {
     if view.kind == Kind::Verify {
         return super::verify::report(view, output);
     }
+    if matches!(view.kind, Kind::Profile | Kind::Preload) {
+        return super::profile::report(view, output);
+    }
     if view.state == State::Ready {
         output.print(view, || view.path.clone().unwrap_or_default())?;
         if !output.is_json() {

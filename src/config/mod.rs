@@ -16,7 +16,7 @@ use figment::providers::{Format as _, Toml};
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
-use crate::{api, host, hub, ledger, queue};
+use crate::{api, gpu, host, hub, ledger, queue, scout};
 use larder_jobs::Reason;
 
 use layer::Layer;
@@ -41,6 +41,10 @@ pub struct Config {
     pub cache: ledger::Config,
     /// larder's own records.
     pub state: State,
+    /// The GPUs.
+    pub gpu: gpu::Config,
+    /// What is known of models by name, and whose quantizations are taken.
+    pub models: scout::Config,
     /// The HTTP API.
     pub api: api::Config,
     /// The metrics.
@@ -156,6 +160,7 @@ impl Config {
         self.queue.validate()?;
         self.hub.validate()?;
         self.cache.validate()?;
+        self.gpu.validate()?;
         self.api.validate()?;
         tracing_subscriber::EnvFilter::try_new(&self.log.level).map(|_| ()).map_err(|error| {
             invalid("log.level", &self.log.level, &error.to_string(), "use error, warn, info, debug or trace")

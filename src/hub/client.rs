@@ -32,6 +32,8 @@ pub struct Resolved {
     pub commit: CommitId,
     /// Whether its terms must be accepted before its files can be fetched.
     pub gated: bool,
+    /// The licence that its card names.
+    pub licence: Option<String>,
 }
 
 /// An error, and whether asking again at once may help.
@@ -104,7 +106,9 @@ impl Source {
         let canonical = info.id.parse().unwrap_or_else(|_| repo.clone());
         let gated =
             info.gated.is_some_and(|gated| !matches!(gated.as_bool(), Some(false)) && !gated.is_null());
-        Ok(Resolved { repo: canonical, commit, gated })
+        let licence =
+            info.tags.iter().flatten().find_map(|tag| tag.strip_prefix("license:").map(str::to_owned));
+        Ok(Resolved { repo: canonical, commit, gated, licence })
     }
 
     fn failed(&self, repo: &RepoId, revision: &Revision, error: HFError) -> Failed {
@@ -174,11 +178,15 @@ mod tests {
     #[tokio::test]
     async fn a_revision_is_resolved_and_a_rename_seen() {
         let server = TestHub::start(&[]).await;
-        let info = format!(r#"{{"_id":"1","id":"new/name","sha":"{}","gated":"auto"}}"#, commit());
+        let info = format!(
+            r#"{{"_id":"1","id":"new/name","sha":"{}","gated":"auto","tags":["x","license:mit"]}}"#,
+            commit()
+        );
         server.answer(INFO, 200, &[("content-type", "application/json")], &info);
         let found = resolved(&server, false).await.expect("resolved");
         assert_eq!(found.repo.as_str(), "new/name");
         assert!(found.gated);
+        assert_eq!(found.licence.as_deref(), Some("mit"));
         assert_eq!(found.commit, commit());
         assert!(server.seen().iter().all(|seen| !seen.token), "no token of the environment is sent");
         assert!(resolved(&server, true).await.is_ok());

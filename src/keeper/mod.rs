@@ -20,7 +20,7 @@ use jiff::Timestamp;
 use larder_jobs::{Bandwidth, CommitId, ModelRef, RepoId, Span};
 
 use crate::disk::{self, Reservations};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, blocking};
 use crate::layout::Cache;
 use crate::ledger::{self, Key, Ledger, ModelView};
 use crate::plan::{Policy, Stock};
@@ -187,16 +187,4 @@ impl Keeper {
         self.inner.ledger.durable().await?;
         Ok(changed)
     }
-}
-
-/// Runs `work` on a thread that may block.
-///
-/// # Errors
-/// What `work` says; `internal` if it died.
-pub(crate) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or_else(|died| Err(Error::internal(format!("a blocking step died: {died}"))))
 }

@@ -9,8 +9,9 @@ use jiff::{SignedDuration, Timestamp};
 use larder_jobs::{Job, JobId, Size, Verify, Work};
 use tokio_util::sync::CancellationToken;
 
-use super::{Keeper, blocking};
+use super::Keeper;
 use crate::error::Result;
+use crate::error::blocking;
 use crate::layout::{Mounts, Obstacle};
 use crate::ledger::Key;
 use crate::metrics;

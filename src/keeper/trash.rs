@@ -3,7 +3,8 @@
 use jiff::{SignedDuration, Timestamp};
 use larder_jobs::{CommitId, ModelRef, Reason, RepoId};
 
-use super::{Keeper, blocking};
+use super::Keeper;
+use crate::error::blocking;
 use crate::error::{Error, Result};
 use crate::layout::Trashed;
 use crate::ledger::ModelView;

@@ -44,8 +44,8 @@ pub use litter::{Leftover, Litter, litter};
 pub use lock::BlobLock;
 pub use receipt::{Receipt, ReceiptFile, Selection, Unreadable, mtime_ns};
 pub use scan::{
-    BlobEntry, Foreign, Inventory, PartialEntry, RepoEntry, RevisionEntry, SnapshotFile, Stake, scan,
-    scan_repo,
+    BlobEntry, Foreign, Inventory, PartialEntry, RepoEntry, RevisionEntry, SnapshotFile, Stake, revision_of,
+    scan, scan_repo,
 };
 pub use trash::Trashed;
 pub use unused::{Hidden, Probe, Unused, probe};

@@ -262,6 +262,22 @@ pub fn scan_repo(cache: &Cache, repo: &RepoId) -> Inventory {
     inventory
 }
 
+/// The revision of a model that a file below `root` belongs to, a blob or a link of a snapshot; of several revisions that
+/// share a blob the one that was written last.
+pub fn revision_of(root: &Path, file: &Path) -> Option<(RepoId, CommitId)> {
+    let mut parts = file.strip_prefix(root).ok()?.iter().map(|part| part.to_str());
+    let repo = repo_of(parts.next()??)?;
+    let (folder, name) = (parts.next()??, parts.next()??);
+    if folder == "snapshots" {
+        return Some((repo, name.parse().ok()?));
+    }
+    let found = scan_repo(&Cache::new(root), &repo).repos.into_iter().next()?;
+    let has = |one: &&RevisionEntry| one.files.iter().any(|file| file.blob.as_deref() == Some(name));
+    let mut revisions: Vec<_> = found.revisions.iter().filter(has).collect();
+    revisions.sort_by_key(|one| one.last_modified);
+    Some((repo, revisions.pop()?.commit.clone()))
+}
+
 /// Takes stock of many models at once: the kernel's part of it, which is most, goes on several processors.
 fn scan_all(cache: &Cache, repos: &[RepoId]) -> Vec<Inventory> {
     let threads = thread::available_parallelism().map_or(1, NonZero::get).min(MAX_THREADS);

@@ -11,4 +11,4 @@ pub use evict::{
     Watermarks, heat, plan_eviction,
 };
 pub use reason::{Evict, Keep};
-pub use select::{Selection, Skip, Weights, describe, select};
+pub use select::{Selection, Skip, Weights, describe, gguf_sets, select};

@@ -208,6 +208,20 @@ pub fn describe<'a>(paths: impl Iterator<Item = &'a str>) -> (Option<&'static st
     order.into_iter().find_map(|word| Some((Some(word), found.remove(word)?))).unwrap_or((None, None))
 }
 
+/// The GGUF files of a repo by quantization, each a complete set of weights; what no name tells is left out.
+pub fn gguf_sets(files: &[RepoFile]) -> BTreeMap<String, Vec<RepoFile>> {
+    let mut sets: BTreeMap<String, Vec<RepoFile>> = BTreeMap::new();
+    let weights = files.iter().filter(|file| role(&file.path) == Role::Gguf && !is_projector(&file.path));
+    for (quant, file) in weights.filter_map(|file| Some((quant_of(&file.path)?, file))) {
+        sets.entry(quant).or_default().push(file.clone());
+    }
+    for (quant, set) in &mut sets {
+        let one = one_gguf_set(set, Some(quant));
+        set.retain(|file| one.contains(&file.path));
+    }
+    sets
+}
+
 /// Whether loading the file runs code, wherever in the repo it lies. OpenVINO's and ONNX's `.bin` are plain data.
 fn is_pickle(path: &FilePath) -> bool {
     let lower = path.as_str().to_ascii_lowercase();

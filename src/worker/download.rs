@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use larder_jobs::{Digest, Download, Job, ModelRef, Progress, Reason, State, Work};
@@ -14,6 +14,8 @@ use tokio_util::sync::CancellationToken;
 use super::planned::{Planned, receipt_of, reserve, selection};
 use super::{Context, blocking};
 use crate::error::{Error, Result};
+use crate::gpu;
+use crate::host::{self, Roots};
 use crate::hub::{self, Fetch, Fetched, JobLimit, Phase, Totals, Tracker};
 use crate::layout::{Receipt, ReceiptFile, RepoDir};
 use crate::ledger::{Key, Ledger};
@@ -23,6 +25,48 @@ use crate::queue::{Done, Record};
 const REPORT_EVERY: Duration = Duration::from_millis(200);
 /// How long a transfer waits for room on a disk that filled up meanwhile.
 const FULL_DISK: Duration = Duration::from_secs(60);
+
+/// Runs the job, of the variant that this host's GPU can run if the download allows others than the model itself; what is
+/// staged and why goes along with every report.
+pub(super) async fn variant(
+    context: &Context,
+    want: &Download,
+    earlier: u64,
+    limit: JobLimit,
+    report: impl Fn(State, Progress),
+    stop: &CancellationToken,
+) -> Result<Done> {
+    healthy(context)?;
+    report(State::Planning, Progress { bytes_fetched: earlier, ..Progress::default() });
+    let (want, chosen) = context.scout.choose(want, stop).await?;
+    let chosen = chosen.map(Box::new);
+    let told = |state, progress| report(state, Progress { chosen: chosen.clone(), ..progress });
+    let begun = Instant::now();
+    let mut done = download(context, &want, earlier, limit, told, stop).await?;
+    let fetched = done.progress.bytes_fetched.saturating_sub(earlier);
+    context.keeper()?.ledger().fetched(fetched, begun.elapsed())?;
+    done.progress.chosen = chosen;
+    Ok(done)
+}
+
+/// # Errors
+/// `host_unhealthy` if the host is not fit for work and its owner does not want more of it then.
+fn healthy(context: &Context) -> Result<()> {
+    if !context.refuses_unhealthy {
+        return Ok(());
+    }
+    let facts = host::Facts::read(&Roots::default(), &[context.cache.root()]);
+    let Some(health) = context.scout.health(&facts).filter(|health| health.state == gpu::State::Degraded)
+    else {
+        return Ok(());
+    };
+    let hint = health.reasons.first().map_or_else(String::new, |reason| format!("{}; or ", reason.hint));
+    Err(Error::new(
+        Reason::HostUnhealthy,
+        format!("this host is not healthy, and gpu.unhealthy = \"refuse\": {}", health.words()),
+        format!("{hint}set gpu.unhealthy = \"warn\""),
+    ))
+}
 
 /// Runs the job; `report` is called with every change of state and several times a second. `earlier` is the
 /// number of bytes that came in earlier attempts, `limit` says how fast more may come.
@@ -221,8 +265,10 @@ pub(super) async fn late_wishes(context: &Context, record: &Record) -> Result<()
     else {
         return Ok(());
     };
-    let (dir, keeper) = (context.cache.repo(&want.repo), context.keeper()?.clone());
-    let model = ModelRef::new(want.repo.clone(), commit.as_str().parse().ok());
+    // Of a variant that is published elsewhere, that repo is staged.
+    let repo = record.progress.chosen.as_ref().map_or(&want.repo, |chosen| &chosen.repo);
+    let (dir, keeper) = (context.cache.repo(repo), context.keeper()?.clone());
+    let model = ModelRef::new(repo.clone(), commit.as_str().parse().ok());
     if want.pin && receipt_of(&dir, &commit).is_some_and(|receipt| !receipt.pinned) {
         keeper.pin(&model, true).await?;
     }

@@ -3,21 +3,26 @@
 mod download;
 mod evict;
 mod planned;
+mod preload;
+mod profile;
 mod runtime;
 mod verify;
+mod view;
 
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, blocking};
 use crate::hub::Hub;
-use crate::keeper::{Keeper, blocking};
+use crate::keeper::Keeper;
 use crate::layout::Cache;
 use crate::plan::KeepFree;
+use crate::scout::Scout;
 
 pub use planned::{Planned, plan};
 pub use runtime::run;
+pub use view::{PlanView, SkippedFile, plan_view};
 
 /// What the handlers need.
 #[derive(Debug, Clone)]
@@ -26,6 +31,10 @@ pub struct Context {
     pub hub: Hub,
     /// Where they go.
     pub cache: Cache,
+    /// What they need and what this host has.
+    pub scout: Scout,
+    /// Whether downloads wait while the host is not healthy.
+    pub refuses_unhealthy: bool,
     /// Who keeps them and makes room; `None` while only planning.
     pub keeper: Option<Keeper>,
     /// Whether room may be made for a download that does not fit.

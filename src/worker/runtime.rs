@@ -13,7 +13,7 @@ use larder_jobs::{Job, Kind, Reason, Work};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
-use super::{Context, download, evict, verify};
+use super::{Context, download, evict, preload, profile, verify};
 use crate::error::{Error, Result};
 use crate::queue::{Assignment, Done, JobStore, Lease, Settled, Source, Stop, Verdict};
 
@@ -68,7 +68,7 @@ async fn perform(job: Job, begun: Begun, lease: Arc<Lease>, context: Context) ->
         Work::Download(want) => {
             tracing::info!(model = %want.model(), "staging");
             let limit = context.hub.limits().job(lease.id(), want.bandwidth);
-            download::download(&context, want, begun.bytes_fetched, limit, report, &stop).await
+            download::variant(&context, want, begun.bytes_fetched, limit, report, &stop).await
         }
         Work::Evict(want) => evict::evict(&context, want, report, &stop).await,
         Work::Verify(want) => {
@@ -80,6 +80,8 @@ async fn perform(job: Job, begun: Begun, lease: Arc<Lease>, context: Context) ->
             }
             result
         }
+        Work::Profile(want) => profile::profile(&context, want, report, &stop).await,
+        Work::Preload(want) => preload::preload(&context, want, report, &stop).await,
         work => Err(Error::new(
             Reason::InvalidRequest,
             format!("this larder does not serve {} jobs", work.kind()),

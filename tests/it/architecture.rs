@@ -10,10 +10,10 @@ use std::process::Command;
 const FLOORS: &[&[&str]] = &[
     &["error"],
     &["metrics"],
-    &["store", "layout", "plan", "disk"],
-    &["hub", "host"],
+    &["store", "layout", "plan", "disk", "fit", "weights"],
+    &["hub", "host", "gpu", "catalogue"],
     &["queue", "ledger"],
-    &["keeper"],
+    &["keeper", "scout"],
     &["worker", "api"],
     &["config"],
     &["serve"],
@@ -23,6 +23,7 @@ const FLOORS: &[&[&str]] = &[
 const WALLS: &[(&str, &[&str])] = &[
     ("sled", &["store/"]),
     ("hf_hub", &["hub/"]),
+    ("nvml_wrapper", &["gpu/"]),
     ("apalis_core", &["queue/backend.rs"]),
     ("apalis", &["queue/backend.rs", "worker/runtime.rs"]),
     ("reqwest", &["hub/", "cli/client.rs"]),

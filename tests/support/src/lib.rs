@@ -1,6 +1,7 @@
 //! Test ground of larder: the outside world, small enough to fit in a test and able to misbehave on demand.
 //!
-//! [`hub`] is a Hugging Face hub over HTTP with fault switches, [`models`] makes small models with true headers,
+//! [`hub`] is a Hugging Face hub over HTTP with fault switches, [`models`] makes small models with true headers, [`repos`]
+//! and [`gguf`] true headers of large ones,
 //! [`mod@redis`] is a private Redis that can be stopped, killed and frozen, [`proxy`] a network in front of it that
 //! fails on demand, [`front`] TLS before the hub, [`forward`] the proxy through which a company lets its hosts out,
 //! [`cas`] the store behind Xet, [`impostor`] what listens in Redis's place and is none, [`mod@larder`] and [`daemon`]
@@ -18,6 +19,7 @@ pub mod dice;
 pub mod forward;
 pub mod front;
 pub mod fs;
+pub mod gguf;
 pub mod http;
 pub mod hub;
 pub mod impostor;
@@ -29,6 +31,7 @@ mod process;
 pub mod proxy;
 pub mod python;
 pub mod redis;
+pub mod repos;
 
 pub use cas::Cas;
 pub use daemon::{Daemon, DaemonOptions, Tripwire};

@@ -1,0 +1,121 @@
+//! `larder plan --category NAME` and `larder plan` of several models: what it takes to evaluate them.
+
+use larder_jobs::Size;
+use serde_json::{Map, Value};
+use tokio_util::sync::CancellationToken;
+
+use super::OK;
+use super::args::{On, Several};
+use super::client::Client;
+use super::output::{Output, note, table};
+use crate::config::Settings;
+use crate::error::{Error, Result};
+use crate::hub::Hub;
+use crate::scout::{EvaluationRow, EvaluationView, PlanAsk, Seconds};
+use crate::serve;
+
+pub(super) async fn run(settings: Settings, several: Several, on: On, output: &Output) -> Result<u8> {
+    let body = body(&several, &on);
+    let view = match Client::larder(&settings).await? {
+        Some(client) => client.evaluate(&body).await?,
+        None => {
+            let hub = Hub::new(&settings.config.hub, settings.tokens.clone())?;
+            let scout = serve::planner(&settings, hub, true)?.scout;
+            match PlanAsk::from_json(body, scout.registry())? {
+                PlanAsk::Evaluation(ask) => scout.evaluate(&ask, &CancellationToken::new()).await?,
+                PlanAsk::Download(_) => return Err(Error::internal("several models became one")),
+            }
+        }
+    };
+    output.print(&view, || human(&view, *output))?;
+    if !output.is_json() {
+        note("stage it: larder plan … --json | larder stage --plan -");
+    }
+    Ok(OK)
+}
+
+fn body(several: &Several, on: &On) -> Value {
+    let mut fields = Map::new();
+    if let Some(category) = &several.category {
+        fields.insert("category".into(), category.clone().into());
+    }
+    if !several.models.is_empty() {
+        let names: Vec<Value> = several.models.iter().map(|model| model.repo().to_string().into()).collect();
+        fields.insert("models".into(), names.into());
+    }
+    if let Some(variant) = &several.variant {
+        fields.insert("variant".into(), serde_json::to_value(variant).unwrap_or_default());
+    }
+    super::fit::purpose(&mut fields, on);
+    Value::Object(fields)
+}
+
+fn human(view: &EvaluationView, output: Output) -> String {
+    let rows = view.models.iter().map(|row| row_of(row, output));
+    let listed = table(
+        &["#", "MODEL", "VARIANT", "FROM", "SIZE", "TO FETCH", "FETCHING", "LOADING", "BATCH", "FITS", "WHY"],
+        rows.collect(),
+        &[0, 4, 5, 8],
+    );
+    let staged = view.models.iter().filter(|row| row.job.is_some()).count();
+    format!(
+        "on {}\n\n{listed}\n\n{staged} of {} models: {} in all, {} to fetch in {}, loading takes {}",
+        view.target.called(),
+        view.models.len(),
+        output.size(view.bytes_total),
+        output.size(view.bytes_to_fetch),
+        seconds(Some(view.seconds_to_fetch)),
+        seconds(Some(view.seconds_to_load)),
+    )
+}
+
+fn row_of(row: &EvaluationRow, output: Output) -> Vec<String> {
+    let from = if row.repo == row.model { String::new() } else { row.repo.to_string() };
+    vec![
+        row.order.to_string(),
+        row.model.to_string(),
+        row.variant.clone().unwrap_or_else(|| "-".into()),
+        from,
+        output.size(row.bytes_total),
+        output.size(row.bytes_to_fetch),
+        seconds(row.seconds_to_fetch),
+        seconds(row.seconds_to_load),
+        row.batch.map_or_else(|| "-".into(), |batch| batch.to_string()),
+        row.verdict.word().into(),
+        row.why.clone(),
+    ]
+}
+
+/// `12 s`, or `3 s to 5 min` where nobody has measured.
+fn seconds(of: Option<Seconds>) -> String {
+    let Some(of) = of else { return "unknown".into() };
+    if of.measured { span(of.high) } else { format!("{} to {}", span(of.low), span(of.high)) }
+}
+
+fn span(seconds: f64) -> String {
+    match seconds {
+        s if s < 1.0 => "less than 1 s".into(),
+        s if s < 120.0 => format!("{s:.0} s"),
+        s if s < 7_200.0 => format!("{:.0} min", s / 60.0),
+        s => format!("{:.1} h", s / 3_600.0),
+    }
+}
+
+/// The jobs of a plan that `larder plan --json` printed.
+///
+/// # Errors
+/// `invalid_request` if it is none.
+pub(super) fn jobs(text: &str) -> Result<Vec<larder_jobs::Job>> {
+    let plan: EvaluationView = serde_json::from_str(text).map_err(|error| {
+        Error::new(
+            larder_jobs::Reason::InvalidRequest,
+            format!("this is no evaluation plan: {error}"),
+            "write it with larder plan --category NAME --json",
+        )
+    })?;
+    let left_out = plan.models.iter().filter(|row| row.job.is_none());
+    left_out.for_each(|row| note(&format!("{} is left out: {}", row.model, row.why)));
+    let total = Size(plan.bytes_to_fetch);
+    note(&format!("{total} to fetch"));
+    Ok(plan.models.into_iter().filter_map(|row| row.job).collect())
+}

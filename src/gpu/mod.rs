@@ -1,0 +1,26 @@
+//! The GPUs of this host: what they are, what they have free, how they fare.
+//!
+//! NVIDIA's are read through NVML, others through sysinfo. An NVML call has no deadline and may never return, so
+//! nothing here is called from where somebody waits: [`start`] reads on a thread of its own and [`Handle::latest`]
+//! hands out what was read last, marked as stale once the thread is late; [`once`] gives up after its deadline. A GPU
+//! is never needed: without one the snapshot says why there is none, and staging goes on.
+//!
+//! - [`snapshot`]: what is known, as it is printed, stored and sent;
+//! - `nvml`: the only place that names the wrapper crate;
+//! - `other`: AMD and Apple;
+//! - `poll`: the threads;
+//! - [`capability`], [`xid`], [`health`]: pure; what a GPU can do, what NVIDIA says of an Xid, whether the host is fit.
+
+pub mod capability;
+mod config;
+pub mod health;
+mod nvml;
+mod other;
+mod poll;
+pub mod snapshot;
+pub mod xid;
+
+pub use config::{Config, Unhealthy};
+pub use health::{Health, Reason, State};
+pub use poll::{Handle, once, start};
+pub use snapshot::{DeviceKind, Gpu, Gpus, Source};
