@@ -2,7 +2,7 @@
 //! repo decides in the end.
 
 use super::{Card, Model, Registry};
-use crate::fit::{Architecture, Budget, Engine, Fit, Quantization, Request, Verdict, can_fit};
+use crate::fit::{Architecture, Budget, Capability, Engine, Fit, Quantization, Request, Verdict, can_fit};
 
 /// The context that a first look is for.
 pub const USUAL_CONTEXT: u64 = 2048;
@@ -19,6 +19,8 @@ impl Model {
         let quantization = shape.quantized.unwrap_or(Quantization::Bits16);
         let most = self.context.unwrap_or(USUAL_CONTEXT);
         let request = Request::new(Engine::Transformers, quantization, USUAL_CONTEXT.min(most));
+        let of = card.compute_capability;
+        let request = Request { capability: Some(Capability(of.major, of.minor)), ..request };
         Some(can_fit(&shape, &request, Budget { bytes: card.usable_bytes() }))
     }
 }

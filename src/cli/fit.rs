@@ -14,6 +14,9 @@ use crate::hub::Hub;
 use crate::scout::{FitAsk, FitView, VariantView};
 use crate::serve;
 
+/// Parts of less than this are not worth a word.
+const SHOWN: u64 = 5 << 20;
+
 pub(super) async fn run(settings: Settings, want: Want, on: On, output: &Output) -> Result<u8> {
     let body = body(want, &on)?;
     let view = match Client::larder(&settings).await? {
@@ -66,7 +69,7 @@ fn human(view: &FitView, output: Output) -> String {
     let mut lines = vec![title(view), String::new()];
     lines.push(format!("{}: {}", view.verdict.word(), view.reason));
     if let (Some(terms), Some(total)) = (view.terms, view.total_bytes) {
-        let part = |name: &str, bytes: u64| (bytes > 0).then(|| format!("{name} {}", gib(bytes)));
+        let part = |name: &str, bytes: u64| (bytes >= SHOWN).then(|| format!("{name} {}", gib(bytes)));
         let parts = [
             part("weights", terms.weights),
             part("KV cache", terms.kv_cache),

@@ -116,6 +116,8 @@ pub(super) struct Structure {
     pub(super) head_bias: bool,
     /// Queries and keys are normalised per head.
     pub(super) qk_norm: bool,
+    /// Queries and keys are normalised over all heads at once.
+    pub(super) qk_norm_all_heads: bool,
     /// The query projection has a gate of the same width.
     pub(super) query_gate: bool,
     /// One learned sink per head.
@@ -128,6 +130,20 @@ pub(super) struct Structure {
     pub(super) shared_gate: bool,
     /// The model class has a head module, which a loader may fill before it ties it.
     pub(super) head_module: bool,
+    /// Gate and up are one matrix, so that its whole output lives until the product is made.
+    pub(super) fused_gate: bool,
+    /// The activation is written in Python from several operations, each with a result of its own.
+    pub(super) composed_activation: bool,
+    /// A block keeps the output of its attention until its end.
+    pub(super) keeps_attention: bool,
+    /// The logits go through a soft cap.
+    pub(super) soft_cap: bool,
+    /// Experts are weighted in 32 bits.
+    pub(super) routes_fp32: bool,
+    /// One key and value head is broadcast to all query heads, which no fused kernel takes.
+    pub(super) broadcast_kv: bool,
+    /// The eager softmax stays in the model's own width.
+    pub(super) narrow_softmax: bool,
 }
 
 impl Default for Structure {
@@ -143,12 +159,20 @@ impl Default for Structure {
             mlp_bias: false,
             head_bias: false,
             qk_norm: false,
+            qk_norm_all_heads: false,
             query_gate: false,
             sinks: false,
             positions: 0,
             router_bias: false,
             shared_gate: false,
             head_module: true,
+            fused_gate: false,
+            composed_activation: false,
+            keeps_attention: false,
+            soft_cap: false,
+            routes_fp32: false,
+            broadcast_kv: false,
+            narrow_softmax: false,
         }
     }
 }

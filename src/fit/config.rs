@@ -17,6 +17,10 @@ const MAX_VOCAB: u64 = 1 << 25;
 const MAX_EXPERTS: u64 = 1 << 16;
 const MAX_CONTEXT: u64 = 1 << 32;
 
+/// Names of the longest context.
+const POSITIONS: [&str; 5] =
+    ["max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_sequence_length"];
+
 const HINT: &str = "check the model's config.json, or give the numbers by hand";
 
 /// The part of a config that describes the text model.
@@ -50,6 +54,11 @@ impl Keys<'_> {
 
     pub(super) fn flag(&self, names: &[&str]) -> Option<bool> {
         self.raw(names).and_then(|(_, value)| value.as_bool())
+    }
+
+    /// Whether a key holds a positive number; `None` if it does not exist or holds null.
+    pub(super) fn positive(&self, name: &str) -> Option<bool> {
+        self.raw(&[name]).map(|(_, value)| value.as_f64().is_some_and(|n| n > 0.0))
     }
 
     pub(super) fn text(&self, names: &[&str]) -> Option<&str> {
@@ -104,17 +113,7 @@ impl Architecture {
             kv_heads: kv_heads(&keys, &model_type, heads)?,
             moe: moe(&keys, layers, intermediate)?,
             sliding: sliding(&keys, layers, linear.as_ref())?,
-            max_position: keys.number(
-                &[
-                    "max_position_embeddings",
-                    "n_positions",
-                    "max_seq_len",
-                    "seq_length",
-                    "max_sequence_length",
-                ],
-                1,
-                MAX_CONTEXT,
-            )?,
+            max_position: keys.number(&POSITIONS, 1, MAX_CONTEXT)?,
             dtype: keys
                 .text(&["torch_dtype", "dtype"])
                 .or_else(|| outer.text(&["torch_dtype", "dtype"]))

@@ -39,8 +39,8 @@ impl Engine {
         matches!(self, Self::Transformers)
     }
 
-    /// Relative error that an estimate has before the host is calibrated: the 90th percentile over
-    /// `tests/fixtures/fit/ground_truth.csv`, rounded up, or a cautious guess where few rows exist.
+    /// Relative error that an estimate has before the host is calibrated: the 90th percentile of what whole processes
+    /// take (`tests/fixtures/fit/measured_h100.csv`), rounded up, or a cautious guess where few rows exist.
     pub const fn error(self) -> f64 {
         if self.verified() { 0.09 } else { 0.25 }
     }
@@ -51,17 +51,6 @@ impl Engine {
             Self::Vllm => 0.9,
             Self::Transformers | Self::LlamaCpp => 1.0,
         }
-    }
-
-    /// The cache holds the compressed vector of latent attention. transformers' classes expand it first.
-    pub const fn compresses(self) -> bool {
-        !matches!(self, Self::Transformers)
-    }
-
-    /// Layers with a window keep no more than the window. transformers' default cache keeps everything in the
-    /// versions that the measurements come from.
-    pub const fn keeps_window_only(self) -> bool {
-        !matches!(self, Self::Transformers)
     }
 }
 
@@ -99,14 +88,49 @@ pub enum Attention {
     EagerCopy,
 }
 
-impl Attention {
-    /// Bytes per score that are alive at once.
-    pub const fn bytes_per_score(self) -> f64 {
-        match self {
-            Self::Fused => 0.0,
-            Self::Eager => 8.0,
-            Self::EagerCopy => 10.0,
-        }
+/// Which tokens of the prompt get logits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Logits {
+    /// The last one, as a generation needs.
+    Last,
+    /// All of them, as a plain forward pass returns.
+    All,
+    /// All of them, with log-probabilities or a loss in 32 bits, as evaluation by likelihood does.
+    Scored,
+}
+
+/// A release of transformers: major and minor. What it takes depends on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Release(pub u32, pub u32);
+
+impl Release {
+    /// The one that the formulas were last checked against.
+    pub const CURRENT: Release = Release(5, 17);
+
+    /// Generation computes the logits of the last token only (`num_logits_to_keep`).
+    pub const fn last_logits(self) -> bool {
+        self.at_least(4, 45)
+    }
+
+    /// SDPA is the default where a model has it.
+    pub const fn sdpa(self) -> bool {
+        self.at_least(4, 36)
+    }
+
+    /// The cache of a layer with a window is cut to the window after the prompt.
+    pub const fn cuts_windows(self) -> bool {
+        self.at_least(4, 56)
+    }
+
+    /// The cache keeps the compressed vector of latent attention, all experts run in one grouped product, and their
+    /// three-dimensional weights are no linear layers that bitsandbytes would quantise.
+    pub const fn groups_experts(self) -> bool {
+        self.at_least(5, 0)
+    }
+
+    const fn at_least(self, major: u32, minor: u32) -> bool {
+        self.0 > major || (self.0 == major && self.1 >= minor)
     }
 }
 
@@ -116,9 +140,14 @@ impl Attention {
 pub struct Options {
     /// How attention is computed during prefill.
     pub attention: Attention,
-    /// Logits of every prompt token are computed, in 16 and in 32 bits (transformers before 4.45), not only of the
-    /// last one.
-    pub full_logits: bool,
+    /// The release of transformers.
+    pub release: Release,
+    /// Which prompt tokens get logits.
+    pub logits: Logits,
+    /// Sequences of unequal length are padded, so that SDPA gets a mask of `batch · tokens²` bytes.
+    pub padded: bool,
+    /// PyTorch's allocator grows its segments (`expandable_segments:True`) instead of adding new ones.
+    pub expandable_segments: bool,
     /// Every layer holds its own table of sines and cosines for `max_position` tokens (transformers before 4.45).
     pub rotary_per_layer: bool,
     /// A cache is kept; a single pass for perplexity may go without.
@@ -127,7 +156,7 @@ pub struct Options {
     pub copies_qkv: bool,
     /// The loader never ties the head to the embedding when the file has both (AutoAWQ, fp8 checkpoints).
     pub keeps_head: bool,
-    /// Bits per element of the cache, scales included.
+    /// Bits per element of the cache of a model that runs in 16 bits, scales included; in 32 bits it is twice that.
     pub kv_bits: f64,
     /// Tokens of one physical batch (llama.cpp's `--ubatch-size`).
     pub micro_batch: u64,
@@ -142,7 +171,10 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             attention: Attention::Fused,
-            full_logits: false,
+            release: Release::CURRENT,
+            logits: Logits::Last,
+            padded: false,
+            expandable_segments: false,
             rotary_per_layer: false,
             cache: true,
             copies_qkv: false,
@@ -152,5 +184,27 @@ impl Default for Options {
             max_sequences: 256,
             max_batched_tokens: 2048,
         }
+    }
+}
+
+impl Options {
+    /// What a release of transformers does when nobody sets anything.
+    pub fn of_release(release: Release) -> Self {
+        Self {
+            attention: if release.sdpa() { Attention::Fused } else { Attention::Eager },
+            release,
+            logits: if release.last_logits() { Logits::Last } else { Logits::All },
+            ..Self::default()
+        }
+    }
+
+    /// The cache holds the compressed vector of latent attention instead of the keys and values made from it.
+    pub fn compresses(&self, engine: Engine) -> bool {
+        engine != Engine::Transformers || self.release.groups_experts()
+    }
+
+    /// Layers with a window keep no more than the window, once the prompt is done.
+    pub fn keeps_window_only(&self, engine: Engine) -> bool {
+        engine != Engine::Transformers || self.release.cuts_windows()
     }
 }

@@ -108,11 +108,16 @@ impl Setting<'_> {
     }
 }
 
-/// The largest number up to `most` for which `holds` is true; it must be true up to some number and false beyond.
+/// The largest number up to `most` for which `holds` is true; it must be true up to some number and false beyond. Where
+/// it is not, the answer is one of its edges. It asks at most 64 times, whatever `holds` says.
 fn last(most: u64, holds: impl Fn(u64) -> Result<bool, Unknown>) -> Result<u64, Unknown> {
     let (mut yes, mut no) = (0, most.saturating_add(1));
-    while no - yes > 1 {
-        let middle = yes + (no - yes) / 2;
+    // Each turn halves the distance, so that 64 of them are enough for any pair of numbers.
+    for _ in 0..u64::BITS {
+        let middle = yes + no.saturating_sub(yes) / 2;
+        if middle == yes {
+            break;
+        }
         if holds(middle)? {
             yes = middle;
         } else {
@@ -120,4 +125,35 @@ fn last(most: u64, holds: impl Fn(u64) -> Result<bool, Unknown>) -> Result<u64, 
         }
     }
     Ok(yes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn the_search_ends_whatever_it_is_told(most in any::<u64>(), seed in any::<u64>()) {
+            let asked = Cell::new(0_u32);
+            let noise = |n: u64| {
+                asked.set(asked.get() + 1);
+                // As many turns as any search may take, and some: a search that goes on fails instead of hanging.
+                if asked.get() > 100 {
+                    return Err(Unknown::new("asked too often", "stop"));
+                }
+                Ok((n ^ seed).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 63 == 1)
+            };
+            let found = last(most, noise).expect("it ends");
+            prop_assert!(found <= most && asked.get() <= 64);
+        }
+
+        #[test]
+        fn the_search_finds_the_edge(most in 0_u64..u64::MAX, edge in any::<u64>()) {
+            prop_assert_eq!(last(most, |n| Ok(n <= edge)), Ok(edge.min(most)));
+        }
+    }
 }

@@ -29,7 +29,8 @@
 //! # Ok::<(), larder::fit::Unknown>(())
 //! ```
 //!
-//! The formulas stand at [`estimate`](fn@estimate); `examples/fit_accuracy.rs` compares them with published measurements.
+//! The formulas stand at [`estimate`](fn@estimate); `examples/fit_accuracy.rs` compares them with published
+//! measurements and with our own.
 
 mod architecture;
 mod config;
@@ -39,6 +40,8 @@ mod family;
 mod gguf;
 mod limits;
 mod params;
+mod parts;
+mod prefill;
 mod provenance;
 mod quantization;
 mod request;
@@ -47,10 +50,12 @@ mod verdict;
 mod weights;
 
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;
 
 pub use architecture::{Architecture, Linear, Mla, Moe, Sliding, Unknown};
-pub use engine::{Attention, Engine, Options};
+pub use engine::{Attention, Engine, Logits, Options, Release};
 pub use estimate::{Estimate, Phase, Terms, estimate};
 pub use gguf::Meta;
 pub use limits::{Bound, Limit, MAX_BATCH, MAX_CONTEXT, Setting};

@@ -54,6 +54,9 @@ fn attention(a: &Architecture) -> Block {
     if s.qk_norm {
         other = sum(&[other, a.head_dim, a.head_dim]);
     }
+    if s.qk_norm_all_heads {
+        other = sum(&[other, query, key]);
+    }
     if s.sinks {
         other = sum(&[other, a.heads]);
     }
@@ -103,6 +106,14 @@ fn experts(a: &Architecture, m: &Moe) -> Block {
 }
 
 impl Architecture {
+    /// Parameters of the matrices of all routed experts.
+    pub(super) fn routed_linear(&self) -> u64 {
+        self.moe.as_ref().map_or(0, |m| {
+            let sparse = self.layers.saturating_sub(m.dense_layers);
+            product(&[sparse, m.experts, mlp(self, m.intermediate).0])
+        })
+    }
+
     /// The model's parameters, without vision towers and multi-token-prediction layers.
     pub fn parameters(&self) -> Parameters {
         let s = &self.structure;

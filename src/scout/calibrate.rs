@@ -15,9 +15,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::Scout;
 use crate::error::{Result, blocking};
-use crate::fit::{Engine, Margin, Request, estimate};
-use crate::gpu::Gpus;
-use crate::ledger::{Calibration, CalibrationKey, Key};
+use crate::fit::{Capability, Engine, Margin, Request, estimate};
+use crate::gpu::{Gpu, Gpus};
+use crate::ledger::{Calibration, CalibrationKey, Key, Ledger};
 
 /// So often in a row a process must hold the same memory before it counts as loaded.
 const STEADY: u32 = 3;
@@ -60,6 +60,7 @@ struct Reader {
 /// A process that has loaded a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Loaded {
+    pid: u32,
     repo: RepoId,
     commit: CommitId,
     engine: Engine,
@@ -88,6 +89,7 @@ impl Watch {
             if watched.steady >= STEADY {
                 watched.done = true;
                 loaded.push(Loaded {
+                    pid: *pid,
                     repo: watched.repo.clone(),
                     commit: watched.commit.clone(),
                     engine: watched.engine,
@@ -157,10 +159,11 @@ impl Scout {
         let (Some(handle), Some(ledger)) = (&self.watched, self.ledger.clone()) else { return Ok(()) };
         let gpus = handle.latest();
         let held = held(&gpus);
+        let cached = Self::cached(&ledger);
         let root = self.cache.root().canonicalize().unwrap_or_else(|_| self.cache.root().to_owned());
         let mut mine = std::mem::take(watch);
         let (mine, loaded) = blocking(move || {
-            let loaded = mine.take(&held, |pid| reader(pid, &root));
+            let loaded = mine.take(&held, |pid| reader(pid, &root, &cached));
             Ok((mine, loaded))
         })
         .await?;
@@ -174,8 +177,9 @@ impl Scout {
                 }
             };
             let (Ok(shape), Ok(weights)) = (&staged.architecture, &staged.weights) else { continue };
-            let Some(gpu) = gpus.devices.iter().find_map(|gpu| gpu.name.clone()) else { continue };
+            let Some((gpu, capability)) = card(&gpus, loaded.pid) else { continue };
             let request = Request::new(loaded.engine, staged.quantization(), loaded.context);
+            let request = Request { capability, ..request };
             let Ok(predicted) = estimate(shape, weights, &request, None) else { continue };
             #[allow(clippy::cast_precision_loss)] // a ratio needs no sixteen digits
             let ratio = loaded.bytes as f64 / predicted.total.max(1) as f64;
@@ -206,6 +210,23 @@ impl Scout {
     }
 }
 
+impl Scout {
+    /// The revision of each model in the cache that was used last.
+    fn cached(ledger: &Ledger) -> BTreeMap<RepoId, CommitId> {
+        let mut views = ledger.shelf().views(Timestamp::now());
+        views.sort_by_key(|view| view.last_used_at);
+        views.into_iter().map(|view| (view.repo, view.commit)).collect()
+    }
+}
+
+/// The card that a process is on.
+fn card(gpus: &Gpus, pid: u32) -> Option<(String, Option<Capability>)> {
+    let holds = |gpu: &&Gpu| gpu.processes.iter().flatten().any(|process| process.pid == pid);
+    let gpu = gpus.devices.iter().find(holds)?;
+    let capability = gpu.compute_capability.map(|of| Capability(of.major, of.minor));
+    Some((gpu.name.clone()?, capability))
+}
+
 /// Bytes that each process holds, over all GPUs; of one on several GPUs nothing is compared.
 fn held(gpus: &Gpus) -> BTreeMap<u32, u64> {
     let mut held = BTreeMap::new();
@@ -220,8 +241,9 @@ fn held(gpus: &Gpus) -> BTreeMap<u32, u64> {
     held
 }
 
-/// Which staged models a process has open or mapped; `None` if it may not be looked at.
-fn reader(pid: u32, root: &Path) -> Option<Reader> {
+/// Which staged models a process was started with, or else has open or mapped; `None` if it may not be looked at. A small
+/// model is loaded and its files are closed before anybody looks, so what the command line names counts first.
+fn reader(pid: u32, root: &Path, cached: &BTreeMap<RepoId, CommitId>) -> Option<Reader> {
     let process = Process::new(i32::try_from(pid).ok()?).ok()?;
     let started = process.stat().ok()?.starttime;
     let mut models: Vec<(RepoId, CommitId)> = Vec::new();
@@ -232,6 +254,21 @@ fn reader(pid: u32, root: &Path) -> Option<Reader> {
             models.push(one);
         }
     };
+    let command = process.cmdline().unwrap_or_default();
+    let named = command.iter().filter_map(|part| {
+        let commit = |repo: RepoId| cached.get(&repo).map(|commit| (repo.clone(), commit.clone()));
+        // As a path, or as `owner/name`, also behind a `=`.
+        let word = part.rsplit_once('=').map_or(part.as_str(), |(_, value)| value);
+        let file = Path::new(word).canonicalize().ok();
+        crate::layout::revision_of(root, Path::new(word))
+            .or_else(|| crate::layout::revision_of(root, &file?))
+            .or_else(|| commit(word.parse().ok()?))
+    });
+    let mut named: Vec<(RepoId, CommitId)> = named.collect();
+    named.dedup();
+    if !named.is_empty() {
+        return Some(Reader { started, command, models: named });
+    }
     for map in process.maps().ok()?.iter() {
         if let MMapPath::Path(path) = &map.pathname
             && path.as_os_str().as_bytes().starts_with(root.as_os_str().as_bytes())
@@ -246,7 +283,7 @@ fn reader(pid: u32, root: &Path) -> Option<Reader> {
             seen(path);
         }
     }
-    Some(Reader { started, command: process.cmdline().unwrap_or_default(), models })
+    Some(Reader { started, command, models })
 }
 
 #[cfg(test)]

@@ -319,6 +319,9 @@ impl Scout {
         variants.extend(refused.map(|one| refused_variant(one, judged.request.engine)));
         let recommendation = match (judged.recommended(), unknown) {
             (_, Some(_)) => "nothing can be recommended for what is not known".into(),
+            _ if judged.target.budget_bytes.is_none() => {
+                "which of them fits is not known: name a card (--gpu \"RTX 4090\") or its memory (--vram 24GiB)".into()
+            }
             _ => judged.choice.reason.clone(),
         };
         FitView {

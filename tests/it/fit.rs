@@ -1,1 +1,222 @@
-//! Will it fit: the estimate against a hub that serves true configs and headers, from the command line and over HTTP.
+//! Will it fit: models with true configs and headers on a hub, asked about from the command line and over HTTP.
+
+mod hardware;
+mod lies;
+mod variants;
+
+use serde_json::{Value, json};
+use support::repos::{Repo, Row};
+use support::{Daemon, Hub, Larder};
+
+/// The table of models, as the tests' hub makes repos of it.
+fn table() -> Vec<Row> {
+    Row::all(include_str!("../fixtures/fit/models.csv")).expect("a table")
+}
+
+fn row(id: &str) -> Row {
+    table().into_iter().find(|row| row.hf_id == id).unwrap_or_else(|| panic!("{id} is in the table"))
+}
+
+/// The eleven of the registry that have a repo, and others that people stage.
+const MODELS: &[&str] = &[
+    "openai-community/gpt2",
+    "EleutherAI/pythia-410m",
+    "facebook/opt-350m",
+    "deepseek-ai/deepseek-coder-1.3b-base",
+    "bigcode/starcoder2-3b",
+    "codellama/CodeLlama-7b-hf",
+    "google/gemma-2b",
+    "microsoft/phi-2",
+    "mistralai/Mistral-7B-v0.1",
+    "meta-llama/Llama-2-7b-hf",
+    "Qwen/Qwen2.5-0.5B-Instruct",
+    "Qwen/Qwen2.5-1.5B-Instruct",
+    "Qwen/Qwen2.5-7B-Instruct",
+    "Qwen/Qwen2.5-32B-Instruct",
+    "Qwen/Qwen2.5-72B-Instruct",
+    "Qwen/Qwen3-0.6B",
+    "Qwen/Qwen3-4B",
+    "Qwen/Qwen3-8B",
+    "Qwen/Qwen3-32B",
+    "Qwen/Qwen3-30B-A3B",
+    "meta-llama/Llama-3.1-8B-Instruct",
+    "meta-llama/Llama-3.2-1B-Instruct",
+    "meta-llama/Llama-3.3-70B-Instruct",
+    "mistralai/Mistral-7B-Instruct-v0.3",
+    "mistralai/Mixtral-8x7B-Instruct-v0.1",
+    "google/gemma-2-9b-it",
+    "google/gemma-3-4b-it",
+    "microsoft/phi-4",
+    "microsoft/Phi-3-mini-4k-instruct",
+    "deepseek-ai/DeepSeek-V2-Lite",
+    "tiiuae/falcon-7b",
+];
+
+#[test]
+fn models_are_counted_by_their_headers_and_those_of_the_registry_fit_24_gib() {
+    let hub = Hub::start();
+    for id in MODELS {
+        hub.add(Repo::from_row(&row(id)).model());
+    }
+    let larder = support::larder!(&hub);
+    let daemon = larder.serve();
+    for (n, id) in MODELS.iter().enumerate() {
+        let row = row(id);
+        let body =
+            json!({"repo": id, "gpu": "RTX 4090", "context": 2048, "local": true, "allow_unsafe": true});
+        let fit = daemon.post("/v1/fit", &body).expect(200);
+        if row.safetensors {
+            let counted = row.get("params_exact").expect("a count");
+            assert_eq!(fit["parameters"], json!(counted), "{id}");
+            assert_eq!(fit["provenance"]["weights"], "safetensors headers", "{id}");
+            if let Some(bytes) = row.get("download_bytes_weights") {
+                let all = fit["download_bytes"].as_u64().expect("known");
+                assert!(all >= bytes && all < bytes + (64 << 20), "{id}: {all} of {bytes}");
+            }
+        } else {
+            assert_eq!((fit["parameters"].is_null(), fit["verdict"].as_str()), (true, Some("fits")), "{id}");
+        }
+        assert_eq!(fit["drift"], json!([]), "{id}: registry and repo agree");
+        assert_eq!(fit["findings"], json!([]), "{id}");
+        if n < 10 {
+            assert_eq!(fit["verdict"], "fits", "{id} in 16 bits at 2k: {fit}");
+        }
+        let sum: u64 = fit["terms"].as_object().expect("terms").values().filter_map(Value::as_u64).sum();
+        assert_eq!(fit["total_bytes"], json!(sum), "{id}: the parts are the whole");
+    }
+    // No byte of the weights themselves was sent, only headers.
+    let sent: u64 = hub.requests().iter().map(|request| request.bytes_sent).sum();
+    assert!(sent < 200 << 20, "{sent} bytes for {} models", MODELS.len());
+}
+
+#[test]
+fn the_exceptions_of_the_registry_answer_as_they_are() {
+    let hub = Hub::start();
+    for id in ["microsoft/phi-2", "facebook/opt-350m", "deepseek-ai/deepseek-coder-1.3b-base"] {
+        hub.add(Repo::from_row(&row(id)).model());
+    }
+    let larder = support::larder!(&hub);
+    let alias = larder.run(&["plan", "phi-2-instruct", "--json"]).expect_code(0).json();
+    assert_eq!(alias["repo"], "microsoft/phi-2");
+    let shown = larder.run(&["models", "phi-2-instruct", "--json"]).expect_code(0).json();
+    assert_eq!((shown["alias_of"].as_str(), shown["prompt"].is_string()), (Some("microsoft/phi-2"), true));
+    for name in ["opt-350m", "deepseek-coder-1.3b"] {
+        let refused = larder.run(&["plan", name, "--json"]).expect_code(4).json();
+        assert_eq!(refused["reason"], "unsafe_format", "{name}: {refused}");
+        let allowed = larder.run(&["plan", name, "--allow-unsafe", "--json"]).expect_code(0).json();
+        assert_eq!(allowed["weights"], "pickle");
+    }
+    let unknown = larder.run(&["stage", "gtp2"]).expect_code(2);
+    assert!(unknown.stderr.contains("gpt2"), "{}", unknown.stderr);
+}
+
+#[test]
+fn the_registry_speaks_where_the_hub_does_not_and_drift_is_told_where_it_does() {
+    let hub = Hub::start();
+    let mut repo = Repo::from_row(&row("Qwen/Qwen2.5-0.5B-Instruct"));
+    repo.config["max_position_embeddings"] = 131_072.into();
+    hub.add(repo.model());
+    let larder = support::larder!(&hub);
+    let ask = |larder: &Larder| {
+        larder.run(&["fit", "Qwen2.5-0.5B-Instruct", "--vram", "8GiB", "--json"]).expect_code(0).json()
+    };
+    let drifted = ask(&larder);
+    assert_eq!(
+        drifted["drift"],
+        json!([{"key": "max_position_embeddings", "registry": 32_768, "repo": 131_072}])
+    );
+    hub.down(true);
+    let recalled = ask(&larder);
+    assert_eq!((recalled["verdict"].as_str(), recalled["commit"].is_null()), (Some("fits"), true));
+    assert_eq!(recalled["provenance"]["architecture"], "registry");
+    let human = larder.run(&["fit", "Qwen2.5-0.5B-Instruct", "--vram", "8GiB"]).expect_code(0);
+    assert!(human.stderr.contains("the registry speaks for the repo"), "{}", human.stderr);
+    // Whoever stages it does not get by with that.
+    assert_eq!(larder.run(&["stage", "Qwen2.5-0.5B-Instruct"]).code, 75);
+}
+
+#[test]
+fn what_cannot_be_is_refused_and_what_is_too_long_is_told() {
+    let hub = Hub::start();
+    hub.add(Repo::from_row(&row("openai-community/gpt2")).model());
+    let larder = support::larder!(&hub);
+    let card = larder.run(&["fit", "gpt2", "--gpu", "RTX 409"]).expect_code(2);
+    assert!(card.stderr.contains("RTX 4090"), "{}", card.stderr);
+    for args in [["--context", "0"], ["--batch", "0"], ["--gpus", "0"], ["--vram", "0"], ["--engine", "tgi"]]
+    {
+        larder.run(&["fit", "gpt2", args[0], args[1]]).expect_code(2);
+    }
+    let daemon = larder.serve();
+    for (key, value) in [
+        ("context", json!(0)),
+        ("context", json!(-5)),
+        ("context", json!(1e300)),
+        ("batch", json!("many")),
+        ("gpus", json!(1000)),
+        ("vram", json!("a lot")),
+        ("gpu", json!(7)),
+        ("engine", json!("tgi")),
+        ("contxt", json!(5)),
+        ("variant", json!("int5")),
+    ] {
+        let mut body = json!({"repo": "gpt2"});
+        body[key] = value.clone();
+        let problem = daemon.post("/v1/fit", &body).expect(400);
+        assert_eq!(problem["reason"], "invalid_request", "{key} = {value}: {problem}");
+        assert!(problem["hint"].as_str().is_some_and(|hint| !hint.is_empty()));
+    }
+    let long = json!({"repo": "gpt2", "vram": "24GiB", "context": 5000, "local": true});
+    let long = daemon.post("/v1/fit", &long).expect(200);
+    assert_eq!(
+        (long["verdict"].as_str(), long["exceeds_model_context"].as_bool()),
+        (Some("no"), Some(true)),
+        "{long}"
+    );
+    assert!(long["reason"].as_str().is_some_and(|why| why.contains("1024")), "{long}");
+    for body in [
+        json!({"category": "huge"}),
+        json!({"models": []}),
+        json!({"models": "gpt2"}),
+        json!({"models": [7]}),
+    ] {
+        daemon.post("/v1/plan", &body).expect(400);
+    }
+}
+
+#[test]
+fn an_evaluation_is_planned_and_staged() {
+    let hub = Hub::start();
+    hub.add(support::models::tiny_gpt2(1, 30_000));
+    hub.add(support::models::tiny_gpt2(2, 60_000));
+    let (small, large) = ("test/tiny-gpt2-1", "test/tiny-gpt2-2");
+    let larder = support::larder!(&hub);
+    larder.run(&["stage", large]).expect_code(0);
+    let args = ["plan", small, large, "--vram", "8GiB", "--json"];
+    let plan = larder.run(&args).expect_code(0).json();
+    let order: Vec<_> = plan["models"].as_array().expect("rows").iter().map(|row| &row["model"]).collect();
+    assert_eq!(order, [large, small], "what is there comes first");
+    let models = &plan["models"];
+    assert_eq!(
+        (models[0]["bytes_to_fetch"].as_u64(), models[0]["verdict"].as_str()),
+        (Some(0), Some("fits"))
+    );
+    assert_eq!(models[1]["seconds_to_fetch"]["measured"], false, "nobody has measured the line");
+    assert_eq!(plan["bytes_to_fetch"], models[1]["bytes_to_fetch"]);
+    assert!(models[1]["batch"].as_u64().is_some_and(|batch| batch > 1));
+    let file = larder.root().join("plan.json");
+    std::fs::write(&file, plan.to_string()).expect("written");
+    larder.run(&["stage", "--plan", file.to_str().expect("UTF-8")]).expect_code(0);
+    let listed = larder.run(&["ls", "--json"]).expect_code(0).json();
+    assert_eq!(listed.as_array().map(Vec::len), Some(2));
+    let missing = larder.run(&["plan", small, "test/none", "--vram", "8GiB", "--json"]).expect_code(0).json();
+    let row = missing["models"].as_array().expect("rows").iter().find(|row| row["model"] == "test/none");
+    assert_eq!(row.expect("told")["problem"]["reason"], "not_found");
+    std::fs::write(&file, "{}").expect("written");
+    larder.run(&["stage", "--plan", file.to_str().expect("UTF-8")]).expect_code(2);
+}
+
+/// The families of a scrape, without comments.
+fn scraped(daemon: &Daemon) -> Vec<String> {
+    let text = daemon.get("/metrics").text;
+    text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect()
+}
