@@ -21,6 +21,9 @@ const FLUSH_SECONDS: &[f64] = &[0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30
 /// A sweep of the histograms' buckets every so often keeps their memory bounded.
 pub const UPKEEP: Duration = Duration::from_secs(5);
 
+/// Families of variants that a download may fall back to.
+const VARIANTS: &[&str] = &["fp8", "mxfp4", "awq", "gptq", "gptq-int8", "gguf", "int8", "nf4", "other"];
+
 static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
 
 /// Installs the recorder of this process; a second call returns the same handle.
@@ -84,7 +87,7 @@ fn describe() {
     );
     describe_counter!(
         "larder_fit_false_yes_total",
-        "Predictions of VRAM that said yes to what takes more than the card has."
+        "Predictions of VRAM whose margin did not cover what an engine took."
     );
     describe_counter!("larder_evicted_bytes_total", Unit::Bytes, "Bytes that became free by evictions.");
     describe_counter!(
@@ -120,6 +123,11 @@ fn describe() {
         "larder_store_recoveries_total",
         "Stores that were found damaged or emptied and replaced, by reason."
     );
+    counter!("larder_fit_observations_total").absolute(0);
+    counter!("larder_fit_false_yes_total").absolute(0);
+    for variant in VARIANTS {
+        counter!("larder_variant_fallbacks_total", "variant" => *variant).absolute(0);
+    }
     for kind in Kind::ALL {
         for reason in Reason::ALL {
             counter!("larder_jobs_failed_total", "kind" => kind.word(), "reason" => reason.word())
@@ -183,10 +191,12 @@ pub fn eviction_short() {
 
 /// A download takes another variant than was named.
 pub fn fell_back(variant: &str) {
-    counter!("larder_variant_fallbacks_total", "variant" => variant.to_owned()).increment(1);
+    let family = variant.split(':').next().unwrap_or(variant);
+    let known = VARIANTS.iter().copied().find(|one| *one == family).unwrap_or("other");
+    counter!("larder_variant_fallbacks_total", "variant" => known).increment(1);
 }
 
-/// A prediction was compared with what an engine takes.
+/// A prediction was compared with what an engine takes; its margin did not cover the difference if it is a false yes.
 pub fn fit_observed(said_yes_wrongly: bool) {
     counter!("larder_fit_observations_total").increment(1);
     counter!("larder_fit_false_yes_total").increment(u64::from(said_yes_wrongly));

@@ -16,7 +16,7 @@ pub enum Test {
     Disk,
     /// How fast memory is copied.
     Memory,
-    /// How long the hub takes to answer, and how fast bytes come from it.
+    /// How long the hub takes to answer; how fast bytes come from it is known from downloads.
     Hub,
 }
 

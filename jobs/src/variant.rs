@@ -11,7 +11,7 @@ use crate::{Invalid, RepoId};
 /// Most words of one preference.
 const MAX_WORDS: usize = 16;
 /// Words of variants beside `gguf:<QUANTIZATION>`.
-const WORDS: &[&str] = &["16bit", "fp32", "fp8", "mxfp4", "int8", "int4", "awq", "gptq", "gptq-int8", "nf4"];
+const WORDS: &[&str] = &["16bit", "fp8", "mxfp4", "int8", "int4", "awq", "gptq", "gptq-int8", "nf4"];
 
 /// Which variant to stage. Whatever is staged instead of the model that was named is said in the job's view, never
 /// silent.

@@ -147,7 +147,8 @@ fn collectors(page: &mut Page<'_>, sampled: &Sampled) {
     let queue = sampled.queue.as_ref().map(|c| ("queue", c.value.is_some(), c.took));
     let disk = sampled.disk.as_ref().map(|c| ("disk", c.value.is_some(), c.took));
     let gpu = sampled.gpus.as_ref().map(|gpus| {
-        let success = gpus.why_none.is_none() && !gpus.stale;
+        // That there is no GPU is an answer, too.
+        let success = gpus.why_none.as_ref().is_none_or(|why| why.word.is_no_gpu()) && !gpus.stale;
         ("gpu", success, std::time::Duration::try_from_secs_f64(gpus.took_seconds).unwrap_or_default())
     });
     let all: Vec<_> = queue.into_iter().chain(disk).chain(gpu).collect();

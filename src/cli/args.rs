@@ -104,7 +104,7 @@ pub(super) enum Verb {
     Info,
     /// Measure this host, or look closely at a model in its cache
     Profile {
-        /// The model; without one the host
+        /// The model, also by a short name; without one the host
         #[arg(value_name = "MODEL", value_parser = model)]
         model: Option<ModelRef>,
         /// What of the host to measure: disk, memory, hub; may be repeated [default: all]
@@ -302,14 +302,12 @@ pub(super) struct Want {
 /// What a plan is of.
 #[derive(Debug, Clone, Group)]
 pub(super) struct Several {
-    /// The models; of one, what staging it would do
+    /// The models, also by short names; of one alone what staging it would do, on a card what it takes to evaluate it
     #[arg(value_name = "MODEL", value_parser = model, required_unless_present = "category")]
     pub(super) models: Vec<ModelRef>,
-    /// Every model of this category of the registry
+    /// Every model of this category of the registry: tiny, coding, general or instruct
     #[arg(long, value_name = "NAME")]
     pub(super) category: Option<String>,
-    #[arg(skip)]
-    pub(super) variant: Option<Variant>,
 }
 
 /// Which card, and what the model shall do on it.
@@ -360,7 +358,7 @@ pub(super) struct FileChoice {
     /// Weight format
     #[arg(long, value_enum, default_value_t = FormatArg::Auto)]
     format: FormatArg,
-    /// Which variant: exact, auto (the best one that fits this host's GPU), or a list like fp8,int4,gguf:Q4_K_M
+    /// Which variant: exact, auto (the best one that fits the GPU), or a list like fp8,int4,gguf:Q4_K_M
     #[arg(long, value_name = "WORDS", value_parser = variant)]
     variant: Option<Variant>,
     /// Never evict it until it is unpinned

@@ -1,53 +1,56 @@
 //! `larder plan --category NAME` and `larder plan` of several models: what it takes to evaluate them.
 
-use larder_jobs::Size;
-use serde_json::{Map, Value};
-use tokio_util::sync::CancellationToken;
+use larder_jobs::{ModelRef, Size, Variant};
+use serde_json::Value;
 
 use super::OK;
-use super::args::{On, Several};
+use super::args::{FileChoice, On, Several};
 use super::client::Client;
 use super::output::{Output, note, table};
 use crate::config::Settings;
 use crate::error::{Error, Result};
-use crate::hub::Hub;
-use crate::scout::{EvaluationRow, EvaluationView, PlanAsk, Seconds};
-use crate::serve;
+use crate::scout::{EvaluationRow, EvaluationView, Seconds};
 
-pub(super) async fn run(settings: Settings, several: Several, on: On, output: &Output) -> Result<u8> {
-    let body = body(&several, &on);
-    let view = match Client::larder(&settings).await? {
-        Some(client) => client.evaluate(&body).await?,
-        None => {
-            let hub = Hub::new(&settings.config.hub, settings.tokens.clone())?;
-            let scout = serve::planner(&settings, hub, true)?.scout;
-            match PlanAsk::from_json(body, scout.registry())? {
-                PlanAsk::Evaluation(ask) => scout.evaluate(&ask, &CancellationToken::new()).await?,
-                PlanAsk::Download(_) => return Err(Error::internal("several models became one")),
-            }
-        }
-    };
+pub(super) async fn run(
+    settings: Settings,
+    several: Several,
+    choice: FileChoice,
+    on: On,
+    output: &Output,
+) -> Result<u8> {
+    let body = body(&several, choice, &on)?;
+    let view = Client::larder_or_here(settings).await?.evaluate(&body).await?;
     output.print(&view, || human(&view, *output))?;
     if !output.is_json() {
         note("stage it: larder plan … --json | larder stage --plan -");
     }
-    Ok(OK)
+    // Of a plan in which nothing could be looked at, the first problem is the answer.
+    let first = view.models.first().and_then(|row| row.problem.as_ref());
+    let all = view.models.iter().all(|row| row.problem.is_some());
+    Ok(first.filter(|_| all).map_or(OK, |problem| problem.reason.exit_code()))
 }
 
-fn body(several: &Several, on: &On) -> Value {
-    let mut fields = Map::new();
+fn body(several: &Several, choice: FileChoice, on: &On) -> Result<Value> {
+    // The fields of a download, of whichever model, without what names it.
+    let any = ModelRef::new("any/model".parse()?, None);
+    let variant = choice.variant();
+    let job = serde_json::to_value(choice.job(any)).map_err(|error| Error::internal(error.to_string()))?;
+    let Value::Object(mut fields) = job else { return Err(Error::internal("a job is an object")) };
+    for name in ["kind", "v", "repo", "revision"] {
+        fields.remove(name);
+    }
+    if variant.is_some_and(|variant| variant == Variant::Exact) {
+        fields.insert("variant".into(), "exact".into());
+    }
     if let Some(category) = &several.category {
         fields.insert("category".into(), category.clone().into());
     }
     if !several.models.is_empty() {
-        let names: Vec<Value> = several.models.iter().map(|model| model.repo().to_string().into()).collect();
+        let names: Vec<Value> = several.models.iter().map(|model| model.to_string().into()).collect();
         fields.insert("models".into(), names.into());
     }
-    if let Some(variant) = &several.variant {
-        fields.insert("variant".into(), serde_json::to_value(variant).unwrap_or_default());
-    }
     super::fit::purpose(&mut fields, on);
-    Value::Object(fields)
+    Ok(Value::Object(fields))
 }
 
 fn human(view: &EvaluationView, output: Output) -> String {

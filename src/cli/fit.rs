@@ -1,7 +1,6 @@
 //! `larder fit`: will it fit, and at which quantization?
 
 use serde_json::{Map, Value};
-use tokio_util::sync::CancellationToken;
 
 use super::args::{On, Want};
 use super::client::Client;
@@ -10,24 +9,14 @@ use super::{FAILED, OK};
 use crate::config::Settings;
 use crate::error::{Error, Result};
 use crate::fit::{Verdict, gib};
-use crate::hub::Hub;
-use crate::scout::{FitAsk, FitView, VariantView};
-use crate::serve;
+use crate::scout::{FitView, VariantView};
 
 /// Parts of less than this are not worth a word.
 const SHOWN: u64 = 5 << 20;
 
 pub(super) async fn run(settings: Settings, want: Want, on: On, output: &Output) -> Result<u8> {
     let body = body(want, &on)?;
-    let view = match Client::larder(&settings).await? {
-        Some(client) => client.fit(&body).await?,
-        None => {
-            let hub = Hub::new(&settings.config.hub, settings.tokens.clone())?;
-            let scout = serve::planner(&settings, hub, true)?.scout;
-            let ask = FitAsk::from_json(body, scout.registry())?;
-            scout.fit(&ask, &CancellationToken::new()).await?
-        }
-    };
+    let view = Client::larder_or_here(settings).await?.fit(&body).await?;
     output.print(&view, || human(&view, *output))?;
     if !output.is_json() {
         for one in &view.notes {
@@ -90,7 +79,7 @@ fn human(view: &FitView, output: Output) -> String {
             view.engine,
             view.context,
             view.batch,
-            if unverified { "; unverified until a host has measured it" } else { "" }
+            if unverified { "; the formulas of this engine are not verified" } else { "" }
         ));
     }
     if !view.variants.is_empty() {

@@ -8,18 +8,10 @@ use super::{FAILED, OK};
 use crate::config::Settings;
 use crate::error::Result;
 use crate::gpu::{Gpu, State};
-use crate::hub::Hub;
 use crate::scout::HostView;
-use crate::serve;
 
 pub(super) async fn run(settings: Settings, output: &Output) -> Result<u8> {
-    let view = match Client::larder(&settings).await? {
-        Some(client) => client.host().await?,
-        None => {
-            let hub = Hub::new(&settings.config.hub, settings.tokens.clone())?;
-            serve::planner(&settings, hub, true)?.scout.host(&settings.config.host.name).await?
-        }
-    };
+    let view = Client::larder_or_here(settings).await?.host().await?;
     output.print(&view, || human(&view, *output))?;
     Ok(if view.health.state == State::Degraded { FAILED } else { OK })
 }

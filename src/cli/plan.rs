@@ -28,10 +28,7 @@ pub(super) async fn either(
             job.validate()?;
             run(settings, job, output).await
         }
-        _ => {
-            let several = Several { variant: choice.variant(), ..several };
-            evaluate::run(settings, several, on, output).await
-        }
+        _ => evaluate::run(settings, several, choice, on, output).await,
     }
 }
 

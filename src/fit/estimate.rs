@@ -71,6 +71,8 @@ pub struct Estimate {
     pub phase: Phase,
     /// The context is longer than the model is made for.
     pub exceeds_model_context: bool,
+    /// The longest context that it is made for, in tokens.
+    pub model_context: Option<u64>,
     /// The engine that was asked about, whose share of the card bounds the total.
     pub engine: Engine,
     /// Where the inputs come from.
@@ -133,6 +135,7 @@ pub fn estimate(
         all_cards: if request.gpus == 1 { total } else { all.max(total) },
         phase,
         exceeds_model_context: architecture.max_position.is_some_and(|most| request.total > most),
+        model_context: architecture.max_position,
         engine: request.engine,
         provenance: Provenance {
             architecture: architecture.source,

@@ -159,7 +159,8 @@ pub fn decide(estimate: Result<Estimate, Unknown>, budget: Budget, margin: Margi
     let usable = (bytes as f64 * estimate.engine.share()) as u64;
     let (need, have) = (gib(estimate.total), gib(bytes));
     let (verdict, reason) = if estimate.exceeds_model_context {
-        (Verdict::No, "the context is longer than the model is made for; ask for a shorter one".to_owned())
+        let most = estimate.model_context.map_or_else(String::new, |most| format!(" of at most {most}"));
+        (Verdict::No, format!("the context is longer than the model is made for; ask for one{most} tokens"))
     } else if estimate.total > bytes {
         (Verdict::No, format!("needs {need}, has {have}"))
     } else if estimate.total > usable {

@@ -79,7 +79,7 @@ pub struct Calibration {
     pub error: f64,
     /// Observations.
     pub observations: u64,
-    /// Predictions that said `fits` of a model that needed more than the card has.
+    /// Predictions whose margin did not cover what the engine took.
     #[serde(default)]
     pub false_yes: u64,
     /// The commit that was observed last.

@@ -118,7 +118,12 @@ impl PlanAsk {
         }
         let wants = names.into_iter().map(|name| {
             let mut one = fields.clone();
-            one.insert("repo".into(), name.into());
+            let (repo, revision) = match name.split_once('@') {
+                Some((repo, revision)) => (repo.to_owned(), Some(revision.to_owned())),
+                None => (name, None),
+            };
+            one.insert("repo".into(), repo.into());
+            one.extend(revision.map(|revision| ("revision".to_owned(), revision.into())));
             download(one, registry)
         });
         Ok(Self::Evaluation(EvaluationAsk { wants: wants.collect::<Result<_, _>>()?, purpose }))

@@ -26,7 +26,9 @@ const SAME: u64 = 64 << 20;
 /// Most processes that are watched.
 const MAX_WATCHED: usize = 256;
 /// A ratio outside of this says that something else was compared.
-const BELIEVABLE: std::ops::RangeInclusive<f64> = 0.5..=2.0;
+const BELIEVABLE: std::ops::RangeInclusive<f64> = 0.75..=1.6;
+/// Servers that take a share of the card whatever the model is, so that nothing follows from what they hold.
+const TAKE_A_SHARE: &[&str] = &["vllm", "sglang", "text-generation", "lmdeploy", "trtllm", "tensorrt", "tgi"];
 /// The context of an engine that has loaded and not been asked anything.
 const IDLE_CONTEXT: u64 = 1;
 
@@ -131,10 +133,11 @@ impl Watch {
     }
 }
 
-/// Which engine a command line is, and the context that it was started with.
+/// Which engine a command line is, and the context that it was started with; every server that takes a share of the card
+/// counts as vLLM.
 fn engine(command: &[String]) -> (Engine, u64) {
     let name = |word: &str| command.iter().take(4).any(|part| part.to_ascii_lowercase().contains(word));
-    if name("vllm") {
+    if TAKE_A_SHARE.iter().any(|word| name(word)) {
         return (Engine::Vllm, IDLE_CONTEXT);
     }
     if ["llama", "ollama", "koboldcpp"].iter().any(|word| name(word)) && !name("python") {
@@ -323,8 +326,12 @@ mod tests {
     }
 
     #[test]
-    fn nothing_follows_from_two_models_or_from_vllm() {
-        for one in [reader("python x", &["a/b", "c/d"]), reader("python -m vllm.entrypoints", &["a/b"])] {
+    fn nothing_follows_from_two_models_or_from_a_server_that_takes_a_share() {
+        for one in [
+            reader("python x", &["a/b", "c/d"]),
+            reader("python -m vllm.entrypoints", &["a/b"]),
+            reader("python -m sglang.launch_server", &["a/b"]),
+        ] {
             let mut watch = Watch::default();
             let told: Vec<_> = (0..9).flat_map(|_| feed(&mut watch, GIB, Some(&one))).collect();
             assert!(told.is_empty(), "{one:?}");

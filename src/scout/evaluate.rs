@@ -14,6 +14,7 @@ use super::view::word;
 use crate::error::{Result, blocking};
 use crate::fit::Verdict;
 use crate::layout::Cache;
+use crate::plan::Weights;
 
 /// What lines and disks bring whose speed nobody has measured, in bytes per second.
 const GUESSED_LINE: (f64, f64) = (12.5e6, 1.25e9);
@@ -151,6 +152,14 @@ impl Scout {
                 let why = judged.looked.architecture.as_ref().err().map(ToString::to_string);
                 (judged.candidates.first(), Verdict::Unknown, None, why.unwrap_or_default())
             }
+        };
+        let is_refused = judged.looked.format == Weights::Pickle && !ask.want.allow_unsafe;
+        let (candidate, why) = match candidate {
+            Some(one) if is_refused && one.is_native(&judged.looked) => (
+                None,
+                "only pickled weights are there, whose loading runs code; allow_unsafe takes them".into(),
+            ),
+            candidate => (candidate, why),
         };
         let shown = candidate.unwrap_or(&judged.candidates[0]);
         let files = match (shown.is_native(&judged.looked), &shown.commit) {

@@ -67,6 +67,16 @@ impl Looked {
         self.files.iter().map(|file| file.size).sum()
     }
 
+    /// That the config names a quantization which larder does not know, if it does.
+    pub(super) fn unknown_quantization(&self) -> Option<String> {
+        let method = self.config.as_ref()?.pointer("/quantization_config/quant_method")?.as_str()?;
+        let is_unknown = self.architecture.as_ref().is_ok_and(|shape| shape.quantized.is_none());
+        let shown: String = method.chars().take(32).flat_map(char::escape_debug).collect();
+        is_unknown.then(|| {
+            format!("its quantization ({shown}) is not one that larder knows; its files' bytes count")
+        })
+    }
+
     /// How the weights are stored as published.
     pub fn quantization(&self) -> Quantization {
         if let Weights::Gguf(Some(word)) = &self.format

@@ -199,6 +199,7 @@ impl Scout {
             notes.push(format!("for a context of {context} tokens, since none is asked for"));
         }
         notes.extend(target.why_unknown.clone());
+        notes.extend(looked.unknown_quantization());
         let request = Request::new(engine, native, context)
             .with_batch(purpose.batch.unwrap_or(1))
             .with_gpus(target.gpus);
@@ -248,7 +249,12 @@ impl Scout {
                     download_bytes: one.download_bytes,
                     weights: one.weights.clone(),
                     engine,
-                    correction: self.correction(setting, one.quantization, request.engine, target),
+                    correction: {
+                        let engines = one.quantization.engines();
+                        let wanted = engine.unwrap_or(request.engine);
+                        let runs = if engines.contains(&wanted) { wanted } else { engines[0] };
+                        self.correction(setting, one.quantization, runs, target)
+                    },
                 }
             })
             .collect();
@@ -296,8 +302,8 @@ impl Scout {
 
     fn view(&self, judged: Judged, drift: Vec<Drift>) -> FitView {
         let native = judged.native();
-        let estimate = native.and_then(|row| row.fit.estimate);
         let unknown = judged.looked.architecture.as_ref().err().or(judged.looked.weights.as_ref().err());
+        let estimate = native.filter(|_| unknown.is_none()).and_then(|row| row.fit.estimate);
         let (verdict, reason) = match (unknown, native) {
             (Some(unknown), _) => (Verdict::Unknown, unknown.to_string()),
             (None, Some(row)) => (row.fit.verdict, row.fit.reason.clone()),

@@ -36,24 +36,32 @@ pub(super) async fn preload(
     let _work = keeper.repos().work(&view.repo).await;
     let residency = resident(context, &view, stop).await?;
     let rates = keeper.ledger().rates();
+    let (memory, policy) = (Memory::read(&Roots::default()), Policy::default());
     let facts = Facts {
         bytes: residency.bytes,
         resident: residency.resident,
-        free_memory: Memory::read(&Roots::default()).effective_available,
+        free_memory: memory.effective_available,
         speeds: ReadSpeeds { cold: rates.disk_read_cold, warm: rates.disk_read_warm },
         pressure: pressure(),
     };
-    let policy = Policy::default();
+    let needed = residency.bytes.saturating_add(policy.keep_free);
+    let has = memory.cgroup_limit.or(memory.total);
+    let nothing = preload::Preloaded { bytes: residency.bytes, ..preload::Preloaded::default() };
     let (reason, done) = match preload::worth_it(&facts, &policy) {
         preload::Preload::Go { .. } => (None, load(context, &view, &policy, &report, stop).await?),
         preload::Preload::No { reason } => match reason {
+            // Waiting would not help.
+            No::TooLittleMemory { .. } if has.is_some_and(|has| has < needed) => (Some(reason), nothing),
             No::UnderPressure { .. } | No::TooLittleMemory { .. } => return Err(short(&reason)),
             No::SpeedUnknown | No::GainTooSmall { .. } | No::ResidencyUnknown if want.force => {
+                let free = facts.free_memory.unwrap_or(0);
+                let missing = residency.bytes.saturating_sub(residency.resident.unwrap_or(0));
+                if missing.saturating_add(policy.keep_free) > free {
+                    return Err(short(&No::TooLittleMemory { needed, free }));
+                }
                 (None, load(context, &view, &policy, &report, stop).await?)
             }
-            _ => {
-                (Some(reason), preload::Preloaded { bytes: residency.bytes, ..preload::Preloaded::default() })
-            }
+            _ => (Some(reason), nothing),
         },
     };
     keeper.ledger().touch(&view.repo, &view.commit, Timestamp::now())?;

@@ -215,7 +215,16 @@ fn an_evaluation_is_planned_and_staged() {
     larder.run(&["stage", "--plan", file.to_str().expect("UTF-8")]).expect_code(2);
 }
 
-/// The families of a scrape, without comments.
+/// Scrapes until a line is there that is wanted; what is sampled comes with the next sample.
+fn until_scraped(daemon: &Daemon, wanted: impl Fn(&str) -> bool) {
+    let begun = std::time::Instant::now();
+    while !scraped(daemon).iter().any(|line| wanted(line)) {
+        assert!(begun.elapsed() < std::time::Duration::from_secs(20), "{:#?}", scraped(daemon));
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+}
+
+/// The lines of a scrape, without comments.
 fn scraped(daemon: &Daemon) -> Vec<String> {
     let text = daemon.get("/metrics").text;
     text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect()

@@ -1,3 +1,5 @@
+//! GGUF headers, true and hostile: nothing panics, nothing grows, and what is missing is asked for.
+
 use proptest::prelude::*;
 use support::gguf::{Entry, F16, F32, Gguf, Kind, Q4_K, Q6_K, Q8_0};
 

@@ -1,3 +1,5 @@
+//! Safetensors headers, true and hostile, beside the format's own crate as the witness.
+
 use std::collections::HashMap;
 
 use proptest::prelude::*;

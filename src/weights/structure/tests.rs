@@ -1,3 +1,5 @@
+//! The structure check over snapshots that are whole, cut, mixed and contradictory.
+
 use super::*;
 use crate::weights::Read;
 

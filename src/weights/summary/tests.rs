@@ -1,3 +1,5 @@
+//! Parameters and bytes by part, of plain and of packed weights.
+
 use std::borrow::Cow;
 
 use super::*;

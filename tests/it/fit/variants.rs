@@ -175,9 +175,10 @@ fn a_fallback_is_staged_where_it_is_allowed_and_says_so() {
     assert!(chosen["why"].as_str().is_some_and(|why| why.contains("nobody can tell what fits")), "{chosen}");
     let model = daemon.get("/v1/models/test/tiny-gpt2-1-GGUF").expect(200);
     assert_eq!(model["models"][0]["pinned"], true, "the pin goes to what is staged: {model}");
-    assert_eq!(hub.bytes_of("test/tiny-gpt2-1/model.safetensors"), 0, "what was named is not fetched too");
+    let named = daemon.get("/v1/models/test/tiny-gpt2-1");
+    assert_eq!(named.status, 404, "what was named is not staged too: {}", named.text);
     let metrics = super::scraped(&daemon);
-    let fallen = r#"larder_variant_fallbacks_total{variant="gguf:F16"} 1"#;
+    let fallen = r#"larder_variant_fallbacks_total{variant="gguf"} 1"#;
     assert!(metrics.iter().any(|line| line == fallen), "{metrics:#?}");
     daemon.terminate(std::time::Duration::from_secs(10));
     // Without a GPU that is known the model itself is taken, and the reason told.
