@@ -1,5 +1,7 @@
 //! The only wiring: rooms are built, started and drained here, in order.
 
+mod library;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +26,8 @@ use crate::queue::{self, Embedded, JobStore, Redis, Scope};
 use crate::scout::{Scout, Watch};
 use crate::store::{StateLock, Store};
 use crate::worker::{self, Context, Patience};
+
+pub use library::StagedModel;
 
 /// A foreground command gives up after so long without any answer from a hub.
 const PATIENCE: Duration = Duration::from_secs(5);

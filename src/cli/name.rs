@@ -24,7 +24,13 @@ pub(super) fn model(text: &str) -> Result<ModelRef, Invalid> {
             Ok(entry) => entry.id.clone(),
             // What is no name at all says so better by itself.
             Err(unknown) if unknown.nearest.is_empty() => return text.parse(),
-            Err(unknown) => return Err(Invalid::new(unknown.to_string(), unknown.hint())),
+            Err(unknown) => {
+                let what = format!(
+                    "`{}` is not a model name, and the registry has no such short name",
+                    unknown.asked
+                );
+                return Err(Invalid::new(what, unknown.hint()));
+            }
         },
     };
     match revision {

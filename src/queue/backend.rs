@@ -140,12 +140,17 @@ impl BackendConfig for Source {
 impl Drop for Source {
     /// The worker was dropped instead of drained; the claim that it did not take over still goes back.
     fn drop(&mut self) {
-        self.offers.close();
         self.returns.detach_all();
-        while let Ok(assignment) = self.offers.try_recv() {
-            if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-                runtime.spawn(give_back(assignment));
-            }
+        let (_, nothing) = mpsc::channel(1);
+        let mut offers = std::mem::replace(&mut self.offers, nothing);
+        offers.close();
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            // One may be on its way although none is there yet, so that the end is waited for.
+            runtime.spawn(async move {
+                while let Some(assignment) = offers.recv().await {
+                    give_back(assignment).await;
+                }
+            });
         }
     }
 }

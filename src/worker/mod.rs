@@ -11,6 +11,8 @@ mod view;
 
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
+use larder_jobs::{Download, JobId};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Result, blocking};
@@ -18,6 +20,7 @@ use crate::hub::Hub;
 use crate::keeper::Keeper;
 use crate::layout::Cache;
 use crate::plan::KeepFree;
+use crate::queue::Done;
 use crate::scout::Scout;
 
 pub use planned::{Planned, plan};
@@ -63,6 +66,16 @@ impl Patience {
     fn is_over(self) -> bool {
         self.since.elapsed() >= self.at_most
     }
+}
+
+/// Stages a model, or a variant that `want` allows, without a job.
+///
+/// # Errors
+/// As those of a download job.
+pub async fn stage(context: &Context, want: &Download, stop: &CancellationToken) -> Result<Done> {
+    let id = JobId::random(Timestamp::now());
+    let limit = context.hub.limits().job(id, want.bandwidth);
+    download::variant(context, want, 0, limit, |_, _| {}, stop).await
 }
 
 impl Context {

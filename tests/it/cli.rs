@@ -167,7 +167,7 @@ fn failures_say_what_happened_and_what_to_do() {
     let larder = larder().hub(&hub);
     let unknown = "01ARZ3NDEKTSV4RRFFQ69G5FAV";
     let commands: &[&[&str]] = &[
-        &["stage", "gpt2"],
+        &["stage", "gtp2"],
         &["stage", "test/pickle"],
         &["stage", "test/pickle", "--format", "pickle"],
         &["stage", "test/unknown"],
