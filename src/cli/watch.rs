@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use indicatif::MultiProgress;
-use larder_jobs::{Class, JobId, JobView, Kind, Reason, State};
+use larder_jobs::{ChosenVariant, Class, JobId, JobView, Kind, Reason, State};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::client::Client;
@@ -116,10 +116,23 @@ pub(super) fn report(view: &JobView, output: &Output) -> Result<u8> {
         output.print(view, || view.path.clone().unwrap_or_default())?;
         if !output.is_json() {
             note(&success(view, *output));
+            if let Some(chosen) = view.chosen.as_deref() {
+                note(&variant(view, chosen));
+            }
         }
         return Ok(OK);
     }
     unfinished(view, output)
+}
+
+/// Never silently: which variant is staged of a model that was named, and why.
+fn variant(view: &JobView, chosen: &ChosenVariant) -> String {
+    let ChosenVariant { repo, variant, is_fallback, why } = chosen;
+    if *is_fallback {
+        format!("instead of {} as it is published: {variant} of {repo} ({why})", model(view))
+    } else {
+        format!("as it is published ({why})")
+    }
 }
 
 fn success(view: &JobView, output: Output) -> String {

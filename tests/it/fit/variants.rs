@@ -188,6 +188,8 @@ fn a_fallback_is_staged_where_it_is_allowed_and_says_so() {
         (Some(false), Some("ready")),
         "{auto}"
     );
+    let told = larder.run(&["stage", "test/tiny-gpt2-1", "--variant", "gguf:F16"]).expect_code(0).stderr;
+    assert!(told.contains("instead of test/tiny-gpt2-1"), "{told}");
     let none = larder.run(&["stage", "test/tiny-gpt2-1", "--variant", "fp8", "--json"]);
     assert_eq!((none.code, none.json()["reason"].as_str()), (3, Some("not_found")));
 }
