@@ -21,7 +21,7 @@ pub(super) async fn run(
     let body = body(&several, choice, &on)?;
     let view = Client::larder_or_here(settings).await?.evaluate(&body).await?;
     output.print(&view, || human(&view, *output))?;
-    if !output.is_json() {
+    if !output.is_json() && view.models.iter().any(|row| row.job.is_some()) {
         note("stage it: larder plan … --json | larder stage --plan -");
     }
     // Of a plan in which nothing could be looked at, the first problem is the answer.
@@ -73,14 +73,15 @@ fn human(view: &EvaluationView, output: Output) -> String {
 }
 
 fn row_of(row: &EvaluationRow, output: Output) -> Vec<String> {
+    let size = |bytes: Option<u64>| bytes.map_or_else(|| "-".into(), |bytes| output.size(bytes));
     let from = if row.repo == row.model { String::new() } else { row.repo.to_string() };
     vec![
         row.order.to_string(),
         row.model.to_string(),
         row.variant.clone().unwrap_or_else(|| "-".into()),
         from,
-        output.size(row.bytes_total),
-        output.size(row.bytes_to_fetch),
+        size(row.bytes_total),
+        size(row.bytes_to_fetch),
         seconds(row.seconds_to_fetch),
         seconds(row.seconds_to_load),
         row.batch.map_or_else(|| "-".into(), |batch| batch.to_string()),
@@ -91,8 +92,9 @@ fn row_of(row: &EvaluationRow, output: Output) -> Vec<String> {
 
 /// `12 s`, or `3 s to 5 min` where nobody has measured.
 fn seconds(of: Option<Seconds>) -> String {
-    let Some(of) = of else { return "unknown".into() };
-    if of.measured { span(of.high) } else { format!("{} to {}", span(of.low), span(of.high)) }
+    let Some(of) = of else { return "-".into() };
+    let (low, high) = (span(of.low), span(of.high));
+    if of.measured || low == high { high } else { format!("{low} to {high}") }
 }
 
 fn span(seconds: f64) -> String {

@@ -66,11 +66,11 @@ pub struct EvaluationRow {
     /// Why this variant, or why none.
     pub why: String,
     /// Bytes of its files.
-    pub bytes_total: u64,
+    pub bytes_total: Option<u64>,
     /// Bytes that are there.
-    pub bytes_present: u64,
+    pub bytes_present: Option<u64>,
     /// Bytes to fetch.
-    pub bytes_to_fetch: u64,
+    pub bytes_to_fetch: Option<u64>,
     /// How long fetching takes.
     pub seconds_to_fetch: Option<Seconds>,
     /// How long loading from the disk takes, not from memory.
@@ -123,8 +123,8 @@ impl Scout {
         let staged = || models.iter().filter(|row| row.job.is_some());
         Ok(EvaluationView {
             target,
-            bytes_total: staged().map(|row| row.bytes_total).sum(),
-            bytes_to_fetch: staged().map(|row| row.bytes_to_fetch).sum(),
+            bytes_total: staged().filter_map(|row| row.bytes_total).sum(),
+            bytes_to_fetch: staged().filter_map(|row| row.bytes_to_fetch).sum(),
             seconds_to_fetch: staged().filter_map(|row| row.seconds_to_fetch).fold(nothing, Seconds::add),
             seconds_to_load: staged().filter_map(|row| row.seconds_to_load).fold(nothing, Seconds::add),
             models,
@@ -180,9 +180,9 @@ impl Scout {
             variant: Some(word(shown.quantization)),
             verdict,
             why,
-            bytes_total,
-            bytes_present,
-            bytes_to_fetch,
+            bytes_total: Some(bytes_total),
+            bytes_present: Some(bytes_present),
+            bytes_to_fetch: Some(bytes_to_fetch),
             seconds_to_fetch: Some(Seconds::of(bytes_to_fetch, line, GUESSED_LINE)),
             seconds_to_load: Some(Seconds::of(bytes_total, disk, GUESSED_DISK)),
             batch,
@@ -200,9 +200,9 @@ fn failed(want: &Download, error: &crate::error::Error) -> EvaluationRow {
         variant: None,
         verdict: Verdict::Unknown,
         why: error.to_string(),
-        bytes_total: 0,
-        bytes_present: 0,
-        bytes_to_fetch: 0,
+        bytes_total: None,
+        bytes_present: None,
+        bytes_to_fetch: None,
         seconds_to_fetch: None,
         seconds_to_load: None,
         batch: None,

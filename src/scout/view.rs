@@ -297,7 +297,11 @@ impl Scout {
             gpu: target.name.clone()?,
         };
         let known = self.ledger.as_ref()?.calibration(&key)?;
-        Some(Correction { ratio: known.ratio, error: known.error.max(0.01) })
+        // What was compared is a process that had loaded and not answered yet. PyTorch takes more of its context and its
+        // workspaces with the first answer, so that less than predicted proves nothing and more than predicted does.
+        let ratio = if engine == Engine::Transformers { known.ratio.max(1.0) } else { known.ratio };
+        let error = known.error.max((ratio - known.ratio) / ratio).max(0.01);
+        Some(Correction { ratio, error })
     }
 
     fn view(&self, judged: Judged, drift: Vec<Drift>) -> FitView {
