@@ -239,6 +239,9 @@ pub(super) struct Stage {
     pub(super) plan: Option<PathBuf>,
     #[command(flatten)]
     pub(super) choice: FileChoice,
+    /// Never evict it until it is unpinned
+    #[arg(long)]
+    pin: bool,
     /// Return once the job is accepted; a running larder does it
     #[arg(long, conflicts_with = "dry_run")]
     pub(super) detach: bool,
@@ -361,9 +364,6 @@ pub(super) struct FileChoice {
     /// Which variant: exact, auto (the best one that fits the GPU), or a list like fp8,int4,gguf:Q4_K_M
     #[arg(long, value_name = "WORDS", value_parser = variant)]
     variant: Option<Variant>,
-    /// Never evict it until it is unpinned
-    #[arg(long)]
-    pin: bool,
     /// Accept pickled weights and the repo's Python code, whose loading runs code
     #[arg(long)]
     allow_unsafe: bool,
@@ -456,7 +456,6 @@ impl FileChoice {
             FormatArg::Pickle => Format::Pickle,
         };
         download.variant = self.variant.unwrap_or_default();
-        download.pin = self.pin;
         download.allow_unsafe = self.allow_unsafe;
         job
     }
@@ -476,7 +475,7 @@ impl Stage {
         if let Work::Download(download) = &mut job.work {
             download.bandwidth = self.bandwidth;
             download.lease_ttl = self.lease;
-            download.pin |= self.choice.pin;
+            download.pin |= self.pin;
         }
         job.common.hosts = self.hosts.clone();
         job.common.priority = self.priority;

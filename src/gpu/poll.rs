@@ -16,7 +16,7 @@ use super::config::Config;
 use super::nvml;
 use super::snapshot::Gpus;
 use crate::error::Error;
-use reader::{Poller, Reader};
+use reader::Poller;
 use shared::Shared;
 
 /// After a failed attempt to listen for Xids.
@@ -60,22 +60,13 @@ impl Handle {
 
 /// Starts the threads. Never fails and never waits: what goes wrong is in the snapshot.
 pub fn start(config: &Config) -> Handle {
-    let library = config.library().map(str::to_owned);
-    let handle = start_with(config, {
-        let library = library.clone();
-        move |known| Ok(Box::new(nvml::Session::open(library.as_deref())?.remembering(known)))
-    });
-    let shared = Arc::clone(&handle.shared);
-    spawn("gpu-events", move || listen(&shared, library.as_deref()));
-    handle
-}
-
-fn start_with(config: &Config, open: impl reader::Open) -> Handle {
-    let interval = config.interval.get();
-    let shared = Arc::new(Shared::new(nvml::not_read_yet(), interval));
-    let poller = Poller::new(interval, config.give_up_after.get(), open);
+    let shared = Arc::new(Shared::new(nvml::not_read_yet(), config.interval.get()));
     let handle = Handle { shared: Arc::clone(&shared), _ends: Arc::new(Ends(Arc::clone(&shared))) };
-    spawn("gpu", move || poll(&shared, poller));
+    let poller = Poller::new(config);
+    let polled = Arc::clone(&shared);
+    spawn("gpu", move || poll(&polled, poller));
+    let library = config.library().map(str::to_owned);
+    spawn("gpu-events", move || listen(&shared, library.as_deref()));
     handle
 }
 
@@ -86,7 +77,7 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) {
     }
 }
 
-fn poll<O: reader::Open>(shared: &Shared, mut poller: Poller<O>) {
+fn poll(shared: &Shared, mut poller: Poller) {
     while !shared.ended() {
         let step = poller.step(Timestamp::now(), &|open| shared.session(open));
         shared.publish(step.gpus, step.pause, step.lost_for_good);
@@ -133,12 +124,3 @@ pub fn once(config: &Config, deadline: Duration) -> Gpus {
         .recv_timeout(deadline)
         .unwrap_or_else(|_| Gpus::none(nvml::not_answering(deadline), Timestamp::now()))
 }
-
-impl Reader for nvml::Session {
-    fn read(&mut self, now: Timestamp) -> Result<Gpus, super::snapshot::WhyNone> {
-        Self::read(self, now)
-    }
-}
-
-#[cfg(test)]
-mod tests;

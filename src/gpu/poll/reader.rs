@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use larder_jobs::Reason;
 
+use super::super::config::Config;
+use super::super::nvml::Session;
 use super::super::snapshot::{Gpu, Gpus, WhyNone};
 use super::super::{health, other};
 use crate::error::Error;
@@ -15,17 +17,6 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 const OPEN_ANEW: Duration = Duration::from_secs(60);
 /// Giving up needs that many failures in a row as well.
 const FAILURES: u32 = 3;
-
-/// Something that reads GPUs.
-pub(super) trait Reader: Send {
-    /// Reads them. May block for ever.
-    fn read(&mut self, now: Timestamp) -> Result<Gpus, WhyNone>;
-}
-
-/// Opens a reader that begins with what was known. May block for ever.
-pub(super) trait Open: FnMut(&[Gpu]) -> Result<Box<dyn Reader>, WhyNone> + Send + 'static {}
-
-impl<F: FnMut(&[Gpu]) -> Result<Box<dyn Reader>, WhyNone> + Send + 'static> Open for F {}
 
 /// What one step brought.
 #[derive(Debug)]
@@ -39,19 +30,28 @@ pub(super) struct Step {
 }
 
 /// Reads one step at a time.
-pub(super) struct Poller<O> {
+pub(super) struct Poller {
+    library: Option<String>,
     interval: Duration,
     give_up_after: Duration,
-    open: O,
-    reader: Option<(Box<dyn Reader>, Instant)>,
+    /// The open library, and since when it is open.
+    session: Option<(Session, Instant)>,
     known: Vec<Gpu>,
     worked_at: Option<Instant>,
     failures: u32,
 }
 
-impl<O: Open> Poller<O> {
-    pub(super) fn new(interval: Duration, give_up_after: Duration, open: O) -> Self {
-        Self { interval, give_up_after, open, reader: None, known: Vec::new(), worked_at: None, failures: 0 }
+impl Poller {
+    pub(super) fn new(config: &Config) -> Self {
+        Self {
+            library: config.library().map(str::to_owned),
+            interval: config.interval.get(),
+            give_up_after: config.give_up_after.get(),
+            session: None,
+            known: Vec::new(),
+            worked_at: None,
+            failures: 0,
+        }
     }
 
     /// Reads. `session` is told when a library was opened and when it was closed.
@@ -68,19 +68,19 @@ impl<O: Open> Poller<O> {
             }
         }
         let lost_for_good = read.as_ref().err().and_then(|why| self.give_up(why));
-        Step { pause: self.pause(), gpus: finished(read, now), lost_for_good }
+        Step { pause: pause(self.interval, self.failures), gpus: finished(read, now), lost_for_good }
     }
 
     fn read(&mut self, now: Timestamp, session: &dyn Fn(bool)) -> Result<Gpus, WhyNone> {
-        let (reader, _) = match &mut self.reader {
+        let (open, _) = match &mut self.session {
             Some(open) => open,
             closed => {
-                let opened = (self.open)(&self.known)?;
+                let opened = Session::open(self.library.as_deref())?.remembering(&self.known);
                 session(true);
                 closed.insert((opened, Instant::now()))
             }
         };
-        reader.read(now)
+        open.read(now)
     }
 
     fn succeeded(&mut self, gpus: &Gpus, session: &dyn Fn(bool)) {
@@ -99,22 +99,16 @@ impl<O: Open> Poller<O> {
             }
         }
         self.known.clone_from(&gpus.devices);
-        let old = self.reader.as_ref().is_some_and(|(_, opened)| opened.elapsed() >= OPEN_ANEW);
+        let old = self.session.as_ref().is_some_and(|(_, opened)| opened.elapsed() >= OPEN_ANEW);
         if old && gpus.devices.iter().any(gone) {
             self.close(session);
         }
     }
 
     fn close(&mut self, session: &dyn Fn(bool)) {
-        if self.reader.take().is_some() {
+        if self.session.take().is_some() {
             session(false);
         }
-    }
-
-    /// Doubles while nothing can be read.
-    fn pause(&self) -> Duration {
-        let factor = 2_u32.saturating_pow(self.failures.saturating_sub(1).min(16));
-        self.interval.saturating_mul(factor).min(LONGEST_PAUSE.max(self.interval))
     }
 
     fn give_up(&self, why: &WhyNone) -> Option<Error> {
@@ -128,6 +122,12 @@ impl<O: Open> Poller<O> {
     }
 }
 
+/// Until the next reading: doubled with every failure, up to a minute.
+fn pause(interval: Duration, failures: u32) -> Duration {
+    let factor = 2_u32.saturating_pow(failures.saturating_sub(1).min(16));
+    interval.saturating_mul(factor).min(LONGEST_PAUSE.max(interval))
+}
+
 /// The snapshot of a reading: other makers' GPUs where NVML has none, and the verdict on each.
 pub(super) fn finished(read: Result<Gpus, WhyNone>, now: Timestamp) -> Gpus {
     let mut gpus = read.unwrap_or_else(|why| other::read(now).unwrap_or_else(|| Gpus::none(why, now)));
@@ -135,4 +135,19 @@ pub(super) fn finished(read: Result<Gpus, WhyNone>, now: Timestamp) -> Gpus {
         gpu.health = health::of_gpu(gpu, now);
     }
     gpus
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_to_a_minute_and_no_further() {
+        let interval = Duration::from_millis(100);
+        let first: Vec<_> = (0..5).map(|failures| pause(interval, failures)).collect();
+        assert_eq!(first, [1, 1, 2, 4, 8].map(|factor| factor * interval));
+        assert_eq!(pause(interval, u32::MAX), Duration::from_secs(60));
+        let slow = Duration::from_secs(300);
+        assert_eq!(pause(slow, 5), slow);
+    }
 }
