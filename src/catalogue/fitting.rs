@@ -42,3 +42,32 @@ impl Registry {
         self.models().iter().filter_map(fits).filter(|(_, fit)| fit.verdict == Verdict::Fits)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalogue::Cards;
+    use crate::fit::optimal_batch_size;
+
+    #[test]
+    fn recommended_batches_fit_the_card_that_they_are_recommended_for() {
+        let (registry, cards) = (Registry::builtin(), Cards::builtin());
+        let mut checked = 0;
+        for model in registry.models().iter().filter(|model| model.alias_of.is_none()) {
+            for batch in &model.batches {
+                let card = cards.get(&batch.card).expect("a known card");
+                let shape = model.architecture().expect("a shape");
+                let of = card.compute_capability;
+                let request = Request {
+                    capability: Some(Capability(of.major, of.minor)),
+                    ..Request::new(Engine::Transformers, Quantization::Bits16, batch.context)
+                };
+                let budget = Budget { bytes: card.usable_bytes() };
+                let most = optimal_batch_size(&shape, &request, budget).expect("known").value;
+                assert!(u64::from(batch.size) <= most, "{}: {} of {most}", model.name, batch.size);
+                checked += 1;
+            }
+        }
+        assert!(checked >= 10, "{checked}");
+    }
+}

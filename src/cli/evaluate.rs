@@ -61,8 +61,14 @@ fn human(view: &EvaluationView, output: Output) -> String {
         &[0, 4, 5, 8],
     );
     let staged = view.models.iter().filter(|row| row.job.is_some()).count();
+    let drift = view.models.iter().flat_map(|row| row.drift.iter().map(|one| (&row.model, one)));
+    let drift: String = drift
+        .map(|(model, one)| {
+            format!("the registry says of {model} {} = {}, the repo {}\n", one.key, one.registry, one.repo)
+        })
+        .collect();
     format!(
-        "on {}\n\n{listed}\n\n{staged} of {} models: {} in all, {} to fetch in {}, loading takes {}",
+        "on {}\n\n{listed}\n\n{drift}{staged} of {} models: {} in all, {} to fetch in {}, loading takes {}",
         view.target.called(),
         view.models.len(),
         output.size(view.bytes_total),

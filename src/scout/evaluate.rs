@@ -11,6 +11,7 @@ use super::ask::{EvaluationAsk, FitAsk, exact};
 use super::choose::wanted;
 use super::target::Target;
 use super::view::word;
+use crate::catalogue::Drift;
 use crate::error::{Result, blocking};
 use crate::fit::Verdict;
 use crate::layout::Cache;
@@ -79,6 +80,9 @@ pub struct EvaluationRow {
     pub batch: Option<u64>,
     /// The job that stages it; `null` if nothing should be.
     pub job: Option<Job>,
+    /// Where the registry is wrong about the repo.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub drift: Vec<Drift>,
     /// Why nothing is known of it.
     pub problem: Option<Problem>,
 }
@@ -133,6 +137,7 @@ impl Scout {
 
     async fn row(&self, ask: &FitAsk, stop: &CancellationToken) -> Result<EvaluationRow> {
         let looked = self.look(&exact(&ask.want), stop).await?;
+        let drift = self.drift(&looked);
         let judged = self.judge(looked, ask, stop).await?;
         let is_exact = ask.want.variant == larder_jobs::Variant::Exact;
         let best = if is_exact { None } else { judged.recommended() };
@@ -187,6 +192,7 @@ impl Scout {
             seconds_to_load: Some(Seconds::of(bytes_total, disk, GUESSED_DISK)),
             batch,
             job: candidate.map(|one| Job::new(Work::Download(wanted(&ask.want, one)))),
+            drift,
             problem: None,
         })
     }
@@ -207,6 +213,7 @@ fn failed(want: &Download, error: &crate::error::Error) -> EvaluationRow {
         seconds_to_load: None,
         batch: None,
         job: None,
+        drift: Vec::new(),
         problem: Some(error.clone().into()),
     }
 }
