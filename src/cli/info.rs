@@ -7,6 +7,7 @@ use super::output::{Output, at};
 use super::{FAILED, OK};
 use crate::config::Settings;
 use crate::error::Result;
+use crate::gpu::snapshot::{Memory, MigInstance};
 use crate::gpu::{Gpu, State};
 use crate::scout::HostView;
 
@@ -60,6 +61,10 @@ fn human(view: &HostView, output: Output) -> String {
     }
     for gpu in &gpus.devices {
         line(&format!("GPU {}", gpu.index), device(gpu, output));
+        let divided = gpu.mig.as_ref().filter(|mig| mig.enabled && !gpu.lost);
+        for part in divided.iter().flat_map(|mig| &mig.instances) {
+            line("", instance(part, output));
+        }
     }
     if let Some(why) = gpus.why_none.as_ref().filter(|_| gpus.devices.is_empty()) {
         line("GPU", format!("none: {}; {}", why.what, why.hint));
@@ -82,8 +87,9 @@ fn device(gpu: &Gpu, output: Output) -> String {
     }
     let mut parts = vec![name];
     parts.extend(gpu.compute_capability.map(|of| format!("compute capability {of}")));
-    if let (Some(total), Some(free)) = (gpu.memory.total, gpu.memory.free) {
-        parts.push(format!("{} of {} free", output.size(free), output.size(total)));
+    parts.extend(free(&gpu.memory, output));
+    if let Some(mig) = gpu.mig.as_ref().filter(|mig| mig.enabled) {
+        parts.push(format!("divided into {} parts (MIG)", mig.instances.len()));
     }
     parts.extend(gpu.utilization.gpu.map(|share| format!("{:.0} % busy", share * 100.0)));
     parts.extend(gpu.temperature_c.map(|degrees| format!("{degrees} °C")));
@@ -91,6 +97,18 @@ fn device(gpu: &Gpu, output: Output) -> String {
         parts.push(format!("{now:.0} of {limit:.0} W"));
     }
     parts.join(", ")
+}
+
+/// A part of a divided GPU: what a model can be given there.
+fn instance(part: &MigInstance, output: Output) -> String {
+    let name = part.name.clone().or_else(|| part.uuid.clone());
+    let name = name.unwrap_or_else(|| format!("part {}", part.index));
+    [Some(name), free(&part.memory, output)].into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
+fn free(memory: &Memory, output: Output) -> Option<String> {
+    let (total, free) = (memory.total?, memory.free?);
+    Some(format!("{} of {} free", output.size(free), output.size(total)))
 }
 
 fn measured(view: &HostView) -> String {

@@ -6,7 +6,7 @@ use super::Scout;
 use super::ask::Purpose;
 use crate::error::{Error, Result, blocking};
 use crate::fit::{Budget, Capability};
-use crate::gpu::snapshot::ComputeCapability;
+use crate::gpu::snapshot::{ComputeCapability, MigInstance};
 use crate::gpu::{self, Gpu, Gpus};
 use larder_jobs::Reason;
 
@@ -115,7 +115,36 @@ impl Scout {
     }
 }
 
-/// The freest of this host's GPUs, or as many equal ones as are asked for.
+/// What a model can be given: a GPU, or a part of one that is divided.
+struct Place<'a> {
+    name: Option<&'a str>,
+    total: Option<u64>,
+    free: Option<u64>,
+    capability: Option<ComputeCapability>,
+}
+
+/// The places that a GPU has. Of a divided one nobody gets the whole.
+fn places(gpu: &Gpu) -> Vec<Place<'_>> {
+    let (name, capability) = (gpu.name.as_deref(), gpu.compute_capability);
+    match gpu.mig.as_ref().filter(|mig| mig.enabled) {
+        Some(mig) => {
+            let part = |part| place_of(part, name, capability);
+            mig.instances.iter().map(part).collect()
+        }
+        None => vec![Place { name, total: gpu.memory.total, free: gpu.memory.free, capability }],
+    }
+}
+
+fn place_of<'a>(
+    part: &'a MigInstance,
+    whole: Option<&'a str>,
+    capability: Option<ComputeCapability>,
+) -> Place<'a> {
+    let name = part.name.as_deref().or(whole);
+    Place { name, total: part.memory.total, free: part.memory.free, capability }
+}
+
+/// The freest of this host's GPUs or parts of them, or as many equal ones as are asked for.
 fn of_this_host(gpus: &Gpus, wanted: u64) -> Target {
     let unknown = |why: String| Target {
         name: None,
@@ -131,19 +160,21 @@ fn of_this_host(gpus: &Gpus, wanted: u64) -> Target {
             why.map_or_else(|| "no GPU was found".into(), |why| format!("{}; {}", why.what, why.hint)),
         );
     }
-    let mut alive: Vec<&Gpu> = gpus.devices.iter().filter(|gpu| !gpu.lost).collect();
-    alive.sort_by_key(|gpu| std::cmp::Reverse(gpu.memory.free));
-    let Some(first) = alive.first() else { return unknown("every GPU of this host is lost".into()) };
-    let equal = alive.iter().filter(|gpu| gpu.name == first.name && gpu.memory.total == first.memory.total);
-    let chosen: Vec<&&Gpu> = equal.take(usize::try_from(wanted).unwrap_or(usize::MAX)).collect();
+    let mut alive: Vec<Place<'_>> = gpus.devices.iter().filter(|gpu| !gpu.lost).flat_map(places).collect();
+    alive.sort_by_key(|place| std::cmp::Reverse(place.free));
+    let Some(first) = alive.first() else {
+        return unknown("every GPU of this host is lost, or divided into no parts".into());
+    };
+    let equal = alive.iter().filter(|place| place.name == first.name && place.total == first.total);
+    let chosen: Vec<_> = equal.take(usize::try_from(wanted).unwrap_or(usize::MAX)).collect();
     if u64::try_from(chosen.len()).unwrap_or(0) < wanted {
         return unknown(format!("this host has no {wanted} equal GPUs"));
     }
     Target {
-        name: first.name.clone(),
-        budget_bytes: chosen.iter().map(|gpu| gpu.memory.free).min().flatten(),
+        name: first.name.map(str::to_owned),
+        budget_bytes: chosen.iter().map(|place| place.free).min().flatten(),
         source: TargetSource::FreeNow,
-        compute_capability: first.compute_capability,
+        compute_capability: first.capability,
         gpus: wanted,
         why_unknown: None,
     }
