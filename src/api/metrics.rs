@@ -54,7 +54,7 @@ fn hardware(text: &mut String, api: &Api, sampled: &Sampled) {
     }
 }
 
-/// The newest of what `larder profile` measured.
+/// The newest of what `larder profile` measured, and how fast downloads came.
 fn measured(page: &mut Page<'_>, sampled: &Sampled) {
     let rates = &sampled.rates;
     let disk = [
@@ -79,6 +79,10 @@ fn measured(page: &mut Page<'_>, sampled: &Sampled) {
     if let Some(seconds) = rates.hub_round_trip {
         let help = "How long the hub took to answer when it was last profiled.";
         page.gauge("larder_profile_hub_round_trip_seconds", help).sample(&[], seconds);
+    }
+    if let Some(rate) = sampled.fetch_rate {
+        let help = "How fast this host's downloads came, the newest counting most.";
+        page.gauge("larder_profile_hub_bytes_per_second", help).sample(&[], rate);
     }
     if rates.at > Timestamp::UNIX_EPOCH {
         let help = "When the host was last profiled.";

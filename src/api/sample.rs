@@ -45,6 +45,8 @@ pub struct Sampled {
     pub gpus: Option<Arc<Gpus>>,
     /// The newest of what was measured on this host.
     pub rates: Measured,
+    /// Bytes per second of this host's downloads, if there were any of a telling size.
+    pub fetch_rate: Option<f64>,
     /// How far off predictions of VRAM were.
     pub calibrations: Vec<Calibration>,
 }
@@ -136,6 +138,7 @@ async fn look(cache_root: &Path, scout: &Scout) -> Sampled {
             facts: Some(Arc::new(Facts::read(&Roots::default(), &[&path]))),
             gpus: scout.watched(),
             rates: scout.rates(),
+            fetch_rate: scout.fetch_rate(),
             calibrations: scout.calibrations(),
         }
     });

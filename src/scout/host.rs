@@ -79,6 +79,11 @@ impl Scout {
         self.ledger.as_ref().map(|ledger| ledger.rates()).unwrap_or_default()
     }
 
+    /// Bytes per second of this host's downloads, if there were any of a telling size.
+    pub fn fetch_rate(&self) -> Option<f64> {
+        self.ledger.as_ref().and_then(|ledger| ledger.fetch_rate())
+    }
+
     /// How far off predictions of VRAM were; nothing without records.
     pub fn calibrations(&self) -> Vec<Calibration> {
         self.ledger.as_ref().and_then(|ledger| ledger.calibrations().ok()).unwrap_or_default()

@@ -198,6 +198,8 @@ fn predictions_are_corrected_by_what_an_engine_on_this_host_holds() {
 fn a_host_and_a_model_are_profiled_and_a_model_preloaded() {
     let hub = Hub::start();
     hub.add(models::tiny_gpt2(1, 30_000));
+    let telling = models::huge(1, 20 << 20);
+    hub.add(telling.clone());
     let larder = support::larder!(&hub);
     larder.run(&["stage", "test/tiny-gpt2-1"]).expect_code(0);
     let args =
@@ -214,6 +216,10 @@ fn a_host_and_a_model_are_profiled_and_a_model_preloaded() {
     let host = daemon.get("/v1/host").expect(200);
     assert_eq!(host["measured"]["disk_write"], report["disk_write"], "{host}");
     until_scraped(&daemon, |line| line.starts_with(r#"larder_profile_disk_bytes_per_second{test="write"}"#));
+    let speed = |line: &str| line.starts_with("larder_profile_hub_bytes_per_second ");
+    assert!(!scraped(&daemon).iter().any(|line| speed(line)), "a small model's download tells no speed");
+    larder.run(&["stage", telling.id()]).expect_code(0);
+    until_scraped(&daemon, speed);
 
     let model = larder.run(&["profile", "test/tiny-gpt2-1", "--json"]).expect_code(0).json();
     let report = &model["report"];
