@@ -10,6 +10,7 @@ pub mod config;
 pub mod disk;
 pub mod error;
 pub mod fit;
+pub mod fleet;
 pub mod gpu;
 pub mod host;
 pub mod hub;

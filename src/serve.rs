@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use larder_jobs::{Kind, Reason};
+use larder_jobs::{HostName, Kind, Reason};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -15,6 +15,7 @@ use crate::api::{self, Api, Listeners, Sampler};
 use crate::config::{Config, Environment, Settings, Sources};
 use crate::disk::Reservations;
 use crate::error::{Error, Result};
+use crate::fleet::Portrait;
 use crate::gpu;
 use crate::hub::{Hub, Limits};
 use crate::keeper::{self, Keeper};
@@ -109,9 +110,16 @@ impl House {
         let planning = planner(&settings, hub.clone(), scope == Scope::Own)?;
         let scout = planning.scout.clone().on_host(Arc::clone(keeper.ledger()), watched.clone());
         let planning = Context { scout: scout.clone(), ..planning };
+        let portrait = Portrait {
+            name: own_name(&settings),
+            labels: settings.config.host.labels.clone(),
+            scout: scout.clone(),
+            keeper: keeper.clone(),
+        };
         let api = Api {
             queue: Arc::clone(&queue),
-            fleet: fleet.is_some(),
+            fleet: fleet.as_ref().map(|fleet| fleet.fleet().clone()),
+            portrait,
             keeper: keeper.clone(),
             limits: hub.limits().clone(),
             scout,
@@ -198,6 +206,7 @@ impl House {
             services.spawn(watch_hardware(self.api.scout.clone(), interval, stop.clone()));
         }
         if let Some(fleet) = self.fleet.clone() {
+            services.spawn(self.api.portrait.clone().show_until(Arc::clone(&fleet), stop.clone()));
             let stop = stop.clone();
             services.spawn(async move { fleet.attend_until(&stop).await });
         }
@@ -247,6 +256,12 @@ pub fn planner(settings: &Settings, hub: Hub, foreground: bool) -> Result<Contex
         patience: None,
         drain: CancellationToken::new(),
     })
+}
+
+/// The name of this host as jobs name it; a machine without a fleet may have a name that no host of one could have.
+fn own_name(settings: &Settings) -> HostName {
+    let named = settings.fleet.as_ref().map(|(_, name)| name.clone());
+    named.or_else(|| settings.config.host.name.parse().ok()).unwrap_or_else(HostName::localhost)
 }
 
 fn kept_free(settings: &Settings, foreground: bool) -> KeepFree {

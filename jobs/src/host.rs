@@ -1,4 +1,4 @@
-//! Hosts: their names, which of them a job is for, and the queue that it waits in.
+//! Hosts: their names, and the queues that jobs wait in.
 
 use std::fmt;
 use std::str::FromStr;
@@ -17,6 +17,11 @@ const MAX_NAME: usize = 253;
 pub struct HostName(String);
 
 impl HostName {
+    /// The name of a machine that has none.
+    pub fn localhost() -> Self {
+        Self("localhost".to_owned())
+    }
+
     /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -55,70 +60,6 @@ impl FromStr for HostName {
             ));
         }
         Ok(Self(text.to_owned()))
-    }
-}
-
-/// Which hosts a job is for.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
-#[serde(try_from = "Written", into = "Written")]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(with = "Written"))]
-pub enum Hosts {
-    /// The host whose larder is asked.
-    #[default]
-    This,
-    /// Any one host of the fleet.
-    Pool,
-    /// The host of this name.
-    Named(HostName),
-}
-
-/// The forms on the wire: `"this"`, `"pool"`, `["gpu-1"]`.
-#[derive(Clone, Serialize, Deserialize)]
-#[serde(untagged, expecting = r#"`hosts` is "this", "pool" or a list of one host name"#)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-enum Written {
-    Word(Word),
-    Names([HostName; 1]),
-}
-
-#[derive(Clone, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-enum Word {
-    This,
-    Pool,
-}
-
-impl From<Hosts> for Written {
-    fn from(hosts: Hosts) -> Self {
-        match hosts {
-            Hosts::This => Self::Word(Word::This),
-            Hosts::Pool => Self::Word(Word::Pool),
-            Hosts::Named(name) => Self::Names([name]),
-        }
-    }
-}
-
-impl From<Written> for Hosts {
-    fn from(written: Written) -> Self {
-        match written {
-            Written::Word(Word::This) => Self::This,
-            Written::Word(Word::Pool) => Self::Pool,
-            Written::Names([name]) => Self::Named(name),
-        }
-    }
-}
-
-impl FromStr for Hosts {
-    type Err = Invalid;
-
-    /// As a person writes it: `this`, `pool` or a name.
-    fn from_str(text: &str) -> Result<Self, Invalid> {
-        Ok(match text {
-            "this" => Self::This,
-            "pool" => Self::Pool,
-            name => Self::Named(name.parse()?),
-        })
     }
 }
 
@@ -177,22 +118,6 @@ impl TryFrom<String> for Target {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
-
-    #[test]
-    fn hosts_have_three_forms_on_the_wire() {
-        for (hosts, wire) in [
-            (Hosts::This, json!("this")),
-            (Hosts::Pool, json!("pool")),
-            (Hosts::Named("gpu-1".parse().unwrap()), json!(["gpu-1"])),
-        ] {
-            assert_eq!(serde_json::to_value(&hosts).unwrap(), wire);
-            assert_eq!(serde_json::from_value::<Hosts>(wire).unwrap(), hosts);
-        }
-        for wrong in [json!("gpu-1"), json!([]), json!(["a", "b"]), json!(["a b"]), json!(1), json!("all")] {
-            assert!(serde_json::from_value::<Hosts>(wrong.clone()).is_err(), "{wrong}");
-        }
-    }
 
     #[test]
     fn names_that_would_break_a_key_are_refused() {

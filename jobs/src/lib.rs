@@ -17,16 +17,20 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod batch;
 #[cfg(feature = "client")]
 pub mod client;
 mod download;
 mod evict;
 mod file;
+mod fleet;
 mod glob;
 mod host;
+mod hosts;
 mod id;
 mod invalid;
 mod job;
+mod labels;
 mod model;
 mod problem;
 mod profile;
@@ -38,14 +42,20 @@ mod variant;
 mod verify;
 mod view;
 
+pub use batch::{Batch, MAX_BATCH};
 pub use download::{Download, Format, MAX_LEASE, MIN_LEASE};
 pub use evict::{Evict, EvictedModel};
 pub use file::{Digest, FilePath, RepoFile};
+pub use fleet::{
+    Drain, HOST_RECORD_VERSION, HeldModel, HostDisk, HostGpu, HostHealth, HostRecord, HostState, Presence,
+};
 pub use glob::Glob;
-pub use host::{HostName, Hosts, Target};
+pub use host::{HostName, Target};
+pub use hosts::Hosts;
 pub use id::JobId;
 pub use invalid::Invalid;
 pub use job::{Common, Job, MAX_PAYLOAD, VERSION, Work};
+pub use labels::Labels;
 pub use model::{CommitId, ModelRef, RepoId, Revision};
 pub use problem::Problem;
 pub use profile::{Preload, Profile, ProfileTarget, Test};
@@ -55,4 +65,4 @@ pub use record::{RECORD_VERSION, Record};
 pub use state::{Kind, State};
 pub use variant::{ChosenVariant, Variant, VariantWord};
 pub use verify::Verify;
-pub use view::{FileProgress, JobView, Progress};
+pub use view::{ChildView, FileProgress, JobView, Progress};

@@ -26,6 +26,12 @@ pub struct Record {
     /// The host that took it last; in a fleet only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<HostName>,
+    /// The batch that it came with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<JobId>,
+    /// Why it is for that host, if it was chosen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub placed: Option<String>,
     /// The payload as it came, kept even if it cannot be read.
     pub job: Value,
     /// SHA-256 of the want, in hexadecimal: jobs with the same want are the same job while in flight.
@@ -78,6 +84,8 @@ impl Record {
             seq,
             target: Target::Only,
             owner: None,
+            parent: None,
+            placed: None,
             job: Value::Null,
             want: String::new(),
             priority: 0,
@@ -137,6 +145,7 @@ impl Record {
             .map(Work::model)
             .map_or((None, None), |(repo, revision)| (repo.cloned(), revision.cloned()));
         let progress = self.progress.clone();
+        let seconds_left = progress.seconds_left();
         JobView {
             id: self.id,
             kind: self.kind,
@@ -151,6 +160,8 @@ impl Record {
             bytes_total: progress.bytes_total,
             bytes_done: progress.bytes_done,
             bytes_fetched: progress.bytes_fetched,
+            bytes_per_second: progress.bytes_per_second,
+            seconds_left,
             files_total: progress.files_total,
             files_done: progress.files_done,
             active: progress.active,
@@ -158,6 +169,9 @@ impl Record {
             chosen: progress.chosen,
             report: progress.report,
             hosts: self.hosts(only),
+            placed: self.placed.clone(),
+            parent: self.parent,
+            children: Vec::new(),
             priority: self.priority,
             requested_by: self.requesters.clone(),
             attempts: self.attempts,

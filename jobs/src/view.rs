@@ -33,9 +33,6 @@ pub struct Progress {
     pub files_total: Option<u64>,
     /// Files that are verified and published; of an eviction, revisions that are gone.
     pub files_done: u64,
-    /// The files in flight, at most 16.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub active: Vec<FileProgress>,
     /// What an eviction removed or would remove, at most 32.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub evicted: Vec<EvictedModel>,
@@ -45,6 +42,47 @@ pub struct Progress {
     /// What a profile or a preload found; its shape is in docs/api.md.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub report: Option<Box<serde_json::Value>>,
+    /// How fast bytes come over the network, in bytes per second; only while they do. This and the next are cut off as
+    /// text when a job stops, so they stay the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_per_second: Option<u64>,
+    /// The files in flight, at most 16.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub active: Vec<FileProgress>,
+}
+
+impl Progress {
+    /// How long the missing bytes take at the speed of now.
+    pub fn seconds_left(&self) -> Option<u64> {
+        let missing = self.bytes_total?.saturating_sub(self.bytes_done);
+        missing.checked_div(self.bytes_per_second?)
+    }
+
+    /// Nothing is in flight any more.
+    pub fn stop(&mut self) {
+        self.bytes_per_second = None;
+        self.active.clear();
+    }
+}
+
+/// A job of a batch, in short.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct ChildView {
+    /// Its id.
+    pub id: JobId,
+    /// The host that it is for; `null` while that is open.
+    pub host: Option<String>,
+    /// The repo that it is about.
+    pub repo: Option<RepoId>,
+    /// Where it stands.
+    pub state: State,
+    /// Why it failed or waits.
+    pub reason: Option<Reason>,
+    /// Bytes of all chosen files.
+    pub bytes_total: Option<u64>,
+    /// Bytes that are on the disk.
+    pub bytes_done: u64,
 }
 
 /// A job as others see it. Fields are only ever added; times are RFC 3339, sizes bytes, unknown is `null`.
@@ -78,6 +116,12 @@ pub struct JobView {
     pub bytes_done: u64,
     /// Bytes that came over the network for this job.
     pub bytes_fetched: u64,
+    /// How fast bytes come over the network, in bytes per second; only while they do.
+    #[serde(default)]
+    pub bytes_per_second: Option<u64>,
+    /// How long the rest takes at that speed.
+    #[serde(default)]
+    pub seconds_left: Option<u64>,
     /// Number of chosen files.
     pub files_total: Option<u64>,
     /// Files that are verified and published.
@@ -95,6 +139,15 @@ pub struct JobView {
     pub report: Option<Box<serde_json::Value>>,
     /// The hosts that the job runs on.
     pub hosts: Vec<String>,
+    /// Why it is for that host, if it was chosen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub placed: Option<String>,
+    /// The batch that it came with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<JobId>,
+    /// The jobs of a batch; the fields above sum them up.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub children: Vec<ChildView>,
     /// Higher goes first.
     pub priority: i16,
     /// Everybody who asked for it.

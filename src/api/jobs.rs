@@ -5,12 +5,13 @@ use axum::body::Bytes;
 use axum::extract::{Path, RawQuery, State as Shared};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use larder_jobs::{Hosts, Invalid, Job, JobId, JobView, Kind, Reason, Work};
+use larder_jobs::client::Submitted;
+use larder_jobs::{Invalid, Job, JobId, JobView, Kind, Reason, Work};
 use serde::{Deserialize, Serialize};
 
-use super::Api;
 use super::models::parameters;
 use super::problem::Failure;
+use super::{Api, place};
 use crate::queue::Filter;
 
 /// Most jobs in one answer.
@@ -43,28 +44,18 @@ pub(super) async fn enqueue(Shared(api): Shared<Api>, body: Bytes) -> Result<Res
         )
     })?;
     let job = Job::from_json(value)?;
-    if let Hosts::Named(name) = &job.common.hosts
-        && !api.fleet
-        && name.as_str() != &*api.host
-    {
-        return Err(Failure::new(
-            Reason::InvalidRequest,
-            format!("the job is for {name}, and this larder ({}) has a queue of its own", api.host),
-            "leave `hosts` out, or set queue.url to the Redis that both hosts share",
-        ));
-    }
-    let work = job.work.clone();
-    let accepted = api.queue.enqueue(job).await?;
+    place::is_for_us(&api, &job.common.hosts)?;
+    let (work, want) = (job.work.clone(), place::size(&api, &job).await);
+    let submitted = api.queue.submit(job, want).await?;
     // A job that was joined may run here already, with the limit of those who asked before. What an idempotency
     // key answers may be another want.
-    if let Work::Download(download) = &work
-        && !accepted.created
-        && accepted.record.want == work.want_hash()
+    if let (Submitted::One { created: false, record }, Work::Download(download)) = (&submitted, &work)
+        && record.want == work.want_hash()
     {
-        api.limits.widen_job(&accepted.record.id, download.bandwidth);
+        api.limits.widen_job(&record.id, download.bandwidth);
     }
-    let place = format!("/v1/jobs/{}", accepted.record.id);
-    let answer = Accepted { created: accepted.created, job: accepted.record.view(Some(&api.host)) };
+    let answer = Accepted { created: submitted.created(), job: submitted.view(Some(&api.host)) };
+    let place = format!("/v1/jobs/{}", answer.job.id);
     Ok((StatusCode::ACCEPTED, [(header::LOCATION, place)], Json(answer)).into_response())
 }
 
@@ -94,8 +85,10 @@ pub(super) async fn list(
 
 pub(super) async fn show(Shared(api): Shared<Api>, Path(id): Path<String>) -> Result<Json<JobView>, Failure> {
     let id: JobId = id.parse()?;
-    let record = api.queue.get(id).await?.ok_or_else(|| unknown(id))?;
-    Ok(Json(record.view(Some(&api.host))))
+    if let Some(record) = api.queue.get(id).await? {
+        return Ok(Json(record.view(Some(&api.host))));
+    }
+    Ok(Json(place::batch(&api, id).await?.ok_or_else(|| unknown(id))?))
 }
 
 /// Who takes the wish back; nobody named means everybody's, so a typo in the name must not pass.
@@ -110,16 +103,26 @@ pub(super) async fn cancel(
     Path(id): Path<String>,
     axum::extract::Query(by): axum::extract::Query<By>,
 ) -> Result<(StatusCode, Json<JobView>), Failure> {
-    let cancelled = api.queue.cancel(id.parse()?, by.requested_by.as_deref()).await?;
-    Ok((StatusCode::ACCEPTED, Json(cancelled.record.view(Some(&api.host)))))
+    let (id, by) = (id.parse()?, by.requested_by.as_deref());
+    let view = match api.queue.cancel(id, by).await {
+        Ok(cancelled) => cancelled.record.view(Some(&api.host)),
+        Err(error) if error.reason() == Reason::NotFound => place::cancel(&api, id, by, error).await?,
+        Err(error) => return Err(error.into()),
+    };
+    Ok((StatusCode::ACCEPTED, Json(view)))
 }
 
 pub(super) async fn retry(
     Shared(api): Shared<Api>,
     Path(id): Path<String>,
 ) -> Result<(StatusCode, Json<JobView>), Failure> {
-    let record = api.queue.retry(id.parse()?).await?;
-    Ok((StatusCode::ACCEPTED, Json(record.view(Some(&api.host)))))
+    let id = id.parse()?;
+    let view = match api.queue.retry(id).await {
+        Ok(record) => record.view(Some(&api.host)),
+        Err(error) if error.reason() == Reason::NotFound => place::retry(&api, id, error).await?,
+        Err(error) => return Err(error.into()),
+    };
+    Ok((StatusCode::ACCEPTED, Json(view)))
 }
 
 pub(super) async fn redrive(Shared(api): Shared<Api>) -> Result<(StatusCode, Json<Redriven>), Failure> {

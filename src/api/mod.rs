@@ -2,12 +2,14 @@
 
 mod eviction;
 mod health;
+mod hosts;
 mod jobs;
 mod keep;
 mod limits;
 mod listen;
 mod metrics;
 mod models;
+mod place;
 mod problem;
 mod sample;
 mod scout;
@@ -28,11 +30,13 @@ use tower_http::limit::RequestBodyLimitLayer;
 use tower_http::timeout::TimeoutLayer;
 
 use crate::error::{Error, Result};
+use crate::fleet::Portrait;
 use crate::hub::Limits;
 use crate::keeper::Keeper;
 use crate::queue::JobStore;
 use crate::scout::Scout;
 
+pub use hosts::{HostList, HostView as FleetHost};
 pub use listen::{Listeners, serve};
 pub use sample::{Sampled, Sampler};
 pub use scout::Planner;
@@ -103,8 +107,10 @@ impl Config {
 pub struct Api {
     /// The queue.
     pub queue: Arc<dyn JobStore>,
-    /// Whether it is the queue of several hosts.
-    pub fleet: bool,
+    /// The same queue, if it is that of several hosts, for questions about them.
+    pub fleet: Option<larder_jobs::client::Queue>,
+    /// What this host is.
+    pub portrait: Portrait,
     /// The models and who keeps them.
     pub keeper: Keeper,
     /// How fast bytes may come.
@@ -146,6 +152,9 @@ pub fn router(api: Api) -> Router {
         .route("/v1/reconcile", post(models::reconcile))
         .route("/v1/eviction-plan", get(eviction::plan))
         .route("/v1/registry", get(scout::registry))
+        .route("/v1/hosts", get(hosts::list))
+        .route("/v1/hosts/{name}", get(hosts::show))
+        .route("/v1/hosts/{name}/drain", put(hosts::drain).delete(hosts::undrain))
         .route("/v1/host", get(scout::host))
         .route("/v1/host/history", get(scout::history))
         .route("/metrics", get(metrics::scrape))

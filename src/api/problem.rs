@@ -22,6 +22,12 @@ impl From<Error> for Failure {
     }
 }
 
+impl From<larder_jobs::client::Error> for Failure {
+    fn from(error: larder_jobs::client::Error) -> Self {
+        Self(Error::from(error).into())
+    }
+}
+
 impl From<Invalid> for Failure {
     fn from(invalid: Invalid) -> Self {
         Self(invalid.into())

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args as Group, Parser, Subcommand, ValueEnum};
 use larder_jobs::{
-    Bandwidth, Format, Glob, Hosts, Invalid, Job, JobId, ModelRef, Size, Span, State, Test, Variant, Work,
+    Bandwidth, Format, Glob, HostName, Invalid, Job, JobId, Labels, ModelRef, Size, Span, State, Test,
+    Variant, Work,
 };
 
 use super::name::model;
@@ -212,6 +213,11 @@ pub(super) enum Verb {
         #[arg(long, value_name = "ID")]
         job: Option<JobId>,
     },
+    /// Look at the hosts of the fleet, find out who has a model, let a host take no more jobs
+    Hosts {
+        #[command(subcommand)]
+        verb: Option<Hosts>,
+    },
     /// Look at jobs and change them
     Jobs {
         #[command(subcommand)]
@@ -257,9 +263,10 @@ pub(super) struct Stage {
     /// Nobody evicts it for so long after it is ready, unless the lease is released before
     #[arg(long, value_name = "DURATION")]
     lease: Option<Span>,
-    /// Which host: this one, a name, or pool for any one of the fleet
-    #[arg(long, value_name = "HOST", default_value = "this")]
-    hosts: Hosts,
+    /// Which hosts: this, pool (whoever is free), best (the one that suits it best), all, names or labels with commas
+    /// between them (gpu-1,gpu-2 or zone=a,gpu=h100), best:LABELS
+    #[arg(long, value_name = "HOSTS", default_value = "this")]
+    hosts: larder_jobs::Hosts,
     /// Higher goes first
     #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
     priority: i16,
@@ -486,6 +493,37 @@ impl Stage {
         job.validate()?;
         Ok(())
     }
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Hosts {
+    /// List the hosts that are there or were lately
+    List {
+        /// Only those that have this model
+        #[arg(long, value_name = "MODEL", value_parser = model)]
+        model: Option<ModelRef>,
+        /// Only those with these labels, for example zone=a,gpu=h100
+        #[arg(long, value_name = "LABELS")]
+        labels: Option<Labels>,
+    },
+    /// Show one host and the models in its cache
+    Show {
+        /// Its name
+        host: HostName,
+    },
+    /// Let a host take no more jobs; what runs there goes on
+    Drain {
+        /// Its name
+        host: HostName,
+        /// Who says so, for people who look at the host
+        #[arg(long, value_name = "NAME")]
+        requested_by: Option<String>,
+    },
+    /// Let a host take jobs again
+    Undrain {
+        /// Its name
+        host: HostName,
+    },
 }
 
 #[derive(Debug, Subcommand)]

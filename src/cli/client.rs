@@ -290,7 +290,7 @@ impl Client {
         self.call(Method::PUT, &format!("/v1/jobs/{id}/bandwidth"), Some(limit(bandwidth))).await
     }
 
-    async fn call<T: DeserializeOwned>(
+    pub(super) async fn call<T: DeserializeOwned>(
         &self,
         method: Method,
         path: &str,
@@ -366,7 +366,7 @@ fn place(model: &ModelRef, below: &str, query: &[(&str, String)]) -> String {
     format!("/v1/models/{}{below}{}", model.repo(), queried(&all))
 }
 
-fn queried(query: &[(&str, String)]) -> String {
+pub(super) fn queried(query: &[(&str, String)]) -> String {
     if query.is_empty() {
         return String::new();
     }

@@ -149,6 +149,24 @@ fn show(view: &JobView, output: Output) -> String {
     rows.extend(view.path.clone().map(|path| ("path", path)));
     rows.extend(view.reason.map(|reason| ("reason", reason.to_string())));
     rows.extend(view.message.clone().map(|message| ("message", message)));
+    rows.extend(view.placed.clone().map(|placed| ("placed", placed)));
+    rows.extend(view.parent.map(|parent| ("part of", parent.to_string())));
     let rows = rows.into_iter().map(|(name, value)| format!("{name:12} {value}"));
-    rows.map(|row| row.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+    let text = rows.map(|row| row.trim_end().to_owned()).collect::<Vec<_>>().join("\n");
+    if view.children.is_empty() { text } else { format!("{text}\n\n{}", children(view, output)) }
+}
+
+/// The jobs of a batch, one line each.
+pub(super) fn children(view: &JobView, output: Output) -> String {
+    let rows = view.children.iter().map(|child| {
+        vec![
+            child.id.to_string(),
+            child.host.clone().unwrap_or_else(|| "any".into()),
+            child.repo.as_ref().map_or_else(|| "unknown".into(), ToString::to_string),
+            child.state.to_string(),
+            output.size(child.bytes_done),
+            child.reason.map(|reason| reason.to_string()).unwrap_or_default(),
+        ]
+    });
+    table(&["ID", "HOST", "MODEL", "STATE", "DONE", "REASON"], rows.collect(), &[4])
 }

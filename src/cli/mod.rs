@@ -8,6 +8,7 @@ mod doctor;
 mod evaluate;
 mod evict;
 mod fit;
+mod hosts;
 mod info;
 mod jobs;
 mod keep;
@@ -159,6 +160,7 @@ fn run(args: Args, output: &Output) -> Result<u8> {
             }
             Verb::Doctor { reconcile } => doctor::run(settings, reconcile, output).await,
             Verb::Limit { bandwidth, job } => limit::run(&settings, bandwidth, job, output).await,
+            Verb::Hosts { verb } => hosts::run(settings, verb, output).await,
             Verb::Jobs { verb } => jobs::run(settings, verb, output, bars).await,
             Verb::Completions { .. } | Verb::Config { .. } => Ok(OK),
         }

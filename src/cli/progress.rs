@@ -1,6 +1,6 @@
 //! Progress on stderr: bars on a terminal, a plain line now and then elsewhere.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
 
@@ -9,10 +9,6 @@ use larder_jobs::{JobView, State};
 
 use super::output::{Output, note};
 
-/// The time over which a rate is measured.
-const WINDOW: Duration = Duration::from_secs(5);
-/// Before that much has been measured, a rate would be a guess.
-const LEAST: Duration = Duration::from_millis(700);
 /// Plain lines come at this distance, or when the state changes.
 const LINE_EVERY: Duration = Duration::from_secs(5);
 /// Bars for files beside the total.
@@ -21,7 +17,6 @@ const MAX_BARS: usize = 6;
 /// Shows how one job goes on.
 pub(super) struct Progress {
     output: Output,
-    rate: Rate,
     look: Look,
 }
 
@@ -39,12 +34,11 @@ impl Progress {
         } else {
             Look::Lines { last: None }
         };
-        Self { output, rate: Rate::default(), look }
+        Self { output, look }
     }
 
     /// Draws the job as it is now.
     pub(super) fn show(&mut self, view: &JobView) {
-        self.rate.add(Instant::now(), view.bytes_fetched);
         let text = self.text(view);
         match &mut self.look {
             Look::Bars { all, total, files } => {
@@ -84,9 +78,9 @@ impl Progress {
         if let Some(files) = view.files_total {
             parts.push(format!("{} of {}", view.files_done, super::output::files(files)));
         }
-        if let (State::Fetching, Some(rate)) = (view.state, self.rate.per_second()) {
+        if let (State::Fetching, Some(rate)) = (view.state, view.bytes_per_second) {
             parts.push(format!("{}/s", self.output.size(rate)));
-            if let Some(left) = total.saturating_sub(view.bytes_done).checked_div(rate) {
+            if let Some(left) = view.seconds_left {
                 parts.push(format!("{} left", humantime::format_duration(Duration::from_secs(left))));
             }
         }
@@ -123,50 +117,4 @@ fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template)
         .unwrap_or_else(|_| ProgressStyle::default_bar())
         .progress_chars("━╸━")
-}
-
-/// Bytes per second over the last seconds; nothing while too little is known.
-#[derive(Default)]
-struct Rate {
-    samples: VecDeque<(Instant, u64)>,
-}
-
-impl Rate {
-    fn add(&mut self, now: Instant, bytes: u64) {
-        self.samples.push_back((now, bytes));
-        while self.samples.len() > 2
-            && self.samples.front().is_some_and(|(at, _)| now.duration_since(*at) > WINDOW)
-        {
-            self.samples.pop_front();
-        }
-    }
-
-    fn per_second(&self) -> Option<u64> {
-        let ((first, from), (last, to)) = (self.samples.front()?, self.samples.back()?);
-        let time = last.duration_since(*first);
-        let bytes = to.checked_sub(*from).filter(|bytes| *bytes > 0)?;
-        let millis = u64::try_from(time.as_millis()).ok()?;
-        (time >= LEAST).then(|| bytes.saturating_mul(1_000).checked_div(millis)).flatten()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_rate_is_omitted_rather_than_guessed() {
-        let begin = Instant::now();
-        let mut rate = Rate::default();
-        assert_eq!(rate.per_second(), None);
-        rate.add(begin, 0);
-        rate.add(begin + Duration::from_millis(100), 1_000);
-        assert_eq!(rate.per_second(), None);
-        rate.add(begin + Duration::from_secs(2), 10_000);
-        assert_eq!(rate.per_second(), Some(5_000));
-        for second in 3..20 {
-            rate.add(begin + Duration::from_secs(second), 10_000);
-        }
-        assert_eq!(rate.per_second(), None);
-    }
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use indicatif::MultiProgress;
+use larder_jobs::client::near_hosts;
 use larder_jobs::{Job, JobId, JobView, Reason, State, Target};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -124,22 +125,26 @@ fn nobody(settings: &Settings) -> Error {
 /// In a fleet a job is for a host that need not be this one; one that nobody would take is not asked for.
 async fn somebody_takes(client: &Client, job: &Job) -> Result<()> {
     let Some(fleet) = client.fleet() else { return Ok(()) };
-    let target = fleet.target(job)?;
+    // Who the best, all or those with a label are is found out when the job is asked for.
+    let Some(target) = fleet.target(job)? else { return Ok(()) };
     if fleet.is_served(&target).await? {
         return Ok(());
     }
+    const ALONE: &str = "or stage into this machine's cache without the fleet: --set queue.url=";
     let (what, hint) = match &target {
         Target::Host(name) => (
             format!(
                 "no larder has been there as host {name} within the last minute, so nobody would stage it"
             ),
-            "start larder serve on that host, name another with --hosts, or stage into this machine's cache \
-             without the fleet: --set queue.url=",
+            format!(
+                "start larder serve on that host, name another with --hosts ({}), {ALONE}",
+                near_hosts(name, &fleet.hosts().await?)
+            ),
         ),
         Target::Pool | Target::Only => (
             "no larder of the fleet has been there within the last minute, so nobody would stage it"
                 .to_owned(),
-            "start larder serve on a host, or stage into this machine's cache without the fleet: --set queue.url=",
+            format!("start larder serve on a host, {ALONE}"),
         ),
     };
     Err(Error::new(Reason::QueueUnavailable, what, hint))

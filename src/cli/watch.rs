@@ -101,8 +101,25 @@ fn is_blocked(view: &JobView, remote: bool, waited: Duration) -> bool {
     }
 }
 
+/// Prints how the jobs of a batch ended.
+fn batch(view: &JobView, output: &Output) -> Result<u8> {
+    output.print(view, || super::jobs::children(view, *output))?;
+    match view.reason.filter(|_| !matches!(view.state, State::Ready | State::Done)) {
+        None => Ok(OK),
+        Some(reason) => {
+            if let Some(message) = view.message.as_ref().filter(|_| !output.is_json()) {
+                note(message);
+            }
+            Ok(reason.exit_code())
+        }
+    }
+}
+
 /// Prints how the job ended.
 pub(super) fn report(view: &JobView, output: &Output) -> Result<u8> {
+    if !view.children.is_empty() {
+        return batch(view, output);
+    }
     if view.kind == Kind::Evict {
         return super::evict::report(view, output);
     }

@@ -15,6 +15,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use larder_jobs::Labels;
 use serde::Deserialize;
 
 pub use disks::{Disk, Nvme};
@@ -29,6 +30,8 @@ pub use pressure::{Pressure, Pressures};
 pub struct Config {
     /// The name that jobs and reports show; empty means the system's host name.
     pub name: String,
+    /// What jobs may select this host by.
+    pub labels: Labels,
 }
 
 /// The system's host name.

@@ -17,13 +17,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use larder_jobs::{Bandwidth, CommitId, ModelRef, RepoId, Span};
+use larder_jobs::{Bandwidth, CommitId, HostDisk, ModelRef, RepoId, Span};
 
 use crate::disk::{self, Reservations};
 use crate::error::{Error, Result, blocking};
 use crate::layout::Cache;
 use crate::ledger::{self, Key, Ledger, ModelView};
-use crate::plan::{Policy, Stock};
+use crate::plan::{Goal, Policy, Stock, plan_eviction};
 use larder_jobs::Reason;
 
 pub use evict::Outcome;
@@ -98,6 +98,21 @@ impl Keeper {
     /// Bytes that the cache may take, if that is less than its disk.
     pub fn capacity(&self) -> Option<u64> {
         self.inner.policy.capacity
+    }
+
+    /// What downloads may take, as the last look at everything says; no process is asked. Blocks for the disk's answer.
+    ///
+    /// # Errors
+    /// `io_error` if the disk does not answer.
+    pub fn room(&self, now: Timestamp) -> Result<HostDisk> {
+        let (stock, policy) = (self.stock(now)?, &self.inner.policy);
+        let plan = plan_eviction(&stock, policy, &Goal::Room(u64::MAX), now);
+        let left = policy.capacity.map_or(u64::MAX, |capacity| capacity.saturating_sub(stock.cache_bytes));
+        Ok(HostDisk {
+            total: Some(stock.disk_total),
+            room: Some(stock.disk_free.saturating_sub(policy.keep_free.of(stock.disk_total)).min(left)),
+            evictable: Some(plan.freed_bytes),
+        })
     }
 
     /// What an eviction plan needs to know now. Blocks for the disk's answer.

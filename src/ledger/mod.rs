@@ -12,12 +12,13 @@ mod reconcile;
 mod shelf;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use larder_jobs::{CommitId, RepoId, Span};
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 use crate::error::Result;
 use crate::layout::{self, Cache, Inventory};
@@ -52,7 +53,7 @@ struct HostRecord {
 pub struct Ledger {
     store: Store,
     cache: Cache,
-    shelf: RwLock<Arc<Shelf>>,
+    shelf: watch::Sender<Arc<Shelf>>,
     /// Held while entries are changed, so that shelf and store agree.
     writing: Mutex<()>,
     /// What was repaired and not asked for yet.
@@ -79,7 +80,7 @@ impl Ledger {
             store.commit(batch)?;
         }
         let until = host.eviction_off_until.filter(|until| *until > now);
-        let shelf = RwLock::new(Arc::new(Shelf::new(until)));
+        let shelf = watch::Sender::new(Arc::new(Shelf::new(until)));
         let ledger = Self { store, cache, shelf, writing: Mutex::default(), repaired: Mutex::default() };
         ledger.put_shelf(ledger.shelf().with_leases(ledger.stored_leases()?));
         let mut inventory = layout::scan(ledger.cache.root())?;
@@ -99,7 +100,12 @@ impl Ledger {
 
     /// What is known now; never waits for a disk.
     pub fn shelf(&self) -> Arc<Shelf> {
-        Arc::clone(&self.shelf.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.shelf.borrow())
+    }
+
+    /// Changes whenever what is known of the models does.
+    pub fn changed(&self) -> watch::Receiver<Arc<Shelf>> {
+        self.shelf.subscribe()
     }
 
     /// Whether the store has failed for good.
@@ -295,7 +301,7 @@ impl Ledger {
     }
 
     fn put_shelf(&self, shelf: Shelf) {
-        *self.shelf.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(shelf);
+        self.shelf.send_replace(Arc::new(shelf));
     }
 
     /// The stored entries; a damaged one is dropped, since the disk brings it back.

@@ -15,6 +15,9 @@ const MIN_LEASE: Duration = Duration::from_secs(1);
 /// Longest lease: after a crash a job waits that long for another host.
 const MAX_LEASE: Duration = Duration::from_secs(3_600);
 
+/// Shortest time until a host counts as gone for good: twice of what it is believed without a heartbeat.
+const MIN_GONE: Duration = Duration::from_secs(120);
+
 /// The section `[queue]`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -35,6 +38,10 @@ pub struct Config {
     pub max_queued: usize,
     /// How long a claim lives without a renewal.
     pub lease: Span,
+    /// How long a host may be away before its jobs are dealt with.
+    pub gone_after: Span,
+    /// What becomes of them then.
+    pub gone: Gone,
     /// How long an ended job can be looked up.
     pub retention: Span,
     /// Ended jobs that are kept; the oldest go first.
@@ -45,6 +52,29 @@ pub struct Config {
     pub backoff_max: Span,
     /// Jobs that run at once on this host.
     pub concurrency: Concurrency,
+}
+
+/// What becomes of the jobs that wait for a host that is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Gone {
+    /// They wait on.
+    Keep,
+    /// They go to the pool.
+    Pool,
+    /// They fail with `host_gone`.
+    Fail,
+}
+
+impl Gone {
+    /// The word, as in the configuration.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Keep => "keep",
+            Self::Pool => "pool",
+            Self::Fail => "fail",
+        }
+    }
 }
 
 /// An address that may carry a password, so it is never printed as it is.
@@ -149,6 +179,13 @@ impl Config {
         if self.retention.get() < self.lease.get() {
             return refuse("retention", "is shorter than queue.lease", "set for example 7d");
         }
+        if self.gone_after.get() < MIN_GONE {
+            return refuse(
+                "gone_after",
+                "is shorter than 2m, so a restart would look like the end",
+                "set 15m",
+            );
+        }
         if self.backoff_min.get().is_zero() {
             return refuse("backoff_min", "is 0, so retries would not pause", "set for example 1s");
         }
@@ -184,6 +221,7 @@ mod tests {
             ("max_queued", Config { max_queued: 0, ..good.clone() }),
             ("max_finished", Config { max_finished: 0, ..good.clone() }),
             ("url", Config { url: Url("http://h".into()), ..good.clone() }),
+            ("gone_after", Config { gone_after: zero, ..good.clone() }),
             ("lease", Config { lease: zero, ..good.clone() }),
             ("retention", Config { retention: zero, ..good.clone() }),
             ("backoff_min", Config { backoff_min: zero, ..good.clone() }),

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use larder_jobs::client::Outcome;
-use larder_jobs::{Job, JobId, Kind, Progress, State};
+use larder_jobs::client::{Outcome, Submitted, Title, Want};
+use larder_jobs::{Batch, Job, JobId, Kind, Progress, State};
 use tokio::sync::{broadcast, watch};
 
 use super::{Record, Settlement};
@@ -119,6 +119,15 @@ pub struct Reaped {
 pub trait JobStore: Send + Sync + 'static {
     /// Accepts a job, or joins the one in flight that does the same. The answer means that it is durable.
     async fn enqueue(&self, job: Job) -> Result<Enqueued>;
+
+    /// Accepts a job for the hosts that it is for, which may be several; `want` is what is known of its size.
+    async fn submit(&self, job: Job, want: Want) -> Result<Submitted>;
+
+    /// Accepts all of these jobs or none, each for one host, as the batch of that title; says whether it is a new one.
+    async fn enqueue_all(&self, title: Title, jobs: Vec<Job>) -> Result<(bool, JobId)>;
+
+    /// A batch, and those of its jobs that are still known.
+    async fn batch(&self, id: JobId) -> Result<Option<(Batch, Vec<Record>)>>;
 
     /// Takes the job that goes first, and counts an attempt.
     async fn claim(&self, kind: Kind) -> Result<Claimed>;

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use larder_jobs::{Job, Span};
 use tempfile::TempDir;
 
-use super::config::Url;
+use super::config::{Gone, Url};
 use super::{Clock, Concurrency, Config, Embedded, Scope, rules};
 use crate::store::Store;
 
@@ -26,6 +26,8 @@ pub(super) fn config() -> Config {
         max_attempts: 3,
         max_queued: 1_000,
         lease: span(1_000),
+        gone_after: span(120_000),
+        gone: Gone::Keep,
         retention: span(5_000),
         max_finished: 100,
         backoff_min: span(100),

@@ -12,6 +12,7 @@ use larder_jobs::{Digest, Download, Job, ModelRef, Progress, Reason, State, Work
 use tokio_util::sync::CancellationToken;
 
 use super::planned::{Planned, receipt_of, reserve, selection};
+use super::rate::Rate;
 use super::{Context, blocking};
 use crate::error::{Error, Result};
 use crate::gpu;
@@ -170,6 +171,7 @@ async fn fetch_all(
     let transfer = context.hub.fetch(fetch, Arc::clone(tracker), stop);
     tokio::pin!(transfer);
     let mut tick = tokio::time::interval(REPORT_EVERY);
+    let mut rate = Rate::default();
     loop {
         tokio::select! {
             result = &mut transfer => return result,
@@ -178,7 +180,8 @@ async fn fetch_all(
                     Phase::Fetching => State::Fetching,
                     Phase::Verifying => State::Verifying,
                 };
-                report(state, tracker.snapshot(totals));
+                rate.add(Instant::now(), tracker.bytes_fetched());
+                report(state, Progress { bytes_per_second: rate.per_second(), ..tracker.snapshot(totals) });
             }
         }
     }

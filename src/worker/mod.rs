@@ -5,6 +5,7 @@ mod evict;
 mod planned;
 mod preload;
 mod profile;
+mod rate;
 mod runtime;
 mod verify;
 mod view;

@@ -14,6 +14,7 @@ const FLOORS: &[&[&str]] = &[
     &["hub", "host", "gpu", "catalogue"],
     &["queue", "ledger"],
     &["keeper", "scout"],
+    &["fleet"],
     &["worker", "api"],
     &["config"],
     &["serve"],

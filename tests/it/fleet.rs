@@ -3,6 +3,7 @@
 
 mod api;
 mod client;
+mod hosts;
 mod stage;
 
 use std::time::Duration;

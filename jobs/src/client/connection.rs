@@ -30,8 +30,12 @@ const AGAIN: Duration = Duration::from_millis(50);
 const AGAIN_TIMES: usize = 5;
 
 /// The steps of the queue.
-const SCRIPT: &str =
-    concat!(include_str!("lua/records.lua"), include_str!("lua/rules.lua"), include_str!("lua/steps.lua"));
+const SCRIPT: &str = concat!(
+    include_str!("lua/records.lua"),
+    include_str!("lua/rules.lua"),
+    include_str!("lua/steps.lua"),
+    include_str!("lua/fleet.lua")
+);
 
 /// One step: a verb of `lua/steps.lua` and its arguments.
 #[derive(Debug, Clone)]

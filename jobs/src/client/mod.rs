@@ -6,7 +6,7 @@
 //! # async fn stage() -> Result<(), Box<dyn std::error::Error>> {
 //! let client = Client::new(Address::new("redis://redis.internal:6379", "larder")?);
 //! let mut job = Job::download("Qwen/Qwen3-8B".parse()?);
-//! job.common.hosts = Hosts::Named("gpu-7".parse()?);
+//! job.common.hosts = Hosts::named("gpu-7".parse()?);
 //! job.common.requested_by = Some("scheduler".into());
 //! let accepted = client.enqueue(&job).await?;
 //! let job = client.wait(accepted.job.id).await?;
@@ -22,24 +22,33 @@
 //! Redis; whether it survives a crash of Redis is up to its append-only file.
 
 mod address;
+mod choose;
 mod connection;
 mod error;
+mod fleet;
 mod queue;
 mod row;
 mod server;
+mod submit;
 
 use std::time::Duration;
 
-use crate::{HostName, Hosts, Job, JobId, JobView, Kind, Reason, State, Target};
+use crate::{
+    CommitId, HeldModel, HostName, HostState, Hosts, Job, JobId, JobView, Kind, ModelRef, Reason, State,
+    Target,
+};
 
 pub use address::Address;
+pub use choose::{Chosen, Want, near_hosts};
 pub use connection::{Connection, Messages, Step};
 pub use error::{Error, Result};
+pub use fleet::{Placed, Title};
 pub use queue::{Outcome, Queue, strange};
 /// A reply of the server.
 pub use redis::Value as Reply;
 pub use row::{Unreadable, read as read_record, text as reply_text, write as write_record};
 pub use server::{LAYOUT, Server};
+pub use submit::Submitted;
 
 /// How often a job that is waited for is looked at, should its announcement get lost.
 const LOOK: Duration = Duration::from_secs(2);
@@ -80,31 +89,27 @@ impl Client {
         self.queue.connection().server().await
     }
 
-    /// Puts a job into the queue; the answer means that Redis has it.
+    /// Puts a job into the queue, or one for each host into theirs; the answer means that Redis has it.
     ///
     /// # Errors
-    /// `invalid_request` for a job that breaks the contract or is for "this" host of nobody's,
-    /// `queue_unavailable` if the queue is full or away. Asking again is safe.
+    /// `invalid_request` for a job that breaks the contract, for hosts that the fleet does not know, or for "this" host
+    /// of nobody's; `queue_unavailable` if nobody takes such a job or the queue is full or away. Asking again is safe.
     pub async fn enqueue(&self, job: &Job) -> Result<Accepted> {
-        let target = self.target(job)?;
-        let id = JobId::random(jiff::Timestamp::now());
-        let (created, record) = self.queue.enqueue(id, job, &target).await?;
-        Ok(Accepted { created, job: record.view(None) })
+        let submitted = self.queue.submit(job, self.this.as_ref(), Want::default()).await?;
+        Ok(Accepted { created: submitted.created(), job: submitted.view(None) })
     }
 
-    /// The queue that `job` goes to.
+    /// The one queue that `job` goes to; `None` if that depends on who is there.
     ///
     /// # Errors
     /// `invalid_request` for "this" host, unless there is one ([`Client::on_host`]).
-    pub fn target(&self, job: &Job) -> Result<Target> {
+    pub fn target(&self, job: &Job) -> Result<Option<Target>> {
         match (&job.common.hosts, &self.this) {
-            (Hosts::Pool, _) => Ok(Target::Pool),
-            (Hosts::Named(name), _) | (Hosts::This, Some(name)) => Ok(Target::Host(name.clone())),
-            (Hosts::This, None) => Err(Error::new(
-                Reason::InvalidRequest,
-                "the job is for \"this\" host, and this program runs on none",
-                "set `hosts` to a host's name, or to \"pool\" for any one",
-            )),
+            (hosts, _) if hosts.are_chosen() => Ok(None),
+            (Hosts::Named(names), _) => Ok(names.first().cloned().map(Target::Host)),
+            (Hosts::This, Some(name)) => Ok(Some(Target::Host(name.clone()))),
+            (Hosts::This, None) => Err(submit::nobody()),
+            _ => Ok(Some(Target::Pool)),
         }
     }
 
@@ -113,7 +118,58 @@ impl Client {
     /// # Errors
     /// `queue_unavailable`.
     pub async fn get(&self, id: JobId) -> Result<Option<JobView>> {
-        Ok(self.queue.get(id).await?.map(|record| record.view(None)))
+        if let Some(record) = self.queue.get(id).await? {
+            return Ok(Some(record.view(None)));
+        }
+        let batch = self.queue.batch(id).await?;
+        Ok(batch.map(|(batch, records)| batch.view(&records, None)))
+    }
+
+    /// Every host that the fleet knows, by name.
+    ///
+    /// # Errors
+    /// `queue_unavailable`.
+    pub async fn hosts(&self) -> Result<Vec<HostState>> {
+        self.queue.hosts().await
+    }
+
+    /// One host of the fleet.
+    ///
+    /// # Errors
+    /// `not_found` for one that the fleet does not know, with the nearest names; `queue_unavailable`.
+    pub async fn host(&self, name: &HostName) -> Result<HostState> {
+        let hosts = self.queue.hosts().await?;
+        match hosts.iter().find(|host| host.name == *name) {
+            Some(host) => Ok(host.clone()),
+            None => Err(choose::stranger(name, &hosts)),
+        }
+    }
+
+    /// Which hosts have this model, and what of it. A branch or tag means every commit; a commit means that one.
+    ///
+    /// # Errors
+    /// `queue_unavailable`.
+    pub async fn holders(&self, model: &ModelRef) -> Result<Vec<HeldModel>> {
+        let mut held = self.queue.holders(model.repo()).await?;
+        let commit = model.revision().and_then(|revision| revision.as_str().parse::<CommitId>().ok());
+        held.retain(|held| commit.as_ref().is_none_or(|commit| held.commit == *commit));
+        Ok(held)
+    }
+
+    /// What a host has in its cache.
+    ///
+    /// # Errors
+    /// `queue_unavailable`.
+    pub async fn stock(&self, host: &HostName) -> Result<Vec<HeldModel>> {
+        self.queue.stock(host).await
+    }
+
+    /// The host takes no more jobs (`true`), or takes jobs again; what runs there goes on.
+    ///
+    /// # Errors
+    /// `not_found` for a host that the fleet does not know, with the nearest names; `queue_unavailable`.
+    pub async fn drain(&self, host: &HostName, drained: bool, by: Option<&str>) -> Result<()> {
+        if drained { self.queue.drain(host, by).await } else { self.queue.undrain(host).await }
     }
 
     /// At most `limit` jobs of all hosts, the newest first.
@@ -130,8 +186,26 @@ impl Client {
     /// # Errors
     /// `not_found`, `queue_unavailable`.
     pub async fn cancel(&self, id: JobId, requester: Option<&str>) -> Result<(Outcome, JobView)> {
-        let (outcome, record) = self.queue.cancel(id, requester).await?;
-        Ok((outcome, record.view(None)))
+        match self.queue.cancel(id, requester).await {
+            Ok((outcome, record)) => Ok((outcome, record.view(None))),
+            Err(error) if error.reason() == Reason::NotFound => self.cancel_batch(id, requester, error).await,
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn cancel_batch(
+        &self,
+        id: JobId,
+        requester: Option<&str>,
+        unknown: Error,
+    ) -> Result<(Outcome, JobView)> {
+        if self.queue.batch(id).await?.is_none() {
+            return Err(unknown);
+        }
+        self.queue.cancel_all(id, requester).await?;
+        let view = self.get(id).await?.ok_or(unknown)?;
+        let outcome = if view.state.is_terminal() { Outcome::Ended } else { Outcome::Stopping };
+        Ok((outcome, view))
     }
 
     /// Runs a failed or cancelled job again, with all its attempts.
@@ -139,7 +213,14 @@ impl Client {
     /// # Errors
     /// `not_found`, `invalid_request` if it has not failed, `queue_unavailable`.
     pub async fn retry(&self, id: JobId) -> Result<JobView> {
-        Ok(self.queue.retry(id).await?.view(None))
+        match self.queue.retry(id).await {
+            Ok(record) => Ok(record.view(None)),
+            Err(error) if error.reason() == Reason::NotFound && self.queue.batch(id).await?.is_some() => {
+                self.queue.retry_all(id).await?;
+                self.get(id).await?.ok_or(error)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Runs every failed job again, unless something in flight does the same; returns how many.

@@ -35,9 +35,9 @@ pub enum Outcome {
 /// The queue in Redis, as records. Programs other than larder use [`super::Client`].
 #[derive(Debug, Clone)]
 pub struct Queue {
-    connection: Connection,
-    max_queued: usize,
-    retention: Duration,
+    pub(super) connection: Connection,
+    pub(super) max_queued: usize,
+    pub(super) retention: Duration,
 }
 
 impl Queue {
@@ -63,36 +63,25 @@ impl Queue {
     /// # Errors
     /// `invalid_request` for a job that breaks the contract, `queue_unavailable` if the queue is full or away.
     pub async fn enqueue(&self, id: JobId, job: &Job, target: &Target) -> Result<(bool, Record)> {
-        let payload = job.payload()?;
-        let common = &job.common;
-        let micros = |time: Option<jiff::Timestamp>| time.map(jiff::Timestamp::as_microsecond);
-        let download = match &job.work {
-            Work::Download(download) => Some(download),
-            _ => None,
-        };
-        let step = Step::new("enqueue")
-            .arg(id)
-            .arg(job.work.kind())
-            .arg(target)
-            .arg(job.work.want_hash())
-            .arg(payload)
-            .arg(common.priority)
-            .maybe(micros(common.deadline))
-            .maybe(micros(common.not_before))
-            .maybe(common.requested_by.as_ref())
-            .maybe(common.idempotency_key.as_ref())
-            .arg(u8::from(download.is_some_and(|download| download.pin)))
-            .maybe(download.and_then(|download| download.bandwidth).map(crate::Bandwidth::bytes))
-            .maybe(download.and_then(|download| download.lease_ttl).map(|ttl| ttl.get().as_secs()))
-            .arg(self.max_queued);
+        self.enqueue_placed(id, job, target, None).await
+    }
+
+    /// The same, with why the job is for that queue.
+    ///
+    /// # Errors
+    /// As [`Queue::enqueue`].
+    pub async fn enqueue_placed(
+        &self,
+        id: JobId,
+        job: &Job,
+        target: &Target,
+        placed: Option<&str>,
+    ) -> Result<(bool, Record)> {
+        let step = request(id, job, target)?.iter().fold(Step::new("enqueue"), Step::arg);
+        let step = step.arg(self.max_queued).maybe(placed);
         let reply = self.connection.run(&step).await?;
-        if let Some(full) = row::text(&reply) {
-            let waiting = full.trim_start_matches("FULL ");
-            return Err(Error::new(
-                Reason::QueueUnavailable,
-                format!("{waiting} jobs are queued, which is queue.max_queued"),
-                "try again when some are done, cancel some, or raise queue.max_queued",
-            ));
+        if let Some(word) = row::text(&reply) {
+            return Err(refused(&word));
         }
         let (word, record) = pair(&reply)?;
         Ok((matches!(word, Value::Int(1)), self.record(record)?))
@@ -216,7 +205,7 @@ impl Queue {
         Ok(matches!(self.connection.command(&command).await?, Value::Int(1..)))
     }
 
-    fn record(&self, reply: &Value) -> Result<Record> {
+    pub(super) fn record(&self, reply: &Value) -> Result<Record> {
         row::read(reply).map_err(|unreadable| {
             let Unreadable { id, invalid, .. } = *unreadable;
             let id = id.map_or_else(|| "?".into(), |id| id.to_string());
@@ -225,8 +214,55 @@ impl Queue {
     }
 }
 
+/// What a step takes of a job: id kind target want job priority deadline not_before requester key pin bandwidth lease.
+///
+/// # Errors
+/// `invalid_request` for a job that breaks the contract.
+pub(super) fn request(id: JobId, job: &Job, target: &Target) -> Result<[String; 13]> {
+    let common = &job.common;
+    let micros = |time: Option<jiff::Timestamp>| time.map(|time| time.as_microsecond().to_string());
+    let download = match &job.work {
+        Work::Download(download) => Some(download),
+        _ => None,
+    };
+    let bandwidth = download.and_then(|download| download.bandwidth).map(crate::Bandwidth::bytes);
+    let lease = download.and_then(|download| download.lease_ttl).map(|ttl| ttl.get().as_secs());
+    Ok([
+        id.to_string(),
+        job.work.kind().to_string(),
+        target.to_string(),
+        job.work.want_hash(),
+        job.payload()?.to_string(),
+        common.priority.to_string(),
+        micros(common.deadline).unwrap_or_default(),
+        micros(common.not_before).unwrap_or_default(),
+        common.requested_by.clone().unwrap_or_default(),
+        common.idempotency_key.clone().unwrap_or_default(),
+        u8::from(download.is_some_and(|download| download.pin)).to_string(),
+        bandwidth.map(|bandwidth| bandwidth.to_string()).unwrap_or_default(),
+        lease.map(|lease| lease.to_string()).unwrap_or_default(),
+    ])
+}
+
+/// Why the queue did not take a job.
+pub(super) fn refused(word: &str) -> Error {
+    match word.split_once(' ') {
+        Some(("FULL", waiting)) => Error::new(
+            Reason::QueueUnavailable,
+            format!("{waiting} jobs are queued, which is queue.max_queued"),
+            "try again when some are done, cancel some, or raise queue.max_queued",
+        ),
+        Some(("BATCH", id)) => Error::new(
+            Reason::InvalidRequest,
+            format!("the idempotency key belongs to {id}, which is for several hosts"),
+            format!("use another key, or follow it with larder jobs show {id}"),
+        ),
+        _ => strange(),
+    }
+}
+
 /// A reply of two parts.
-fn pair(reply: &Value) -> Result<(&Value, &Value)> {
+pub(super) fn pair(reply: &Value) -> Result<(&Value, &Value)> {
     match reply {
         Value::Array(parts) if parts.len() == 2 => Ok((&parts[0], &parts[1])),
         _ => Err(strange()),
@@ -243,7 +279,7 @@ pub fn strange() -> Error {
 }
 
 /// The queue does not know the job.
-fn unknown(id: JobId) -> Error {
+pub(super) fn unknown(id: JobId) -> Error {
     Error::new(
         Reason::NotFound,
         format!("there is no job {id}"),

@@ -12,8 +12,10 @@ use crate::{Invalid, JobId, Progress, RECORD_VERSION, Record, Span};
 const NUMBERS: [&str; 5] = ["v", "seq", "priority", "attempts", "token"];
 const TIMES: [&str; 6] = ["due", "lease_until", "created_at", "started_at", "finished_at", "deadline"];
 const JSON: [&str; 4] = ["job", "requesters", "keys", "progress"];
-const WORDS: [&str; 10] =
-    ["id", "kind", "target", "owner", "want", "state", "reason", "message", "path", "nonce"];
+const WORDS: [&str; 12] = [
+    "id", "kind", "target", "owner", "want", "state", "reason", "message", "path", "nonce", "placed",
+    "parent",
+];
 const FLAGS: [&str; 2] = ["anonymous", "cancel"];
 
 /// A hash that is no record: what there is of it, and why not.
@@ -53,7 +55,7 @@ pub fn read(reply: &Reply) -> Result<Record, Box<Unreadable>> {
 }
 
 /// A flat list of fields and values; a later one replaces an earlier one, and one that is not text takes it away.
-fn fields(reply: &Reply) -> BTreeMap<String, String> {
+pub(super) fn fields(reply: &Reply) -> BTreeMap<String, String> {
     let mut fields = BTreeMap::new();
     let Reply::Array(list) = reply else { return fields };
     for pair in list.chunks_exact(2) {

@@ -3,6 +3,7 @@
 //! A store runs the whole suite with `conformance!(make)`, where `make` builds a [`Rig`].
 
 mod attempts;
+mod batches;
 mod ends;
 mod intake;
 
@@ -17,6 +18,7 @@ use larder_jobs::{JobId, Kind, Progress, Reason, State};
 use super::{Claim, Claimed, Config, JobStore, Record, Renewal, Settled, Settlement};
 
 pub(super) use attempts::*;
+pub(super) use batches::*;
 pub(super) use ends::*;
 pub(super) use intake::*;
 
@@ -73,6 +75,11 @@ macro_rules! conformance {
             ended_jobs_are_forgotten
             ended_jobs_are_bounded
             of_jobs_that_ended_together_the_older_id_is_forgotten
+            a_batch_is_summed_up
+            a_batch_is_accepted_whole_or_not_at_all
+            a_batch_that_is_asked_for_again_is_the_same
+            the_key_of_a_batch_answers_it
+            the_least_urgent_has_its_turn_too
         );
     };
     (@ $make:expr; $($case:ident)*) => {

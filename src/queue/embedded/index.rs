@@ -3,19 +3,18 @@
 //! Only the records are on the disk, so a crash cannot leave an index that contradicts them, and a step of
 //! a job costs one write. The number of records is bounded by `queue.max_queued` and `queue.max_finished`.
 
-use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use larder_jobs::{JobId, Kind, State};
 
-use crate::queue::{Filter, Record, Stats};
+use crate::queue::{Filter, Record, Stats, rules};
 
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Index {
     /// Queued jobs, the one that goes first at the front.
-    ready: BTreeMap<(Kind, Reverse<i16>, u64), JobId>,
+    ready: BTreeMap<(Kind, i64, u64), JobId>,
     /// Queued jobs by how long they have been so.
     queued: BTreeSet<(Kind, Timestamp, u64)>,
     /// Waiting jobs, the next due at the front.
@@ -38,7 +37,7 @@ impl Index {
         let (id, kind, seq) = (record.id, record.kind, record.seq);
         match record.state {
             State::Queued => {
-                self.ready.insert((kind, Reverse(record.priority), seq), id);
+                self.ready.insert((kind, rules::place(record), seq), id);
                 self.queued.insert((kind, record.due.unwrap_or(record.created_at), seq));
             }
             State::Waiting => {
@@ -64,7 +63,7 @@ impl Index {
     /// Takes out what [`Index::insert`] put in for the same record.
     pub(super) fn remove(&mut self, record: &Record) {
         let (id, kind, seq) = (record.id, record.kind, record.seq);
-        self.ready.remove(&(kind, Reverse(record.priority), seq));
+        self.ready.remove(&(kind, rules::place(record), seq));
         self.queued.remove(&(kind, record.due.unwrap_or(record.created_at), seq));
         self.delayed.remove(&(kind, due(record), seq));
         self.leases.remove(&(expiry(record), id));
@@ -108,8 +107,8 @@ impl Index {
 
     /// The queued job of `kind` that goes first.
     pub(super) fn first(&self, kind: Kind) -> Option<JobId> {
-        let from = (kind, Reverse(i16::MAX), 0);
-        let to = (kind, Reverse(i16::MIN), u64::MAX);
+        let from = (kind, i64::MIN, 0);
+        let to = (kind, i64::MAX, u64::MAX);
         self.ready.range(from..=to).next().map(|(_, id)| *id)
     }
 

@@ -3,6 +3,7 @@
 //! One mutex around every read-modify-write makes each step atomic; one write per step makes it atomic
 //! across a crash. Nobody else can write, since one process owns the state folder.
 
+mod batch;
 mod index;
 mod recover;
 mod steps;
@@ -18,7 +19,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use larder_jobs::{Job, JobId, Kind, Progress, Reason, State};
+use larder_jobs::client::{Submitted, Title, Want};
+use larder_jobs::{Batch, Job, JobId, Kind, Progress, Reason, State};
 use serde_json::Value;
 use tokio::sync::{broadcast, watch};
 
@@ -125,6 +127,14 @@ impl Embedded {
     }
 }
 
+fn full(backlog: usize) -> Error {
+    Error::new(
+        Reason::QueueUnavailable,
+        format!("{backlog} jobs are queued, which is queue.max_queued"),
+        "try again when some are done, cancel some, or raise queue.max_queued",
+    )
+}
+
 fn key(id: JobId) -> Vec<u8> {
     id.to_string().into_bytes()
 }
@@ -136,6 +146,23 @@ impl JobStore for Embedded {
         self.announce();
         self.store.durable().await?;
         Ok(enqueued)
+    }
+
+    /// Whoever asks has made sure that the job is for this machine.
+    async fn submit(&self, job: Job, _want: Want) -> Result<Submitted> {
+        let Enqueued { record, created } = self.enqueue(job).await?;
+        Ok(Submitted::One { created, record: record.into() })
+    }
+
+    async fn enqueue_all(&self, title: Title, jobs: Vec<Job>) -> Result<(bool, JobId)> {
+        let accepted = self.accept_all(title, &jobs)?;
+        self.announce();
+        self.store.durable().await?;
+        Ok(accepted)
+    }
+
+    async fn batch(&self, id: JobId) -> Result<Option<(Batch, Vec<Record>)>> {
+        self.look_up(id)
     }
 
     async fn claim(&self, kind: Kind) -> Result<Claimed> {

@@ -19,13 +19,13 @@ const CHUNK: usize = 512;
 
 /// Records before and after a step, written together.
 #[derive(Default)]
-struct Changes {
-    batch: Batch,
+pub(super) struct Changes {
+    pub(super) batch: Batch,
     steps: Vec<(Option<Record>, Option<Record>)>,
 }
 
 impl Changes {
-    fn put(&mut self, before: Option<Record>, after: Record) {
+    pub(super) fn put(&mut self, before: Option<Record>, after: Record) {
         self.batch.put(JOBS, &key(after.id), &after);
         self.steps.push((before, Some(after)));
     }
@@ -38,7 +38,7 @@ impl Changes {
 
 impl Embedded {
     /// Writes, then indexes, so that a failed write changes nothing.
-    fn apply(&self, inner: &mut Inner, changes: Changes) -> Result<()> {
+    pub(super) fn apply(&self, inner: &mut Inner, changes: Changes) -> Result<()> {
         self.store.commit(changes.batch)?;
         for (before, after) in changes.steps {
             if let Some(before) = &before {
@@ -100,11 +100,7 @@ impl Embedded {
             return Ok(Enqueued { record, created: false });
         }
         if inner.index.backlog() >= self.config.max_queued {
-            return Err(Error::new(
-                Reason::QueueUnavailable,
-                format!("{} jobs are queued, which is queue.max_queued", inner.index.backlog()),
-                "try again when some are done, cancel some, or raise queue.max_queued",
-            ));
+            return Err(super::full(inner.index.backlog()));
         }
         let record = rules::accept(job, id, inner.index.next_seq(), now)?;
         let mut changes = Changes::default();
@@ -115,7 +111,7 @@ impl Embedded {
     }
 
     /// A foreground command runs what it asked for.
-    fn adopt(&self, inner: &mut Inner, record: &Record) {
+    pub(super) fn adopt(&self, inner: &mut Inner, record: &Record) {
         if self.scope == Scope::Own && !record.state.is_terminal() {
             inner.own.insert(record.id);
         }
@@ -160,7 +156,7 @@ impl Embedded {
     fn own_jobs(&self, inner: &Inner, kind: Kind) -> Result<Vec<Record>> {
         let all: Result<Vec<_>> = inner.own.iter().map(|id| self.find(*id)).collect();
         let mut own: Vec<_> = all?.into_iter().filter(|record| record.kind == kind).collect();
-        own.sort_by_key(|record| (std::cmp::Reverse(record.priority), record.seq));
+        own.sort_by_key(|record| (rules::place(record), record.seq));
         Ok(own)
     }
 
@@ -275,6 +271,8 @@ impl Embedded {
             let mut inner = self.lock();
             let old = inner.index.forgettable(horizon, self.config.max_finished, CHUNK);
             if old.is_empty() {
+                drop(inner);
+                self.tidy_batches()?;
                 return Ok(reaped);
             }
             let mut changes = Changes::default();

@@ -5,10 +5,11 @@
 //! free slot asks for it, so a busy or draining larder swallows no wake-up. What was said while the
 //! connection was broken is made up for by one look at the queue when it is back.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use larder_jobs::JobId;
 use larder_jobs::client::{Reply, Server, Step, reply_text};
+use larder_jobs::{HeldModel, JobId};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
@@ -18,17 +19,22 @@ use crate::error::{Error, Result};
 /// How often this host says that it is there, and how long it is believed.
 const HEARTBEAT: Duration = Duration::from_secs(20);
 const BELIEVED: Duration = Duration::from_secs(60);
+/// Most running jobs that are named in a heartbeat.
+const MAX_RUNNING: usize = 64;
 /// Pauses between attempts to reach a Redis that is away.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// What is told once and not at every heartbeat.
 #[derive(Default)]
-struct Told {
+pub(super) struct Told {
     away: bool,
     server: Option<Server>,
     registered: bool,
     twin: bool,
+    drained: bool,
+    /// The models that this server knows of this host.
+    stock: Option<Vec<HeldModel>>,
 }
 
 impl Redis {
@@ -71,6 +77,7 @@ impl Redis {
         self.assess(connection.server().await?, told);
         let channels = [format!("to:host:{}", self.host), "to:pool".to_owned()];
         let mut messages = connection.listen(&channels).await?;
+        told.stock = None;
         self.register(instance, told).await?;
         if std::mem::take(&mut told.away) {
             tracing::info!("the queue is back");
@@ -81,14 +88,23 @@ impl Redis {
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                message = messages.next() => self.heed(&message?),
+                message = messages.next() => {
+                    if self.heed(&message?) {
+                        self.register(instance, told).await?;
+                    }
+                }
                 _ = heartbeat.tick() => self.register(instance, told).await?,
-                () = self.emptied.notified() => self.register(instance, told).await?,
+                () = self.changed_self.notified() => self.register(instance, told).await?,
+                () = self.emptied.notified() => {
+                    told.stock = None;
+                    self.register(instance, told).await?;
+                }
             }
         }
     }
 
-    fn heed(&self, message: &str) {
+    /// Follows a message; says whether it was about this host itself.
+    fn heed(&self, message: &str) -> bool {
         match message.split_once(' ') {
             Some(("cancel", id)) => {
                 if let Ok(id) = id.parse() {
@@ -99,10 +115,40 @@ impl Redis {
             // A newer larder may say more; looking costs little.
             _ => self.announce(),
         }
+        message == "drained"
     }
 
-    async fn register(&self, instance: &str, told: &mut Told) -> Result<()> {
+    /// What this host says of itself at a heartbeat.
+    fn about(&self) -> Option<String> {
+        let mut record = self.shown().record.clone()?;
+        record.running = self.held().jobs.keys().take(MAX_RUNNING).copied().collect();
+        serde_json::to_string(&record).ok()
+    }
+
+    /// Tells what changed in this host's cache since this server was told last.
+    async fn restock(&self, told: &mut Told) -> Result<()> {
+        let known = match told.stock.take() {
+            Some(known) => known,
+            None => self.queue.stock(&self.host).await?,
+        };
+        let now = self.shown().stock.clone();
+        let name = |model: &HeldModel| (model.repo.clone(), model.commit.clone());
+        let there: BTreeSet<_> = now.iter().map(name).collect();
+        let gone =
+            known.iter().filter(|model| !there.contains(&name(model))).map(|model| (model.clone(), false));
+        let old: BTreeMap<_, _> = known.iter().map(|model| (name(model), model)).collect();
+        let new = now.iter().filter(|model| old.get(&name(model)).is_none_or(|old| old != model));
+        let changes: Vec<_> = gone.chain(new.map(|model| (model.clone(), true))).collect();
+        self.queue.restock(&self.host, &changes).await?;
+        told.stock = Some(now);
+        Ok(())
+    }
+
+    pub(super) async fn register(&self, instance: &str, told: &mut Told) -> Result<()> {
+        let about = self.about();
+        let described = about.is_some();
         let step = Step::new("attend").arg(&self.host).arg(instance).arg(BELIEVED.as_millis());
+        let step = about.into_iter().fold(step, Step::arg);
         let reply = self.queue.connection().run(&step).await?;
         let Reply::Array(parts) = &reply else {
             return Err(Error::internal("a registration without an answer"));
@@ -122,7 +168,22 @@ impl Redis {
             tracing::warn!(host = %self.host, "another larder has the same host.name; give each its own");
         }
         told.registered = true;
-        Ok(())
+        self.heed_drain(matches!(parts.get(2), Some(Reply::Int(1))), told);
+        if emptied {
+            told.stock = None;
+        }
+        if described { self.restock(told).await } else { Ok(()) }
+    }
+
+    fn heed_drain(&self, drained: bool, told: &mut Told) {
+        self.shown().drained = drained;
+        if drained && !told.drained {
+            tracing::warn!(host = %self.host, "this host is drained: it takes no jobs until larder hosts undrain");
+        } else if told.drained && !drained {
+            tracing::info!(host = %self.host, "this host takes jobs again");
+            self.announce();
+        }
+        told.drained = drained;
     }
 
     /// Says what about the server may hurt.

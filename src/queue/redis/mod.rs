@@ -6,10 +6,13 @@
 //! a Redis that lost its data gets it back.
 
 mod attend;
+mod gone;
 mod steps;
 
 #[cfg(test)]
 mod backlog;
+#[cfg(test)]
+mod fleet_tests;
 #[cfg(test)]
 mod random;
 #[cfg(test)]
@@ -20,8 +23,10 @@ use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use larder_jobs::client::{Address, Connection, Queue};
-use larder_jobs::{HostName, Hosts, Job, JobId, Kind, Progress, Record, State, Target};
+use larder_jobs::client::{Address, Connection, Placed, Queue, Submitted, Title, Want};
+use larder_jobs::{
+    Batch, HeldModel, HostName, HostRecord, Hosts, Job, JobId, Kind, Progress, Record, State, Target,
+};
 use tokio::sync::{Notify, broadcast, watch};
 
 use super::{
@@ -43,6 +48,20 @@ pub struct Redis {
     held: Mutex<Held>,
     /// Redis has lost what runs here, and so this host's registration, too.
     emptied: Notify,
+    /// What this host says of itself.
+    shown: Mutex<Shown>,
+    /// It says something else than before.
+    changed_self: Notify,
+    /// When the hosts of the fleet were looked at, and of whom it was told that they are gone.
+    watched: Mutex<gone::Watched>,
+}
+
+/// What this host says of itself: its record, and the models in its cache.
+#[derive(Debug, Default)]
+struct Shown {
+    record: Option<HostRecord>,
+    stock: Vec<HeldModel>,
+    drained: bool,
 }
 
 /// What this process holds.
@@ -77,11 +96,41 @@ impl Redis {
             cancelled: broadcast::Sender::new(CANCELLATIONS),
             held: Mutex::default(),
             emptied: Notify::new(),
+            shown: Mutex::default(),
+            changed_self: Notify::new(),
+            watched: Mutex::default(),
         }
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn shown(&self) -> MutexGuard<'_, Shown> {
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The queue, for questions about the fleet.
+    pub fn fleet(&self) -> &Queue {
+        &self.queue
+    }
+
+    /// Whether somebody said that this host takes no jobs, as far as it has heard.
+    pub fn is_drained(&self) -> bool {
+        self.shown().drained
+    }
+
+    /// What this host is now. It is told with the next heartbeat, or at once if others decide by what changed.
+    pub fn describe(&self, record: HostRecord, stock: Vec<HeldModel>) {
+        let mut shown = self.shown();
+        let weighty = |record: &HostRecord| (record.health.clone(), record.labels.clone(), record.gpus.len());
+        let differs = shown.record.as_ref().is_none_or(|old| weighty(old) != weighty(&record));
+        let differs = differs || shown.stock != stock;
+        (shown.record, shown.stock) = (Some(record), stock);
+        drop(shown);
+        if differs {
+            self.changed_self.notify_one();
+        }
     }
 
     /// This process does not run the job any more; under a newer claim it may.
@@ -96,11 +145,12 @@ impl Redis {
         self.changed.send_modify(|n| *n += 1);
     }
 
+    /// The queue of jobs for one host, or the pool's. Who the best, all or several are is not asked here.
     fn target(&self, hosts: &Hosts) -> Target {
         match hosts {
-            Hosts::This => Target::Host(self.host.clone()),
             Hosts::Pool => Target::Pool,
-            Hosts::Named(name) => Target::Host(name.clone()),
+            Hosts::Named(names) if names.len() == 1 => Target::Host(names[0].clone()),
+            _ => Target::Host(self.host.clone()),
         }
     }
 }
@@ -111,6 +161,23 @@ impl JobStore for Redis {
         let id = JobId::random(jiff::Timestamp::now());
         let (created, record) = self.queue.enqueue(id, &job, &self.target(&job.common.hosts)).await?;
         Ok(Enqueued { record, created })
+    }
+
+    async fn submit(&self, job: Job, want: Want) -> Result<Submitted> {
+        Ok(self.queue.submit(&job, Some(&self.host), want).await?)
+    }
+
+    async fn enqueue_all(&self, title: Title, jobs: Vec<Job>) -> Result<(bool, JobId)> {
+        let now = jiff::Timestamp::now();
+        let placed = jobs.into_iter().map(|job| {
+            let target = self.target(&job.common.hosts);
+            Placed { id: JobId::random(now), target, job, why: None }
+        });
+        Ok(self.queue.enqueue_all(&title, &placed.collect::<Vec<_>>()).await?)
+    }
+
+    async fn batch(&self, id: JobId) -> Result<Option<(Batch, Vec<Record>)>> {
+        Ok(self.queue.batch(id).await?)
     }
 
     async fn claim(&self, kind: Kind) -> Result<Claimed> {

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use larder_jobs::client::Connection;
-use larder_jobs::{Bandwidth, FileProgress, Hosts, Job, JobId, Kind, Progress, Reason, State, Target, Work};
+use larder_jobs::{
+    Bandwidth, ChosenVariant, FileProgress, Hosts, Job, JobId, Kind, Progress, Reason, State, Target, Work,
+};
 use proptest::prelude::*;
 use proptest::test_runner::{TestCaseError, TestError, TestRunner};
 use tempfile::TempDir;
@@ -81,11 +83,26 @@ fn ask() -> impl Strategy<Value = Ask> {
 }
 
 fn progress() -> impl Strategy<Value = Progress> {
-    (0..9_u64, 0..20_usize).prop_map(|(bytes_done, files)| {
-        let path = "a folder/\",\"active\":[.safetensors".to_owned();
-        let file = FileProgress { path, bytes_total: 9, bytes_done };
-        Progress { bytes_done, bytes_total: Some(9), active: vec![file; files], ..Progress::default() }
-    })
+    (0..9_u64, 0..20_usize, prop::option::of(1..9_u64), any::<bool>()).prop_map(
+        |(bytes_done, files, rate, variant)| {
+            let path = "a folder/\",\"active\":[.safetensors".to_owned();
+            let file = FileProgress { path, bytes_total: 9, bytes_done };
+            let chosen = variant.then(|| ChosenVariant {
+                repo: "a/awq".parse().expect("a repo"),
+                variant: "awq".into(),
+                is_fallback: true,
+                why: "it fits, \"active\":[ or not".into(),
+            });
+            Progress {
+                bytes_done,
+                bytes_total: Some(9),
+                chosen: chosen.map(Box::new),
+                bytes_per_second: rate,
+                active: vec![file; files],
+                ..Progress::default()
+            }
+        },
+    )
 }
 
 fn settlement() -> impl Strategy<Value = Settlement> {

@@ -255,6 +255,7 @@ impl Redis {
                 break;
             }
         }
+        self.watch_fleet().await?;
         Ok(reaped)
     }
 }

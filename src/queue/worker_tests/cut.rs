@@ -3,7 +3,8 @@
 use std::sync::atomic::AtomicBool;
 
 use async_trait::async_trait;
-use larder_jobs::Job;
+use larder_jobs::client::{Submitted, Title, Want};
+use larder_jobs::{Batch, Job};
 use tokio::sync::{broadcast, watch};
 
 use super::*;
@@ -31,6 +32,17 @@ impl JobStore for Cut {
     async fn enqueue(&self, job: Job) -> Result<Enqueued> {
         self.check()?;
         self.inner.enqueue(job).await
+    }
+    async fn submit(&self, job: Job, want: Want) -> Result<Submitted> {
+        self.check()?;
+        self.inner.submit(job, want).await
+    }
+    async fn enqueue_all(&self, title: Title, jobs: Vec<Job>) -> Result<(bool, JobId)> {
+        self.check()?;
+        self.inner.enqueue_all(title, jobs).await
+    }
+    async fn batch(&self, id: JobId) -> Result<Option<(Batch, Vec<Record>)>> {
+        self.inner.batch(id).await
     }
     async fn claim(&self, kind: Kind) -> Result<Claimed> {
         self.check()?;

@@ -1,13 +1,14 @@
 -- The Redis queue of larder: every step of a job as one atomic script.
 --
--- This file and the two others (rules.lua, steps.lua) are sent as one, in this order.
+-- This file and the three others (rules.lua, steps.lua, fleet.lua) are sent as one, in this order.
 -- KEYS[1] is the prefix of all keys, with the one hash tag; ARGV[1] is the verb. What may happen to a job is
 -- defined by larder's pure rules (src/queue/rules.rs); this file says the same in Redis' language, and a
 -- property test runs both side by side. Times are microseconds since the epoch by the clock of this server.
 --
 --   job:<id>              hash     the record, one field each; absent means none
 --   jobs:<kind>:<state>   zset     ids by place in the order of asking; the queued by when they became so
---   ready:<kind>:<queue>  zset     queued jobs: score -priority, member place .. id
+--   ready:<kind>:<queue>  zset     queued jobs: score when they were asked for, less AGE for each point of priority;
+--                                  member place .. id
 --   due:<kind>:<queue>    zset     waiting jobs by when they may run
 --   leases                zset     running jobs by when their claim ends
 --   ended                 zset     id:kind:state by when they ended; of those that ended together by id
@@ -15,12 +16,20 @@
 --   key:<text>            string   idempotency key -> id, gone a while after the job ended
 --   claims                hash     the number that a claim came with -> the job that runs under it
 --   seq                   counter  the order of asking
+--   batch:<id>, batches   hash     jobs that were asked for together; zset of their ids by when
 --   hosts, host:<name>    zset and string: the larders that were there a moment ago
+--   known, about          zset     every host that was there or that jobs name, by when; hash: what each said of itself
+--   drained               hash     hosts that take no jobs -> since when, and who said so
+--   stock:<host>          hash     repo@commit -> bytes and last use of each model in its cache
+--   has:<repo>            hash     host@commit -> the same, the other way round
 --   layout                string   the version of these keys
--- Channels: to:<queue> says "ready <kind>" and "cancel <id>"; about:<id> says the new state.
+-- Channels: to:<queue> says "ready <kind>", "cancel <id>" and "drained"; about:<id> says the new state.
 
 local P = KEYS[1]
 local CHUNK = 64
+-- A point of priority is worth ten minutes of waiting, so that the least urgent job has its turn too.
+local AGE = 600000000
+local KINDS = { 'download', 'evict', 'verify', 'profile', 'preload' }
 local UNENDED = { 'queued', 'waiting', 'planning', 'fetching', 'verifying', 'running' }
 local RUNNING = { planning = true, fetching = true, verifying = true, running = true }
 local ENDED = { ready = true, done = true, failed = true, cancelled = true }
@@ -79,7 +88,8 @@ local function places(job)
   local by = job.kind .. ':' .. job.target
   local all = { P .. 'jobs:' .. job.kind .. ':' .. state, state == 'queued' and since(job) or seq, job.id }
   if state == 'queued' then
-    return all, { P .. 'ready:' .. by, -number(job, 'priority'), string.format('%016.0f', seq) .. job.id }
+    local score = (tonumber(job.created_at) or 0) - number(job, 'priority') * AGE
+    return all, { P .. 'ready:' .. by, score, string.format('%016.0f', seq) .. job.id }
   elseif state == 'waiting' then
     return all, { P .. 'due:' .. by, since(job), job.id }
   elseif ENDED[state] then
@@ -133,11 +143,11 @@ local function save(old, job)
   move(was_all, all)
   move(was_place, place)
   local flew, flies = old and joinable(old), joinable(job)
-  if flies and not flew then
-    redis.call('HSETNX', P .. 'wants', want_of(job), job.id)
-  elseif flew and not flies and redis.call('HGET', P .. 'wants', want_of(old)) == job.id then
+  local moved = flew and flies and want_of(old) ~= want_of(job)
+  if flew and (moved or not flies) and redis.call('HGET', P .. 'wants', want_of(old)) == job.id then
     redis.call('HDEL', P .. 'wants', want_of(old))
   end
+  if flies and (moved or not flew) then redis.call('HSETNX', P .. 'wants', want_of(job), job.id) end
   local nonce, earlier = job.nonce, old and old.nonce
   if nonce and nonce ~= earlier then redis.call('HSET', P .. 'claims', nonce, job.id) end
   if earlier and nonce ~= earlier then redis.call('HDEL', P .. 'claims', earlier) end

@@ -2,9 +2,9 @@
 
 local function quiet(job)
   if not job.progress then return end
-  -- The files in flight are the last field; what is not there any more is cut off as text, since this
-  -- language cannot write back every JSON that it reads.
-  local at = string.find(job.progress, ',"active":[', 1, true)
+  -- What is in flight are the last two fields, which are cut off as text, since this language cannot write back every
+  -- JSON that it reads.
+  local at = string.find(job.progress, ',"bytes_per_second":', 1, true) or string.find(job.progress, ',"active":[', 1, true)
   if at then job.progress = string.sub(job.progress, 1, at - 1) .. '}' end
 end
 

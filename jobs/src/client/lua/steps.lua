@@ -2,10 +2,10 @@
 
 local verbs = {}
 
--- id kind target want job priority deadline not_before requester key pin bandwidth lease max_queued
--- -> created, job; or FULL and how many wait
+-- id kind target want job priority deadline not_before requester key pin bandwidth lease max_queued placed parent
+-- -> created, job; or FULL and how many wait; or BATCH and the id that the key stands for
 function verbs.enqueue(id, kind, target, want, payload, priority, deadline, not_before, requester, key, pin, bandwidth,
-  lease, most)
+  lease, most, placed, parent)
   deadline, not_before, requester, key = given(deadline), given(not_before), given(requester), given(key)
   -- The answer to the first try may have got lost, and the job may even be done by now.
   local mine = load(id)
@@ -13,6 +13,7 @@ function verbs.enqueue(id, kind, target, want, payload, priority, deadline, not_
   local known = key and redis.call('GET', P .. 'key:' .. key)
   local keyed = known and load(known)
   if keyed then return { 0, reply(keyed) } end
+  if known and redis.call('EXISTS', P .. 'batch:' .. known) == 1 then return 'BATCH ' .. known end
   local wanted = redis.call('HGET', P .. 'wants', target .. ' ' .. want)
   local old = wanted and load(wanted)
   if old and is_whole(old) then
@@ -23,6 +24,7 @@ function verbs.enqueue(id, kind, target, want, payload, priority, deadline, not_
     end
     remember_requester(job, requester)
     remember_key(job, key)
+    job.placed = job.placed or given(placed)
     if pin == '1' then job.pin = '1' end
     -- The more generous limit; none at all beats any, and what is not there was never limited.
     local limit = tonumber(job.bandwidth)
@@ -52,13 +54,20 @@ function verbs.enqueue(id, kind, target, want, payload, priority, deadline, not_
   job.priority, job.deadline = priority ~= '0' and priority, deadline
   job.bandwidth = given(bandwidth)
   job.lease_ttl = given(lease)
+  job.placed, job.parent = given(placed), given(parent)
   job.state, job.due = due and 'waiting' or 'queued', due
   job.created_at, job.seq = int(NOW), int(redis.call('INCR', P .. 'seq') - 1)
   remember_requester(job, requester)
   remember_key(job, key)
   save(nil, job)
+  -- So that a host that never comes is seen to be missing.
+  local host = string.match(target, '^host:(.*)$')
+  if host then redis.call('ZADD', P .. 'known', 'NX', int(NOW), host) end
   return { 1, reply(job) }
 end
+
+-- How long a job of a drained host waits before somebody looks again, should nobody undrain it.
+local DRAINED = 7 * 24 * 3600 * 1000000
 
 -- Queues the jobs whose time has come, some at a time.
 local function wake_due(kind, queue, retention)
@@ -76,18 +85,30 @@ local function wake_due(kind, queue, retention)
   end
 end
 
--- The job that goes first. What is no job of this kind is put aside, some at a time.
+-- The job that goes first, and its score. What is no job of this kind is put aside, some at a time.
 local function first(kind, queue, retention)
   local ready = P .. 'ready:' .. kind .. ':' .. queue
   for _ = 1, CHUNK do
-    local member = redis.call('ZRANGE', ready, 0, 0)[1]
+    local head = redis.call('ZRANGE', ready, 0, 0, 'WITHSCORES')
+    local member = head[1]
     if not member then return nil end
     local id = string.sub(member, 17)
     local old = load(id)
     local sound = old and is_whole(old) and old.kind == kind
-    if sound and old.state == 'queued' then return old end
+    if sound and old.state == 'queued' then return old, tonumber(head[2]) end
     redis.call('ZREM', ready, member)
     if old and not sound then bury(id, old, kind, queue, retention) end
+  end
+end
+
+-- The jobs of a drained host say that they wait for it, some at a time.
+local function put_off(kind, host, retention)
+  for _ = 1, CHUNK do
+    local old = first(kind, 'host:' .. host, retention)
+    if not old then return end
+    local job = draft(old)
+    snooze(job, 'host_drained', 'the host takes no jobs; hint: larder hosts undrain ' .. host, NOW + DRAINED, retention)
+    save(old, job)
   end
 end
 
@@ -104,11 +125,16 @@ function verbs.claim(kind, host, nonce, lease, retention, ...)
     return { 1, reply(job, old), {} }
   end
   local targets, missed = { ... }, {}
+  if redis.call('HGET', P .. 'drained', host) then
+    put_off(kind, host, retention)
+    return { 0, '', missed }
+  end
   for _ = 1, CHUNK do
-    local old
+    local old, least
     for _, queue in ipairs(targets) do
       wake_due(kind, queue, retention)
-      old = old or first(kind, queue, retention)
+      local head, score = first(kind, queue, retention)
+      if head and not (least and least <= score) then old, least = head, score end
     end
     if not old then break end
     local job = draft(old)
@@ -327,25 +353,3 @@ function verbs.restore(lease, ...)
   for _, key in ipairs(names(job.keys)) do redis.call('SET', P .. 'key:' .. key, job.id, 'NX') end
   return 1
 end
-
--- host instance ttl -> whether the queue was new or emptied, and who was there under that name before
-function verbs.attend(host, instance, ttl)
-  local fresh = redis.call('SET', P .. 'layout', '1', 'NX')
-  local before = redis.call('GET', P .. 'host:' .. host)
-  redis.call('SET', P .. 'host:' .. host, instance, 'PX', ttl)
-  redis.call('ZADD', P .. 'hosts', int(NOW), host)
-  redis.call('ZREMRANGEBYSCORE', P .. 'hosts', '-inf', int(NOW - ttl * 1000))
-  return { fresh and 1 or 0, before or '' }
-end
-
--- host instance -> nothing; it leaves
-function verbs.leave(host, instance)
-  if redis.call('GET', P .. 'host:' .. host) == instance then
-    redis.call('DEL', P .. 'host:' .. host)
-    redis.call('ZREM', P .. 'hosts', host)
-  end
-end
-
-local verb = verbs[ARGV[1]]
-if not verb then return redis.error_reply('VERB ' .. tostring(ARGV[1])) end
-return verb(unpack(ARGV, 2))

@@ -1,0 +1,102 @@
+//! Where a job goes: whether this larder can pass it on, what is known of its size for those who choose a host, and
+//! what a batch of jobs is as one.
+
+use std::time::Duration;
+
+use larder_jobs::client::Want;
+use larder_jobs::{Batch, Hosts, Job, JobId, JobView, Reason, Record, State, Variant, Work};
+use tokio_util::sync::CancellationToken;
+
+use super::Api;
+use super::problem::Failure;
+use crate::error::{Error, Result};
+use crate::scout::FitAsk;
+
+/// How long the size of a model may be asked for before a host is chosen without it.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// A card that has room for everything, since only the need is asked for.
+const ANY_CARD: &str = "64TiB";
+
+/// Refuses a job that this larder's own queue cannot pass on.
+pub(super) fn is_for_us(api: &Api, hosts: &Hosts) -> Result<(), Failure> {
+    let ours = match hosts {
+        Hosts::This | Hosts::Pool | Hosts::All => true,
+        Hosts::Named(names) => names.iter().all(|name| *name == api.portrait.name),
+        Hosts::Best(labels) | Hosts::Labelled(labels) => labels.select(&api.portrait.labels),
+    };
+    if ours || api.fleet.is_some() {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Reason::InvalidRequest,
+        format!("the job is for {hosts}, and this larder ({}) has a queue of its own", api.host),
+        "leave `hosts` out, or set queue.url to the Redis that the hosts share",
+    ))
+}
+
+/// What is known of a job's size, where it decides who the best host is.
+pub(super) async fn size(api: &Api, job: &Job) -> Want {
+    let (Hosts::Best(_), Work::Download(download)) = (&job.common.hosts, &job.work) else {
+        return Want::default();
+    };
+    let stop = CancellationToken::new();
+    let _stops = stop.clone().drop_guard();
+    let ask = serde_json::json!({
+        "repo": download.repo, "revision": download.revision, "vram": ANY_CARD, "local": true,
+    });
+    let asked = async {
+        let ask = FitAsk::from_json(ask, api.scout.registry())?;
+        api.scout.fit(&ask, &stop).await
+    };
+    match tokio::time::timeout(PATIENCE, asked).await {
+        // Another variant is chosen by the host, by what it has.
+        Ok(Ok(fit)) if download.variant == Variant::Exact => {
+            Want { bytes: fit.download_bytes, vram: fit.total_bytes }
+        }
+        Ok(Ok(_)) => Want::default(),
+        Ok(Err(error)) => {
+            tracing::debug!(repo = %download.repo, %error, "a host is chosen without the size of the model");
+            Want::default()
+        }
+        Err(_) => Want::default(),
+    }
+}
+
+/// A batch as one job; none if there is none of that id.
+pub(super) async fn batch(api: &Api, id: JobId) -> Result<Option<JobView>> {
+    let batch = api.queue.batch(id).await?;
+    Ok(batch.map(|(batch, records)| batch.view(&records, Some(&api.host))))
+}
+
+/// Takes a wish for every job of a batch back.
+pub(super) async fn cancel(api: &Api, id: JobId, by: Option<&str>, unknown: Error) -> Result<JobView> {
+    let (batch, _) = members(api, id, unknown).await?;
+    for job in &batch.jobs {
+        match api.queue.cancel(*job, by).await {
+            Err(error) if error.reason() != Reason::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    again(api, id).await
+}
+
+/// Runs those jobs of a batch again that failed or were cancelled, unless something in flight does the same.
+pub(super) async fn retry(api: &Api, id: JobId, unknown: Error) -> Result<JobView> {
+    let (_, records) = members(api, id, unknown).await?;
+    for record in records.iter().filter(|job| matches!(job.state, State::Failed | State::Cancelled)) {
+        match api.queue.retry(record.id).await {
+            Err(error) if error.reason() == Reason::QueueUnavailable => return Err(error),
+            _ => {}
+        }
+    }
+    again(api, id).await
+}
+
+async fn members(api: &Api, id: JobId, unknown: Error) -> Result<(Batch, Vec<Record>)> {
+    api.queue.batch(id).await?.ok_or(unknown)
+}
+
+async fn again(api: &Api, id: JobId) -> Result<JobView> {
+    let view = batch(api, id).await?;
+    view.ok_or_else(|| Error::internal(format!("the batch {id} is gone")))
+}

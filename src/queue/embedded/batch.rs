@@ -1,0 +1,123 @@
+//! Jobs that are asked for together: all of them and their batch are one write.
+
+use std::collections::HashMap;
+
+use larder_jobs::client::Title;
+use larder_jobs::{Batch as Jobs, Job, JobId, MAX_BATCH, Reason};
+
+use super::steps::Changes;
+use super::{Embedded, Inner, key};
+use crate::error::{Error, Result};
+use crate::queue::{Record, rules};
+use crate::store::Table;
+
+/// The batches, by id.
+const BATCHES: Table<Jobs> = Table::new("batches");
+
+/// A job of a batch before and after it was asked for.
+type Asked = (Option<Record>, Record);
+
+impl Embedded {
+    pub(super) fn accept_all(&self, title: Title, jobs: &[Job]) -> Result<(bool, JobId)> {
+        if jobs.is_empty() || jobs.len() > MAX_BATCH {
+            return Err(Error::new(
+                Reason::InvalidRequest,
+                format!("{} jobs at once; 1 to {MAX_BATCH} may be asked for together", jobs.len()),
+                "ask for them in several parts",
+            ));
+        }
+        jobs.iter().try_for_each(Job::validate)?;
+        let mut inner = self.lock();
+        let same = |known: &Jobs| {
+            known.id == title.id
+                || title.idempotency_key.is_some() && known.idempotency_key == title.idempotency_key
+        };
+        if let Some(known) = self.batches()?.into_iter().find(same) {
+            return Ok((false, known.id));
+        }
+        let (ids, asked) = self.ask(&inner, title.id, jobs)?;
+        let known = self.batches()?.into_iter().find(|known| known.jobs == ids);
+        let id = known.as_ref().map_or(title.id, |known| known.id);
+        let mut changes = Changes::default();
+        if known.is_none() {
+            let batch = Jobs {
+                v: 1,
+                id,
+                created_at: self.now(),
+                requested_by: title.requested_by,
+                idempotency_key: title.idempotency_key,
+                name: title.name,
+                job: title.job,
+                jobs: ids,
+            };
+            changes.batch.put(BATCHES, &key(id), &batch);
+        }
+        let after: Vec<_> = asked.iter().map(|(_, after)| after.clone()).collect();
+        for (before, after) in asked {
+            changes.put(before, after);
+        }
+        self.apply(&mut inner, changes)?;
+        after.iter().for_each(|record| self.adopt(&mut inner, record));
+        Ok((known.is_none(), id))
+    }
+
+    /// What becomes of each job, and what of each record changes; a want that is there twice is one job.
+    fn ask(&self, inner: &Inner, parent: JobId, jobs: &[Job]) -> Result<(Vec<JobId>, Vec<Asked>)> {
+        let (now, mut seq, mut backlog) = (self.now(), inner.index.next_seq(), inner.index.backlog());
+        let (mut ids, mut asked, mut places) = (Vec::new(), Vec::<Asked>::new(), HashMap::new());
+        for job in jobs {
+            let want = job.work.want_hash();
+            let place = match (places.get(&want), inner.index.wanted(&want)) {
+                (Some(place), _) => *place,
+                (None, Some(id)) => {
+                    let record = self.find(id)?;
+                    asked.push((Some(record.clone()), record));
+                    asked.len() - 1
+                }
+                (None, None) if backlog >= self.config.max_queued => return Err(super::full(backlog)),
+                (None, None) => {
+                    let record = rules::accept(job, JobId::random(now), seq, now)?;
+                    (seq, backlog) = (seq + 1, backlog + 1);
+                    ids.push(record.id);
+                    places.insert(want, asked.len());
+                    asked.push((None, Record { parent: Some(parent), ..record }));
+                    continue;
+                }
+            };
+            places.insert(want, place);
+            let (_, after) = &mut asked[place];
+            *after = rules::join(after.clone(), job, now);
+            ids.push(after.id);
+        }
+        Ok((ids, asked))
+    }
+
+    /// A batch and those of its jobs that are still known.
+    pub(super) fn look_up(&self, id: JobId) -> Result<Option<(Jobs, Vec<Record>)>> {
+        let Some(batch) = self.store.get(BATCHES, &key(id))? else { return Ok(None) };
+        let known = batch.jobs.iter().filter_map(|job| self.find(*job).ok()).collect();
+        Ok(Some((batch, known)))
+    }
+
+    /// Every batch that can be read; there are few, since they go with their jobs.
+    fn batches(&self) -> Result<Vec<Jobs>> {
+        let all = self.store.scan(BATCHES, b"").map(|item| item.map(|(_, batch)| batch.ok()));
+        Ok(all.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
+    }
+
+    /// Forgets the batches none of whose jobs is known any more.
+    pub(super) fn tidy_batches(&self) -> Result<()> {
+        let mut inner = self.lock();
+        let mut changes = Changes::default();
+        for batch in self.batches()? {
+            if batch
+                .jobs
+                .iter()
+                .all(|job| matches!(self.find(*job), Err(error) if error.reason() == Reason::NotFound))
+            {
+                changes.batch.delete(BATCHES, &key(batch.id));
+            }
+        }
+        if changes.batch.is_empty() { Ok(()) } else { self.apply(&mut inner, changes) }
+    }
+}
