@@ -20,7 +20,7 @@
 --   hosts, host:<name>    zset and string: the larders that were there a moment ago
 --   known, about          zset     every host that was there or that jobs name, by when; hash: what each said of itself
 --   drained               hash     hosts that take no jobs -> since when, and who said so
---   stock:<host>          hash     repo@commit -> bytes and last use of each model in its cache
+--   stock:<name>          hash     repo@commit -> bytes and last use of each model in its cache
 --   has:<repo>            hash     host@commit -> the same, the other way round
 --   layout                string   the version of these keys
 -- Channels: to:<queue> says "ready <kind>", "cancel <id>" and "drained"; about:<id> says the new state.
