@@ -15,8 +15,8 @@ const MIN_LEASE: Duration = Duration::from_secs(1);
 /// Longest lease: after a crash a job waits that long for another host.
 const MAX_LEASE: Duration = Duration::from_secs(3_600);
 
-/// Shortest time until a host counts as gone for good: twice of what it is believed without a heartbeat.
-const MIN_GONE: Duration = Duration::from_secs(120);
+/// Shortest time until a host counts as gone for good; one that ends without a word is believed for a minute anyway.
+const MIN_GONE: Duration = Duration::from_secs(10);
 
 /// The section `[queue]`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,6 +5,7 @@ mod api;
 mod client;
 mod hosts;
 mod stage;
+mod storm;
 
 use std::time::Duration;
 

@@ -13,7 +13,7 @@ use super::Redis;
 use crate::error::Result;
 use crate::queue::{config::Gone, observe};
 
-/// How often each larder looks.
+/// How often each larder looks at most; more often where hosts are soon gone for good.
 const LOOK: Duration = Duration::from_secs(60);
 /// Most batches that are looked at together.
 const BATCHES: usize = 16;
@@ -32,7 +32,8 @@ impl Redis {
     pub(super) async fn watch_fleet(&self) -> Result<()> {
         {
             let mut watched = self.watched.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            if watched.at.is_some_and(|at| at.elapsed() < LOOK) {
+            let every = LOOK.min(self.config.gone_after.get() / 4);
+            if watched.at.is_some_and(|at| at.elapsed() < every) {
                 return Ok(());
             }
             watched.at = Some(Instant::now());
