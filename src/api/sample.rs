@@ -16,8 +16,8 @@ use crate::scout::Scout;
 
 /// How old a sample of the disk may be.
 const INTERVAL: Duration = Duration::from_secs(2);
-/// How old a sample of a queue may be in which nothing happened; a Redis wants to rest, too.
-const QUEUE_INTERVAL: Duration = Duration::from_secs(15);
+/// How old a sample of a queue may be of which nothing was heard; a Redis wants to rest, too.
+const QUEUE_INTERVAL: Duration = Duration::from_secs(30);
 /// Samples that follow changes of the queue keep at least this distance.
 const CALM: Duration = Duration::from_millis(200);
 

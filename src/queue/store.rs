@@ -162,6 +162,12 @@ pub trait JobStore: Send + Sync + 'static {
     /// Changes whenever a job may have become ready, or due earlier than it was.
     fn changed(&self) -> watch::Receiver<u64>;
 
+    /// Changes whenever it is this worker's turn to look for jobs of `kind`; of many workers not all need look at once.
+    fn ready(&self, kind: Kind) -> watch::Receiver<u64> {
+        let _ = kind;
+        self.changed()
+    }
+
     /// The running jobs that were cancelled, at best; a renewal tells for sure.
     fn cancellations(&self) -> broadcast::Receiver<JobId>;
 }

@@ -2,14 +2,15 @@
 //!
 //! One connection listens for all kinds of jobs: that something is ready in this host's queue or in the pool's,
 //! and that a running job was cancelled. Everybody who listens hears of a job in the pool; only who has a
-//! free slot asks for it, so a busy or draining larder swallows no wake-up. What was said while the
-//! connection was broken is made up for by one look at the queue when it is back.
+//! free slot asks for it, so a busy or draining larder swallows no wake-up. In a large fleet they do not all ask at
+//! once: each waits for a moment of its own, and whoever hears meanwhile that the last job is taken does not ask. What was
+//! said while the connection was broken is made up for by one look at the queue when it is back.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use larder_jobs::client::{Reply, Server, Step, reply_text};
-use larder_jobs::{HeldModel, JobId};
+use larder_jobs::{HeldModel, JobId, Kind};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
@@ -19,6 +20,12 @@ use crate::error::{Error, Result};
 /// How often this host says that it is there, and how long it is believed.
 const HEARTBEAT: Duration = Duration::from_secs(20);
 const BELIEVED: Duration = Duration::from_secs(60);
+/// So many hosts all look for a job of the pool at once.
+const FEW: u32 = 8;
+/// In a larger fleet each looks within so much for each host, and within this at most: with one host in ten free, a job
+/// is found after ten milliseconds.
+const MOMENT: Duration = Duration::from_millis(1);
+const MOMENT_MAX: Duration = Duration::from_secs(2);
 /// Most running jobs that are named in a heartbeat.
 const MAX_RUNNING: usize = 64;
 /// Pauses between attempts to reach a Redis that is away.
@@ -33,6 +40,10 @@ pub(super) struct Told {
     registered: bool,
     twin: bool,
     drained: bool,
+    /// How many hosts are there.
+    hosts: u32,
+    /// When it is this host's turn to look into the pool for jobs of a kind.
+    turns: BTreeMap<Kind, Instant>,
     /// The models that this server knows of this host.
     stock: Option<Vec<HeldModel>>,
 }
@@ -87,9 +98,13 @@ impl Redis {
         let mut heartbeat = tokio::time::interval_at(Instant::now() + HEARTBEAT, HEARTBEAT);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            let turn = told.turns.values().min().copied();
             tokio::select! {
+                () = tokio::time::sleep_until(turn.unwrap_or_else(Instant::now)), if turn.is_some() => {
+                    self.take_turns(told);
+                }
                 message = messages.next() => {
-                    if self.heed(&message?) {
+                    if self.heed(&message?, told) {
                         self.register(instance, told).await?;
                     }
                 }
@@ -104,9 +119,22 @@ impl Redis {
     }
 
     /// Follows a message; says whether it was about this host itself.
-    fn heed(&self, message: &str) -> bool {
-        match message.split_once(' ') {
-            Some(("cancel", id)) => {
+    fn heed(&self, message: &str, told: &mut Told) -> bool {
+        let kind = |word: &str| word.parse::<Kind>().ok();
+        match message.split_once(' ').map(|(verb, word)| (verb, word, kind(word))) {
+            Some(("ready", _, Some(kind))) => {
+                self.announce_kind(kind);
+                self.changed.send_modify(|n| *n += 1);
+            }
+            Some(("any", _, Some(kind))) if told.hosts <= FEW => {
+                self.announce_kind(kind);
+                self.changed.send_modify(|n| *n += 1);
+            }
+            Some(("any", _, Some(kind))) => {
+                told.turns.entry(kind).or_insert_with(|| Instant::now() + own_moment(told.hosts));
+            }
+            Some(("none", _, Some(kind))) => drop(told.turns.remove(&kind)),
+            Some(("cancel", id, _)) => {
                 if let Ok(id) = id.parse() {
                     // Nobody listens while nothing runs here.
                     let _ = self.cancelled.send(id);
@@ -116,6 +144,18 @@ impl Redis {
             _ => self.announce(),
         }
         message == "drained"
+    }
+
+    /// Looks into the pool for the kinds whose turn has come.
+    fn take_turns(&self, told: &mut Told) {
+        let now = Instant::now();
+        told.turns.retain(|kind, turn| {
+            let waits = *turn > now;
+            if !waits {
+                self.announce_kind(*kind);
+            }
+            waits
+        });
     }
 
     /// What this host says of itself at a heartbeat.
@@ -168,6 +208,8 @@ impl Redis {
             tracing::warn!(host = %self.host, "another larder has the same host.name; give each its own");
         }
         told.registered = true;
+        let hosts = parts.get(3).and_then(reply_text).and_then(|hosts| hosts.parse().ok());
+        told.hosts = hosts.unwrap_or_default();
         self.heed_drain(matches!(parts.get(2), Some(Reply::Int(1))), told);
         if emptied {
             told.stock = None;
@@ -207,6 +249,15 @@ impl Redis {
         }
         told.server = Some(server);
     }
+}
+
+/// How long a host of so many waits before it looks for a job of the pool: another time at every call.
+fn own_moment(hosts: u32) -> Duration {
+    use std::hash::BuildHasher as _;
+    // The standard library seeds each of these from the system's randomness.
+    let random = std::hash::RandomState::new().hash_one(hosts);
+    let within = MOMENT.saturating_mul(hosts).min(MOMENT_MAX);
+    within.mul_f64(f64::from(u32::try_from(random >> 32).unwrap_or_default()) / f64::from(u32::MAX))
 }
 
 #[cfg(test)]

@@ -44,6 +44,8 @@ pub struct Redis {
     config: Config,
     host: HostName,
     changed: watch::Sender<u64>,
+    /// The same for the workers of each kind, in the order of [`Kind::ALL`].
+    ready: Vec<watch::Sender<u64>>,
     cancelled: broadcast::Sender<JobId>,
     held: Mutex<Held>,
     /// Redis has lost what runs here, and so this host's registration, too.
@@ -93,6 +95,7 @@ impl Redis {
             config,
             host,
             changed: watch::Sender::new(0),
+            ready: Kind::ALL.iter().map(|_| watch::Sender::new(0)).collect(),
             cancelled: broadcast::Sender::new(CANCELLATIONS),
             held: Mutex::default(),
             emptied: Notify::new(),
@@ -141,8 +144,17 @@ impl Redis {
         }
     }
 
+    /// Anything may have changed.
     fn announce(&self) {
         self.changed.send_modify(|n| *n += 1);
+        self.ready.iter().for_each(|ready| ready.send_modify(|n| *n += 1));
+    }
+
+    /// There may be a job of `kind`.
+    fn announce_kind(&self, kind: Kind) {
+        if let Some(at) = Kind::ALL.iter().position(|known| *known == kind) {
+            self.ready[at].send_modify(|n| *n += 1);
+        }
     }
 
     /// The queue of jobs for one host, or the pool's. Who the best, all or several are is not asked here.
@@ -227,6 +239,13 @@ impl JobStore for Redis {
 
     fn changed(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
+    }
+
+    fn ready(&self, kind: Kind) -> watch::Receiver<u64> {
+        match Kind::ALL.iter().position(|known| *known == kind) {
+            Some(at) => self.ready[at].subscribe(),
+            None => self.changed(),
+        }
     }
 
     fn cancellations(&self) -> broadcast::Receiver<JobId> {

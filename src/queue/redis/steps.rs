@@ -209,11 +209,13 @@ impl Redis {
             return Err(error);
         }
         let mut stats = Stats::default();
-        for kind in Kind::ALL {
-            let step = State::ALL.iter().fold(Step::new("stats").arg(kind), Step::arg);
-            let Reply::Array(counts) = self.run(step).await? else { return Err(strange().into()) };
+        let kinds: Vec<_> = Kind::ALL.iter().map(|kind| kind.word()).collect();
+        let step = State::ALL.iter().fold(Step::new("stats").arg(kinds.join(",")), Step::arg);
+        let Reply::Array(rows) = self.run(step).await? else { return Err(strange().into()) };
+        for (kind, row) in Kind::ALL.iter().zip(&rows) {
+            let Reply::Array(counts) = row else { return Err(strange().into()) };
             let number = |reply: &Reply| reply_text(reply).and_then(|text| text.parse::<u64>().ok());
-            for (state, count) in State::ALL.iter().zip(&counts) {
+            for (state, count) in State::ALL.iter().zip(counts) {
                 let count = number(count).and_then(|count| usize::try_from(count).ok());
                 stats.jobs.insert((*kind, *state), count.ok_or_else(strange)?);
             }

@@ -78,8 +78,8 @@ function verbs.reap_batches(limit, retention)
   return gone
 end
 
--- host instance ttl about -> whether the queue was new or emptied, who was there under that name before, and whether
--- it takes no jobs
+-- host instance ttl about -> whether the queue was new or emptied, who was there under that name before, whether it
+-- takes no jobs, and how many hosts are there
 function verbs.attend(host, instance, ttl, about)
   local fresh = redis.call('SET', P .. 'layout', '1', 'NX')
   local before = redis.call('GET', P .. 'host:' .. host)
@@ -88,7 +88,7 @@ function verbs.attend(host, instance, ttl, about)
   redis.call('ZREMRANGEBYSCORE', P .. 'hosts', '-inf', int(NOW - ttl * 1000))
   redis.call('ZADD', P .. 'known', int(NOW), host)
   if about then redis.call('HSET', P .. 'about', host, about) end
-  return { fresh and 1 or 0, before or '', redis.call('HGET', P .. 'drained', host) and 1 or 0 }
+  return { fresh and 1 or 0, before or '', redis.call('HGET', P .. 'drained', host) and 1 or 0, redis.call('ZCARD', P .. 'hosts') }
 end
 
 -- host instance -> nothing; it leaves

@@ -23,7 +23,8 @@
 --   stock:<name>          hash     repo@commit -> bytes and last use of each model in its cache
 --   has:<repo>            hash     host@commit -> the same, the other way round
 --   layout                string   the version of these keys
--- Channels: to:<queue> says "ready <kind>", "cancel <id>" and "drained"; about:<id> says the new state.
+-- Channels: to:host:<name> says "ready <kind>", "cancel <id>" and "drained"; to:pool says "any <kind>", and "none
+-- <kind>" when the last one is taken; about:<id> says the new state.
 
 local P = KEYS[1]
 local CHUNK = 64
@@ -154,7 +155,7 @@ local function save(old, job)
   local state = job.state
   local same = old and old.state == state
   if (state == 'queued' or state == 'waiting') and not (same and old.due == job.due) then
-    redis.call('PUBLISH', P .. 'to:' .. job.target, 'ready ' .. job.kind)
+    redis.call('PUBLISH', P .. 'to:' .. job.target, (job.target == 'pool' and 'any ' or 'ready ') .. job.kind)
   end
   if not same then redis.call('PUBLISH', P .. 'about:' .. job.id, state) end
 end

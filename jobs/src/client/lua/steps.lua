@@ -124,7 +124,11 @@ function verbs.claim(kind, host, nonce, lease, retention, ...)
     save(old, job)
     return { 1, reply(job, old), {} }
   end
-  local targets, missed = { ... }, {}
+  local targets, missed, keys = { ... }, {}, {}
+  for _, queue in ipairs(targets) do
+    keys[#keys + 1], keys[#keys + 2] = P .. 'ready:' .. kind .. ':' .. queue, P .. 'due:' .. kind .. ':' .. queue
+  end
+  if redis.call('EXISTS', unpack(keys)) == 0 then return { 0, '', missed } end
   if redis.call('HGET', P .. 'drained', host) then
     put_off(kind, host, retention)
     return { 0, '', missed }
@@ -151,6 +155,9 @@ function verbs.claim(kind, host, nonce, lease, retention, ...)
       job.started_at = job.started_at or int(NOW)
       job.owner, job.nonce = host, nonce
       save(old, job)
+      if job.target == 'pool' and redis.call('EXISTS', P .. 'ready:' .. kind .. ':pool') == 0 then
+        redis.call('PUBLISH', P .. 'to:pool', 'none ' .. kind)
+      end
       return { 1, reply(job, old), missed }
     end
   end
@@ -329,13 +336,18 @@ function verbs.list(limit, state, ...)
   return jobs
 end
 
--- kind state... -> for each state how many, then the age of the oldest queued one in microseconds, or ''
-function verbs.stats(kind, ...)
-  local counts = {}
-  for n, state in ipairs({ ... }) do counts[n] = redis.call('ZCARD', P .. 'jobs:' .. kind .. ':' .. state) end
-  local oldest = redis.call('ZRANGE', P .. 'jobs:' .. kind .. ':queued', 0, 0, 'WITHSCORES')[2]
-  counts[#counts + 1] = oldest and int(math.max(NOW - tonumber(oldest), 0)) or ''
-  return counts
+-- kinds state... -> for each of the kinds, with commas between them, for each state how many jobs, then the age of the
+-- oldest queued one in microseconds, or ''
+function verbs.stats(kinds, ...)
+  local all = {}
+  for kind in string.gmatch(kinds, '[^,]+') do
+    local counts = {}
+    for n, state in ipairs({ ... }) do counts[n] = redis.call('ZCARD', P .. 'jobs:' .. kind .. ':' .. state) end
+    local oldest = redis.call('ZRANGE', P .. 'jobs:' .. kind .. ':queued', 0, 0, 'WITHSCORES')[2]
+    counts[#counts + 1] = oldest and int(math.max(NOW - tonumber(oldest), 0)) or ''
+    all[#all + 1] = counts
+  end
+  return all
 end
 
 -- lease field value ... -> whether it was put: a job that this server has forgotten, unless another one does the
