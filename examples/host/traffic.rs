@@ -82,7 +82,10 @@ impl People<'_> {
         }
         // The hub remembers every request, and nobody asks it here.
         self.hub.clear_requests();
-        self.hub.release();
+        if beat % 10 == 9 {
+            // What larder has given up by now.
+            self.hub.release();
+        }
         Ok(())
     }
 

@@ -6,6 +6,7 @@ mod bad_input;
 mod chaos;
 mod cli;
 mod demo;
+mod deploy;
 mod docs;
 mod doctor;
 mod evict;
