@@ -47,10 +47,16 @@ fn the_redis_of_the_compose_file_gives_larder_what_it_needs_and_nobody_else_anyt
         .env("LARDER__QUEUE__PASSWORD_FILE", folder.path().join("password"));
     let daemon = larder.serve();
     larder.run(&["stage", "test/tiny-gpt2-1"]).expect_code(0);
-    let warnings = daemon.logs().into_iter().filter(|line| line.contains("appendonly") || line.contains("noeviction"));
-    assert_eq!(warnings.collect::<Vec<_>>(), Vec::<String>::new(), "larder has nothing to say about this Redis");
+    let warnings =
+        daemon.logs().into_iter().filter(|line| line.contains("appendonly") || line.contains("noeviction"));
+    assert_eq!(
+        warnings.collect::<Vec<_>>(),
+        Vec::<String>::new(),
+        "larder has nothing to say about this Redis"
+    );
 
-    let asked = Command::new("redis-cli").args(["-p", &port.to_string(), "ping"]).output().expect("redis-cli");
+    let asked =
+        Command::new("redis-cli").args(["-p", &port.to_string(), "ping"]).output().expect("redis-cli");
     assert!(String::from_utf8_lossy(&asked.stdout).contains("NOAUTH"), "{asked:?}");
     let arguments = fs::read_to_string(format!("/proc/{}/cmdline", redis.pid())).expect("it runs");
     assert!(!arguments.contains("password of a file"), "{arguments}");
@@ -59,20 +65,27 @@ fn the_redis_of_the_compose_file_gives_larder_what_it_needs_and_nobody_else_anyt
 #[test]
 fn the_redis_of_the_compose_file_has_the_rules_of_the_document_and_refuses_an_empty_password() {
     let (script, document) = (read("deploy/compose/redis.sh"), read("docs/queue.md"));
-    let rules = |text: &str| text.lines().find_map(|line| line.split_once("~{larder}:*").map(|(_, rest)| rest.to_owned()));
+    let rules = |text: &str| {
+        text.lines().find_map(|line| line.split_once("~{larder}:*").map(|(_, rest)| rest.to_owned()))
+    };
     let shipped = rules(&script).expect("the user's line");
     assert!(shipped.contains("+evalsha") && rules(&document).as_ref() == Some(&shipped), "{shipped}");
     let folder = tempfile::tempdir().expect("temp folder");
     let (mut refused, _) = redis(&folder, "\n");
     assert_eq!(refused.wait_exit(SOON).and_then(|status| status.code()), Some(2));
-    assert!(refused.logs().iter().any(|line| line.contains("the password file is empty")), "{:?}", refused.logs());
+    assert!(
+        refused.logs().iter().any(|line| line.contains("the password file is empty")),
+        "{:?}",
+        refused.logs()
+    );
 }
 
 /// The script in the example pod's ConfigMap.
 fn stage_script(folder: &Path) -> PathBuf {
     let manifest = read("deploy/kubernetes/example-pod.yaml");
     let (_, block) = manifest.split_once("  stage.sh: |\n").expect("the script");
-    let script: String = block.lines().map(|line| format!("{}\n", line.strip_prefix("    ").unwrap_or(line))).collect();
+    let script: String =
+        block.lines().map(|line| format!("{}\n", line.strip_prefix("    ").unwrap_or(line))).collect();
     let path = folder.join("stage.sh");
     fs::write(&path, script).expect("written");
     path
@@ -165,7 +178,8 @@ impl Shared {
 #[test]
 fn who_may_evict_what_is_as_the_document_says() {
     let document = read("docs/deploy.md");
-    let cells = |line: &str| -> Vec<String> { line.split('|').map(|cell| cell.trim().replace('`', "")).collect() };
+    let cells =
+        |line: &str| -> Vec<String> { line.split('|').map(|cell| cell.trim().replace('`', "")).collect() };
     let rows = document.lines().skip_while(|line| !line.starts_with("| runs as |")).skip(2);
     let rows: Vec<Vec<String>> = rows.take_while(|line| line.starts_with('|')).map(cells).collect();
     assert!(rows.len() >= 6, "{rows:?}");
