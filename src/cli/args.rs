@@ -203,6 +203,9 @@ pub(super) enum Verb {
         /// Also walk the whole cache and repair the records
         #[arg(long)]
         reconcile: bool,
+        /// Only ask this host's larder whether it is ready: exit code 0, or 75 when it is not or says nothing for 2 s
+        #[arg(long, conflicts_with = "reconcile")]
+        ready: bool,
     },
     /// Show or change how fast bytes may come, while larder runs
     Limit {

@@ -132,6 +132,16 @@ impl Client {
         if !socket.exists() {
             return Ok(None);
         }
+        let client = Self::on_socket(socket)?;
+        // A socket file without an owner refuses the connection.
+        match client.send(Method::GET, "/healthz", None).await {
+            Ok((StatusCode::OK, _)) => Ok(Some(client)),
+            Ok(_) | Err(_) => Ok(None),
+        }
+    }
+
+    /// The owner of the state folder, whether or not it is there.
+    pub(super) fn on_socket(socket: &Path) -> Result<Self> {
         let http = reqwest::Client::builder()
             .unix_socket(socket)
             // Nothing is encrypted there, and reading the system's certificates takes milliseconds.
@@ -140,12 +150,7 @@ impl Client {
             .build()
             .map_err(|error| no_client(&error))?;
         let name = socket.display().to_string();
-        let client = Self { transport: Transport::Http { http, base: "http://localhost".into(), name } };
-        // A socket file without an owner refuses the connection.
-        match client.send(Method::GET, "/healthz", None).await {
-            Ok((StatusCode::OK, _)) => Ok(Some(client)),
-            Ok(_) | Err(_) => Ok(None),
-        }
+        Ok(Self { transport: Transport::Http { http, base: "http://localhost".into(), name } })
     }
 
     /// Whether the larder is the owner of this host's state folder, whose place can be taken.

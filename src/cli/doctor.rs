@@ -1,10 +1,12 @@
 //! `larder doctor`: what works here, what larder can and cannot see, and what to do about it.
 
 use std::path::Path;
+use std::time::Duration;
 
+use axum::http::Method;
 use jiff::Timestamp;
-use larder_jobs::Size;
-use serde::Serialize;
+use larder_jobs::{Reason, Size};
+use serde::{Deserialize, Serialize};
 
 use super::client::Client;
 use super::output::{Output, at};
@@ -14,6 +16,18 @@ use crate::disk;
 use crate::error::{Error, Result};
 use crate::layout::{self, Inventory, Probe, RepoEntry, probe};
 use crate::ledger::Repaired;
+
+/// How long a probe waits; whoever probes does so again.
+const PROBE: Duration = Duration::from_secs(2);
+
+/// What `GET /readyz` says of a larder that is ready.
+#[derive(Deserialize, Serialize)]
+struct Ready {
+    ready: bool,
+    host: String,
+    version: String,
+    eviction_off_until: Option<Timestamp>,
+}
 
 /// How it stands with one thing.
 #[derive(Serialize)]
@@ -58,6 +72,25 @@ pub(super) async fn run(settings: Settings, reconcile: bool, output: &Output) ->
     }
     output.print(&findings, || human(&findings))?;
     Ok(if findings.iter().any(|finding| finding.state == State::Problem) { FAILED } else { OK })
+}
+
+/// `larder doctor --ready`, for whoever probes: containers, service managers, scripts.
+///
+/// # Errors
+/// `queue_unavailable` if nobody serves the state folder or nothing is said in time; else why larder is not ready.
+pub(super) async fn ready(settings: &Settings, output: &Output) -> Result<u8> {
+    let socket = settings.socket();
+    let client = Client::on_socket(&socket)?;
+    let asked = tokio::time::timeout(PROBE, client.call::<Ready>(Method::GET, "/readyz", None));
+    let ready = asked.await.unwrap_or_else(|_| {
+        Err(Error::new(
+            Reason::QueueUnavailable,
+            format!("the larder at {} said nothing for {} s", socket.display(), PROBE.as_secs()),
+            "see its log, and what else the host is busy with",
+        ))
+    })?;
+    output.print(&ready, || format!("{} is ready, larder {}", ready.host, ready.version))?;
+    Ok(OK)
 }
 
 fn died(died: impl std::fmt::Display) -> Error {

@@ -158,7 +158,8 @@ fn run(args: Args, output: &Output) -> Result<u8> {
             Verb::Verify { model, speed, detach } => {
                 verify::run(settings, model, speed, detach, output, bars).await
             }
-            Verb::Doctor { reconcile } => doctor::run(settings, reconcile, output).await,
+            Verb::Doctor { ready: true, .. } => doctor::ready(&settings, output).await,
+            Verb::Doctor { reconcile, .. } => doctor::run(settings, reconcile, output).await,
             Verb::Limit { bandwidth, job } => limit::run(&settings, bandwidth, job, output).await,
             Verb::Hosts { verb } => hosts::run(settings, verb, output).await,
             Verb::Jobs { verb } => jobs::run(settings, verb, output, bars).await,

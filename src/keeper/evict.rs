@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use larder_jobs::{Evict as Wanted, EvictedModel, ModelRef, Reason, Size};
-use rustix::fs::Access;
+use rustix::fs::{Access, AtFlags, CWD};
 use rustix::io::Errno;
 
 use super::Keeper;
@@ -156,7 +156,8 @@ impl Keeper {
     /// Trying again does not help where nothing may be written.
     fn writable(&self) -> Result<()> {
         let root = self.inner.cache.root();
-        match rustix::fs::access(root, Access::WRITE_OK) {
+        // By the effective rights: a service may have been given the capability without being root.
+        match rustix::fs::accessat(CWD, root, Access::WRITE_OK, AtFlags::EACCESS) {
             Err(errno @ (Errno::ROFS | Errno::ACCESS | Errno::PERM)) => Err(Error::new(
                 Reason::Protected,
                 format!("nothing can be deleted in {}: {}", root.display(), io::Error::from(errno)),

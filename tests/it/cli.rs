@@ -55,7 +55,7 @@ macro_rules! assert_transcript {
 fn help() {
     let jobs = ["list", "show", "cancel", "retry", "redrive", "watch"];
     let mut commands = vec![vec!["--version"], vec!["--help"]];
-    commands.extend(["serve", "stage", "plan", "ls", "limit", "jobs"].map(|verb| vec![verb, "-h"]));
+    commands.extend(["serve", "stage", "plan", "ls", "doctor", "limit", "jobs"].map(|verb| vec![verb, "-h"]));
     commands.extend(jobs.map(|verb| vec!["jobs", verb, "-h"]));
     commands.extend(["show", "check"].map(|verb| vec!["config", verb, "-h"]));
     commands.extend([vec!["config", "-h"], vec!["completions", "-h"]]);

@@ -30,7 +30,7 @@ impl Fake {
     /// A driver that has all functions.
     ///
     /// # Errors
-    /// What the copying said; the library stands beside the test binary once cargo has built it.
+    /// What the copying said; the library is there once cargo has built the test or example that asks.
     pub fn new(config: &Config) -> io::Result<Self> {
         Self::without(config, &[])
     }
@@ -66,11 +66,12 @@ impl Fake {
     }
 }
 
-/// Where cargo put the library: beside the binary of the test.
+/// Where cargo put the library: beside the binary of a test, and in the folder of the dependencies for an example.
 fn built() -> io::Result<PathBuf> {
-    let test = std::env::current_exe()?;
-    let folder = test.parent().unwrap_or(Path::new("."));
-    Ok(folder.join("libfake_nvml.so"))
+    let program = std::env::current_exe()?;
+    let folder = program.parent().unwrap_or(Path::new("."));
+    let beside = folder.join("libfake_nvml.so");
+    if beside.exists() { Ok(beside) } else { Ok(folder.join("../deps/libfake_nvml.so")) }
 }
 
 fn spoil(library: &mut [u8], function: &str) -> io::Result<()> {

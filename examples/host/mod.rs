@@ -1,0 +1,137 @@
+//! The simulated host: the real `larder serve` with a hub of its own, GPUs of a file, and people who want models.
+//!
+//! What takes days elsewhere takes minutes here: the cache has room for half of the models, models are small, each
+//! connection is slow, and somebody asks every second.
+//!
+//! - [`shelf`]: the hub, its models, and what is wrong with some of them;
+//! - [`cards`]: GPUs whose memory fills and empties;
+//! - [`traffic`]: who asks for what.
+
+mod cards;
+mod shelf;
+mod traffic;
+
+use std::error::Error;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use fake_nvml::Fake;
+use support::Hub;
+
+type Answer<T> = Result<T, Box<dyn Error>>;
+
+const USAGE: &str = "\
+usage: host [--listen ADDRESS] [--folder FOLDER]
+  --listen ADDRESS  where page, metrics and API are [default: 127.0.0.1:7717; port 0 is any free one]
+  --folder FOLDER   where cache and state are, and stay [default: a temporary folder, removed at the end]";
+
+/// What was asked for.
+struct Options {
+    listen: SocketAddr,
+    folder: Option<PathBuf>,
+}
+
+impl Options {
+    fn read(mut args: impl Iterator<Item = String>) -> Result<Self, String> {
+        let mut options = Self { listen: SocketAddr::from(([127, 0, 0, 1], 7717)), folder: None };
+        while let Some(flag) = args.next() {
+            let value = args.next().ok_or_else(|| format!("{flag} needs a value, or is unknown"))?;
+            match flag.as_str() {
+                "--listen" => {
+                    options.listen = value.parse().map_err(|_| format!("`{value}` is no ip:port"))?;
+                }
+                "--folder" => options.folder = Some(value.into()),
+                _ => return Err(format!("unknown flag {flag}")),
+            }
+        }
+        Ok(options)
+    }
+}
+
+/// Runs until SIGINT or SIGTERM. Once in a process, since larder starts its log.
+pub(crate) fn run(args: impl Iterator<Item = String>) -> ExitCode {
+    let options = match Options::read(args) {
+        Ok(options) => options,
+        Err(error) => {
+            eprintln!("{error}\n{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    simulate(&options).unwrap_or_else(|error| {
+        eprintln!("the simulated host failed: {error}");
+        ExitCode::FAILURE
+    })
+}
+
+fn simulate(options: &Options) -> Answer<ExitCode> {
+    let temporary = tempfile::Builder::new().prefix("larder-host-").tempdir()?;
+    let folder = options.folder.as_deref().unwrap_or(temporary.path());
+    std::fs::create_dir_all(folder)?;
+    let address = free(options.listen)?;
+    let hub = shelf::open();
+    let gpus = Fake::new(&cards::at(0))?;
+    let config = folder.join("larder.toml");
+    std::fs::write(&config, configuration(folder, &hub, &gpus, address))?;
+    println!(
+        "a simulated host: {} GPUs, {} models, room for half of them",
+        cards::NUMBER,
+        shelf::MODELS.len()
+    );
+    println!("  page     http://{address}/");
+    println!("  metrics  http://{address}/metrics");
+    println!("  command  larder --api-url http://{address} jobs");
+    println!("Ctrl-C ends it");
+
+    let stop = AtomicBool::new(false);
+    let code = std::thread::scope(|scope| {
+        scope.spawn(|| cards::move_until(&gpus, &stop));
+        scope.spawn(|| traffic::flow_until(address, &hub, &folder.join("hub"), &stop));
+        let line = ["larder", "--config", &config.to_string_lossy(), "serve"];
+        let code = larder::cli::main_from(line.map(Into::into));
+        stop.store(true, Ordering::Relaxed);
+        code
+    });
+    temporary.close()?;
+    Ok(code)
+}
+
+/// The address, with the port that the system chose for port 0.
+fn free(listen: SocketAddr) -> Answer<SocketAddr> {
+    let taken = |error| format!("cannot listen on {listen}: {error}; --listen 127.0.0.1:0 takes a free port");
+    Ok(TcpListener::bind(listen).and_then(|listener| listener.local_addr()).map_err(taken)?)
+}
+
+/// A host in a hurry: everything that takes hours or days is told to take seconds.
+fn configuration(folder: &Path, hub: &Hub, gpus: &Fake, address: SocketAddr) -> String {
+    let (folder, endpoint, library) = (folder.display(), hub.endpoint(), gpus.library());
+    let capacity = shelf::ROOM;
+    format!(
+        r#"
+        host.name = "simulated-1"
+        hub = {{ endpoint = "{endpoint}", offline = false, connections = 8, stall_timeout = "3s" }}
+        api.listen = "{address}"
+        state.path = "{folder}/state"
+        gpu = {{ nvml_library = "{}", interval = "1s", give_up_after = "0s" }}
+        log.level = "warn"
+
+        [queue]
+        max_attempts = 3
+        backoff_min = "500ms"
+        backoff_max = "2s"
+        max_finished = 500
+
+        [cache]
+        root = "{folder}/hub"
+        capacity = "{capacity}"
+        keep_free = "0%"
+        min_age = "10s"
+        check_every = "5s"
+        reconcile_every = "1m"
+        scrub_every = "1h"
+        verify_bandwidth = "20MB"
+        "#,
+        library.display()
+    )
+}
