@@ -14,7 +14,7 @@ const FLOORS: &[&[&str]] = &[
     &["hub", "host", "gpu", "catalogue"],
     &["queue", "ledger"],
     &["keeper", "scout"],
-    &["worker", "api"],
+    &["worker", "api", "web"],
     &["config"],
     &["serve"],
     &["cli"],
