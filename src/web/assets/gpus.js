@@ -50,6 +50,7 @@ function draw() {
   const why = gpus.why_none;
   const late = gpus.stale ? "The GPUs have not been read for a while: what changes is unknown." : "";
   say(byId("gpus-note"), why ? `${sentence(why.what)} ${sentence(why.hint)}` : late);
+  show(byId("gpus-none"), false);
   show(byId("gpus-note"), why !== null || gpus.stale);
   show(byId("gpus-span").parentElement, gpus.devices.length > 0);
   keyed(byId("gpus-cards"), gpus.devices, (gpu) => gpu.uuid ?? `index ${gpu.index}`, make, fill);

@@ -3,6 +3,7 @@
 import { byId, el, keyed, say, show, terms, time } from "./dom.js";
 import { bytes, bytesOf, count, counted, known, rate, sentence } from "./format.js";
 import { setGpus } from "./gpus.js";
+import { setOwnHost } from "./jobs.js";
 import { ask } from "./net.js";
 
 let host = null;
@@ -11,6 +12,7 @@ let limits = null;
 export async function askHost() {
   [host, limits] = await Promise.all([ask("/v1/host"), ask("/v1/limits")]);
   setGpus(host.gpus);
+  setOwnHost(host.name);
   draw();
 }
 

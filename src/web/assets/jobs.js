@@ -22,7 +22,14 @@ const jobs = new Map();
 /** Of each running job: when it had how many bytes. */
 const tracks = new Map();
 let isCut = false;
+let areKnown = false;
+let ownHost = null;
 let list;
+
+/** Jobs of a fleet run elsewhere, too; those say where. */
+export function setOwnHost(name) {
+  ownHost = name;
+}
 
 export function setUpJobs() {
   list = new Window(byId("jobs-more"), ROWS, draw);
@@ -46,8 +53,10 @@ export async function askAllJobs() {
 
 /** Asks for what moves: the running jobs, the newest ones, and those that ran a moment ago. True if one has ended. */
 export async function askMovingJobs() {
+  // One question first, so that a larder that is away is not asked five.
+  const newest = await ask(`/v1/jobs?limit=${NEWEST}`);
   const paths = RUNNING.map((state) => `/v1/jobs?state=${state}&limit=${OF_STATE}`);
-  const answers = await Promise.all([...paths, `/v1/jobs?limit=${NEWEST}`].map(ask));
+  const answers = [newest, ...(await Promise.all(paths.map(ask)))];
   const ran = [...jobs.values()].filter(isRunning).map((job) => job.id);
   const seen = new Set();
   for (const job of answers.flatMap((answer) => answer.jobs)) {
@@ -56,6 +65,7 @@ export async function askMovingJobs() {
   }
   const missing = ran.filter((id) => !seen.has(id)).slice(0, LOOKED_UP);
   await Promise.all(missing.map(lookUp));
+  areKnown = true;
   draw();
   return ran.some((id) => !jobs.has(id) || isEnded(jobs.get(id)));
 }
@@ -103,8 +113,9 @@ function speed(job) {
   return last.at - first.at >= WATCHED ? ((last.bytes - first.bytes) * 1_000) / (last.at - first.at) : null;
 }
 
-/** What the tile at the top says. */
+/** What the tiles at the top say; `null` while nothing is known. */
 export function jobsInShort() {
+  if (!areKnown) return null;
   const all = [...jobs.values()];
   const number = (fits) => all.filter(fits).length;
   const downloads = all.filter((job) => job.kind === "download" && isRunning(job)).map(speed).filter(known);
@@ -185,7 +196,8 @@ function fill(drawn, job) {
   say(drawn.state, job.state);
   mark(drawn.state, "data-look", look(job));
   say(drawn.name, title(job));
-  say(drawn.kind, job.kind);
+  const elsewhere = ownHost !== null && job.hosts.length > 0 && !job.hosts.includes(ownHost);
+  say(drawn.kind, elsewhere ? `${job.kind} for ${job.hosts.join(", ")}` : job.kind);
   const share = percent(job.bytes_done, job.bytes_total);
   const moves = isRunning(job) && job.state !== "planning";
   show(drawn.bar, moves);

@@ -11,7 +11,19 @@ import { Poller, ask, hasToken, keepToken } from "./net.js";
 import { askPlan, planInShort, setUpPlan } from "./plan.js";
 
 const SECOND = 1_000;
+/** What each tile rests on. */
+const TILES = [
+  ["host", ["host"]],
+  ["jobs", ["moving jobs"]],
+  ["speed", ["moving jobs"]],
+  ["gpus", ["host"]],
+  ["disk", ["cache"]],
+  ["models", ["models"]],
+  ["plan", ["plan"]],
+];
 const poller = new Poller(tell);
+/** The questions that fail while larder answers others. */
+const troubled = new Set();
 let ready = null;
 let refused = false;
 
@@ -22,26 +34,27 @@ function start() {
   setUpGpus();
   setUpToken();
   byId("pause").addEventListener("click", () => poller.pause(!poller.paused));
-  const add = (name, section, every, run) => {
-    const failed = section === null ? () => {} : trouble(byId(section));
-    const then = async () => {
-      await run();
+  const add = (name, sections, every, run) => {
+    const says = sections.map((id) => trouble(byId(id)));
+    const failed = (failure) => {
+      says.forEach((say) => say(failure));
+      troubled[failure === null ? "delete" : "add"](name);
       tiles();
     };
-    poller.add(name, every * SECOND, then, failed);
+    poller.add(name, every * SECOND, run, failed);
   };
   // The first one finds out whether larder is there.
-  add("moving jobs", "jobs", 2, async () => {
+  add("moving jobs", ["jobs"], 2, async () => {
     if (!(await askMovingJobs())) return;
     for (const name of ["models", "cache", "plan"]) poller.now(name);
   });
-  add("jobs", "jobs-all", 20, askAllJobs);
-  add("host", "host", 5, askHost);
-  add("cache", "disk", 5, askCache);
-  add("models", "models", 30, askModels);
-  add("plan", "plan", 30, askPlan);
-  add("vram", "gpus", 30, askHistory);
-  add("ready", null, 10, askReady);
+  add("jobs", ["jobs"], 20, askAllJobs);
+  add("host", ["host", "gpus"], 5, askHost);
+  add("cache", ["disk"], 5, askCache);
+  add("models", ["models"], 30, askModels);
+  add("plan", ["plan"], 30, askPlan);
+  add("vram", ["gpus"], 30, askHistory);
+  add("ready", [], 10, askReady);
   poller.wake();
   setInterval(() => {
     if (!poller.running) return;
@@ -114,9 +127,9 @@ function away(failure) {
   notice("notice-away", failure === null ? null : `Larder does not answer: ${sentence(failure.message)}${since}`);
   show(byId("away-ticks"), failure !== null);
   if (failure === null) return;
-  const long = at === null ? "" : `For ${span((Date.now() - at) / SECOND)}. `;
+  const long = at === null ? "" : `Away for ${span((Date.now() - at) / SECOND)}. `;
   const next = poller.retryAt === null ? 0 : Math.ceil((poller.retryAt - Date.now()) / SECOND);
-  say(byId("away-ticks"), `${long}${next > 0 ? `Asked again in ${next} s.` : "Asking again."}`);
+  say(byId("away-ticks"), `${long}${next > 0 ? `Next try in ${next} s.` : "Trying now."}`);
 }
 
 function freshness() {
@@ -140,21 +153,8 @@ function tile(name, text, small, look = null) {
 }
 
 function tiles() {
-  const host = hostInShort();
-  if (host !== null) {
-    const { state, reasons } = host.health;
-    say(byId("host-name"), host.name);
-    say(byId("version"), `larder ${host.version}`);
-    document.title = `${state === "degraded" ? "(!) " : ""}${host.name} · larder`;
-    const look = { healthy: "good", degraded: "bad" }[state] ?? "warn";
-    tile("host", state, reasons.length > 0 ? counted(reasons.length, "reason") : "nothing is known to be wrong", look);
-  }
-  const jobs = jobsInShort();
-  const more = jobs.isCut ? "+" : "";
-  const waits = `${count(jobs.waiting)}${more} waiting`;
-  const failed = { text: `${count(jobs.failed)}${more} failed`, look: jobs.failed > 0 ? "bad" : null };
-  tile("jobs", `${count(jobs.running)} running`, [`${count(jobs.queued)}${more} queued`, waits, failed]);
-  tile("speed", jobs.running === 0 ? "idle" : known(jobs.speed) ? rate(jobs.speed) : "…", "downloads of this queue");
+  hostTile(hostInShort());
+  jobTiles(jobsInShort());
   gpuTile(gpusInShort());
   const disk = diskInShort();
   if (disk !== null) tile("disk", `${bytes(disk.free)} free`, [`of ${bytes(disk.total)}`, `${disk.full ?? UNKNOWN} % full`]);
@@ -164,6 +164,29 @@ function tiles() {
     tile("models", counted(models.number, "revision"), small);
   }
   planTile(planInShort());
+  for (const [name, rests] of TILES) {
+    if (rests.some((question) => troubled.has(question))) tile(name, UNKNOWN, "cannot be read now", "warn");
+  }
+}
+
+function hostTile(host) {
+  if (host === null) return;
+  const { state, reasons } = host.health;
+  say(byId("host-name"), host.name);
+  say(byId("version"), `larder ${host.version}`);
+  document.title = `${state === "degraded" ? "(!) " : ""}${host.name} · larder`;
+  const look = { healthy: "good", degraded: "bad" }[state] ?? "warn";
+  tile("host", state, reasons.length > 0 ? counted(reasons.length, "reason") : "nothing is known to be wrong", look);
+}
+
+function jobTiles(jobs) {
+  if (jobs === null) return;
+  const more = jobs.isCut ? "+" : "";
+  const waits = `${count(jobs.waiting)}${more} waiting`;
+  const failed = { text: `${count(jobs.failed)}${more} failed`, look: jobs.failed > 0 ? "bad" : null };
+  tile("jobs", `${count(jobs.running)} running`, [`${count(jobs.queued)}${more} queued`, waits, failed]);
+  const speed = known(jobs.speed) ? rate(jobs.speed) : "…";
+  tile("speed", jobs.running === 0 ? "idle" : speed, "downloads of this queue");
 }
 
 function planTile(plan) {

@@ -105,6 +105,7 @@ function draw() {
   const rows = [...goes, ...plan.keep.map((one) => ({ ...one, goes: false })).sort((a, b) => b.bytes - a.bytes)];
   say(byId("plan-summary"), summary());
   show(byId("plan-back"), plan.room !== "");
+  show(byId("plan-choice"), rows.length > 0);
   const select = byId("plan-show");
   const wanted = select.value || "all";
   keyed(select, choices(rows), (one) => one.value, (one) => ({ root: el("option", { value: one.value }) }), (drawn, one) => {

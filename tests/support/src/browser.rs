@@ -13,7 +13,9 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use thirtyfour::common::capabilities::desiredcapabilities::CapabilitiesHelper;
 use thirtyfour::error::WebDriverResult;
-use thirtyfour::{By, ChromiumLikeCapabilities, DesiredCapabilities, Key, WebDriver, WebElement};
+use thirtyfour::{By, ChromiumLikeCapabilities, DesiredCapabilities, WebDriver, WebElement};
+
+pub use thirtyfour::Key;
 use tokio::runtime::Runtime;
 
 use crate::process::{Lines, Running, spawn_followed};
@@ -49,10 +51,12 @@ impl Browser {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let mut browser = Self { runtime, tab: None, driver, lines, _home: home };
         let started = browser.lines.wait(PATIENCE, |line| line.contains("started successfully on port"));
-        let port = started.as_deref().and_then(|line| line.trim_end_matches('.').rsplit(' ').next()?.parse().ok());
+        let port =
+            started.as_deref().and_then(|line| line.trim_end_matches('.').rsplit(' ').next()?.parse().ok());
         let port: u16 = port.unwrap_or_else(|| panic!("{DRIVER} says no port: {:?}", browser.lines.all()));
         let tab = browser.runtime.block_on(open_tab(port, browser._home.path()));
-        browser.tab = Some(tab.unwrap_or_else(|error| panic!("no browser: {error}\n{:?}", browser.lines.all())));
+        browser.tab =
+            Some(tab.unwrap_or_else(|error| panic!("no browser: {error}\n{:?}", browser.lines.all())));
         Some(browser)
     }
 
@@ -240,7 +244,13 @@ mod tests {
         browser.wait("as wide as a phone", "return innerWidth > 390");
         browser.viewport(390, 800, true);
         browser.prefers("prefers-color-scheme", "dark");
-        assert_eq!(browser.run("return [innerWidth, matchMedia('(prefers-color-scheme: dark)').matches, arguments[0]]", &[json!(7)]), json!([390, true, 7]));
+        assert_eq!(
+            browser.run(
+                "return [innerWidth, matchMedia('(prefers-color-scheme: dark)').matches, arguments[0]]",
+                &[json!(7)]
+            ),
+            json!([390, true, 7])
+        );
         browser.press(Key::Tab);
         let complaints = browser.complaints();
         assert!(complaints.iter().any(|one| one.contains("a fault")), "{complaints:?}");
