@@ -18,6 +18,8 @@ use serde_json::{Value, json};
 use support::{Browser, Daemon, Hub, Larder, Redis, Tripwire, larder, models};
 
 const SOON: Duration = Duration::from_secs(60);
+/// Names the folder for pictures.
+const PICTURES: &str = "LARDER_TEST_PICTURES";
 const GIB: u64 = 1 << 30;
 /// What becomes a picture that cannot be loaded, and a script that runs, if anything takes it for markup.
 const HOSTILE: &str = "<img src=x onerror=document.title='taken'><script>document.title='taken'</script>";
@@ -80,7 +82,7 @@ fn ask(daemon: &Daemon, repo: &str) -> String {
 
 /// Keeps a picture of what is on the screen, if somebody wants it.
 fn picture(browser: &Browser, name: &str) {
-    let Some(folder) = std::env::var_os("LARDER_TEST_PICTURES") else { return };
+    let Some(folder) = std::env::var_os(PICTURES) else { return };
     browser.screenshot(&Path::new(&folder).join(format!("{name}.png")));
 }
 
@@ -97,8 +99,8 @@ fn what_the_host_holds_and_does_is_on_the_page_and_moves() {
     let fake =
         Fake::new(&Config { gpus: [gpus().gpus, vec![hostile_gpu()]].concat(), ..gpus() }).expect("set up");
     let (hub, larder) = house(&fake);
-    hub.add(models::huge(710, 40_000_000).named("d/coming"));
-    let daemon = larder.env("LARDER__HUB__BANDWIDTH", "2MB").serve();
+    hub.add(models::huge(710, 60_000_000).named("d/coming"));
+    let daemon = larder.env("LARDER__HUB__BANDWIDTH", "500kB").serve();
     larder_leases(&daemon);
     let job = ask(&daemon, "d/coming");
 
@@ -126,7 +128,7 @@ fn what_the_host_holds_and_does_is_on_the_page_and_moves() {
         "612 W of 700 W",
         "slowed by software power cap",
         "vllm (4121) 61.0 GiB",
-        HOSTILE,
+        &HOSTILE[..60],
     ] {
         browser.wait_text("#gpus-cards", part);
     }
@@ -227,10 +229,7 @@ fn a_larder_that_is_away_is_said_to_be_away_until_it_is_back() {
     daemon.request("DELETE", "/v1/models/b/pinned/pin", None).expect(200);
     // Only what is refused by nobody is complained about: the questions that met no larder.
     let complaints = browser.complaints();
-    assert!(
-        complaints.iter().all(|one| one.contains("ERR_CONNECTION") || one.contains("ERR_EMPTY")),
-        "{complaints:?}"
-    );
+    assert!(complaints.iter().all(|one| one.contains("net::ERR_")), "{complaints:?}");
     browser.run("document.querySelector('#pause').focus()", &[]);
     browser.click("#pause");
     browser.wait_text("#freshness", "paused at ");

@@ -69,6 +69,7 @@ export function age() {
 export function keyed(parent, items, key, make, fill) {
   const old = ROWS.get(parent) ?? new Map();
   const next = new Map();
+  const focus = document.activeElement;
   let place = parent.firstElementChild;
   while (place && place.hasAttribute("data-fixed")) place = place.nextElementSibling;
   for (const item of items) {
@@ -83,6 +84,8 @@ export function keyed(parent, items, key, make, fill) {
   }
   for (const drawn of old.values()) drawn.root.remove();
   ROWS.set(parent, next);
+  // Whatever is moved loses the focus.
+  if (focus !== document.activeElement && focus?.isConnected) focus.focus({ preventScroll: true });
 }
 
 /** A list of terms for `<dl>`: pairs of a name and a text or an element; unknown ones say so. */

@@ -50,6 +50,8 @@ function draw() {
   const why = gpus.why_none;
   const late = gpus.stale ? "The GPUs have not been read for a while: what changes is unknown." : "";
   say(byId("gpus-note"), why ? `${sentence(why.what)} ${sentence(why.hint)}` : late);
+  // A host without a GPU is nothing to worry about.
+  mark(byId("gpus-note"), "data-calm", ["no_library", "no_device"].includes(why?.word));
   show(byId("gpus-none"), false);
   show(byId("gpus-note"), why !== null || gpus.stale);
   show(byId("gpus-span").parentElement, gpus.devices.length > 0);

@@ -43,10 +43,11 @@ export function setUpJobs() {
 
 /** Asks for the whole list: what is not in it is forgotten. */
 export async function askAllJobs() {
+  const before = [...jobs.values()];
   const { jobs: all } = await ask(`/v1/jobs?limit=${ALL}`);
   const listed = new Set(all.map((job) => job.id));
   isCut = all.length >= ALL;
-  for (const [id, job] of jobs) if (!listed.has(id) && !(isCut && isRunning(job))) forget(id);
+  for (const job of before) if (!listed.has(job.id) && !(isCut && isRunning(job))) forget(job.id);
   all.forEach(learn);
   draw();
 }
@@ -118,13 +119,15 @@ export function jobsInShort() {
   if (!areKnown) return null;
   const all = [...jobs.values()];
   const number = (fits) => all.filter(fits).length;
-  const downloads = all.filter((job) => job.kind === "download" && isRunning(job)).map(speed).filter(known);
+  const downloads = all.filter((job) => job.kind === "download" && isRunning(job));
+  const speeds = downloads.map(speed).filter(known);
   return {
     running: number(isRunning),
     queued: number((job) => job.state === "queued"),
     waiting: number((job) => job.state === "waiting"),
     failed: number((job) => job.state === "failed"),
-    speed: downloads.length > 0 ? downloads.reduce((sum, one) => sum + one, 0) : null,
+    downloads: downloads.length,
+    speed: speeds.length > 0 ? speeds.reduce((sum, one) => sum + one, 0) : null,
     isCut,
   };
 }
@@ -142,11 +145,11 @@ function chosen() {
   const fits = groups[wanted] ?? (() => true);
   const has = (job) => [job.id, job.kind, job.state, job.repo, job.reason, job.message, ...job.requested_by]
     .some((part) => known(part) && part.toLowerCase().includes(text));
-  return [...jobs.values()].filter((job) => fits(job) && (text === "" || has(job))).sort(before);
+  return [...jobs.values()].filter((job) => fits(job) && (text === "" || has(job))).sort(inOrder);
 }
 
 /** Running ones first, then those that wait in the order in which they may run, then the ended ones, newest first. */
-function before(a, b) {
+function inOrder(a, b) {
   const group = (job) => (isRunning(job) ? 0 : WAITING.includes(job.state) ? 1 : 2);
   const late = (job) => Date.parse(job.finished_at ?? job.started_at ?? job.created_at);
   if (group(a) !== group(b)) return group(a) - group(b);
@@ -219,7 +222,7 @@ function look(job) {
 }
 
 function title(job) {
-  if (job.repo !== null) return job.revision === null ? job.repo : `${job.repo}@${job.revision}`;
+  if (job.repo !== null) return job.revision === null || job.revision === "main" ? job.repo : `${job.repo}@${job.revision}`;
   return { evict: "make room", verify: "the whole cache", profile: "this host" }[job.kind] ?? job.kind;
 }
 

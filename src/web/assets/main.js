@@ -1,7 +1,7 @@
 // Puts the page together: who asks what and how often, the tiles at the top, and what is said when larder is away.
 
 import { age, byId, el, keyed, mark, say, show, trouble } from "./dom.js";
-import { UNKNOWN, bytes, bytesOf, clock, count, counted, known, moment, rate, sentence, span } from "./format.js";
+import { UNKNOWN, bytes, bytesOf, clock, count, counted, known, moment, rate, sentence, span, words } from "./format.js";
 import { askCache, diskInShort, evictionOffUntil } from "./disk.js";
 import { askHistory, gpusInShort, setUpGpus } from "./gpus.js";
 import { askHost, hostInShort } from "./host.js";
@@ -78,6 +78,10 @@ function setUpToken() {
   byId("token-form").addEventListener("submit", (event) => {
     event.preventDefault();
     const input = byId("token");
+    if (!/^[\x21-\x7e]+$/.test(input.value.trim())) {
+      say(byId("token-wrong"), "That is no token: letters, digits and signs of ASCII alone can be sent.");
+      return;
+    }
     keepToken(input.value.trim());
     input.value = "";
     refused = true;
@@ -99,10 +103,13 @@ function tell() {
   show(byId("token-box"), asks);
   if (asks) {
     const again = mode === "role" ? "That token may not read here." : "That token is not accepted.";
-    say(byId("token-wrong"), refused || mode === "role" ? again : "");
+    if (refused || mode === "role") say(byId("token-wrong"), again);
     if (wasHidden) byId("token").focus();
   }
-  if (mode === "live") refused = false;
+  if (mode === "live") {
+    refused = false;
+    say(byId("token-wrong"), "");
+  }
   show(byId("forget"), hasToken());
   mark(document.body, "data-mode", poller.paused ? "paused" : mode);
   mark(byId("pause"), "aria-pressed", String(poller.paused));
@@ -134,10 +141,10 @@ function away(failure) {
 
 function freshness() {
   const { mode, paused, answeredAt } = poller;
-  const words = { starting: "asking", token: "asks for a token", role: "asks for another token", away: "away" };
+  const modes = { starting: "asking", token: "asks for a token", role: "asks for another token", away: "away" };
   const old = answeredAt === null ? 0 : (Date.now() - answeredAt) / SECOND;
   const live = old < 5 ? "live" : `${span(old)} old`;
-  const text = paused ? `paused${answeredAt === null ? "" : ` at ${clock(new Date(answeredAt))}`}` : (words[mode] ?? live);
+  const text = paused ? `paused${answeredAt === null ? "" : ` at ${clock(new Date(answeredAt))}`}` : (modes[mode] ?? live);
   say(byId("freshness"), text);
 }
 
@@ -186,7 +193,7 @@ function jobTiles(jobs) {
   const failed = { text: `${count(jobs.failed)}${more} failed`, look: jobs.failed > 0 ? "bad" : null };
   tile("jobs", `${count(jobs.running)} running`, [`${count(jobs.queued)}${more} queued`, waits, failed]);
   const speed = known(jobs.speed) ? rate(jobs.speed) : "…";
-  tile("speed", jobs.running === 0 ? "idle" : speed, "downloads of this queue");
+  tile("speed", jobs.downloads === 0 ? "idle" : speed, `${count(jobs.downloads)} running`);
 }
 
 function planTile(plan) {
@@ -202,7 +209,7 @@ function planTile(plan) {
 function gpuTile(gpus) {
   if (gpus === null) return;
   if (gpus.number === 0) {
-    tile("gpus", "no GPU", gpus.none?.what ?? "", null);
+    tile("gpus", "no GPU", words(gpus.none?.word ?? UNKNOWN));
     return;
   }
   const text = known(gpus.total) ? bytesOf(gpus.used, gpus.total) : UNKNOWN;

@@ -4,7 +4,6 @@
 use std::time::Duration;
 
 use fake_nvml::Fake;
-use fake_nvml::config::Config;
 use serde_json::json;
 use support::http::{Place, ask};
 use support::{Hub, larder};
@@ -127,7 +126,7 @@ fn the_memory_of_the_gpus_is_remembered_by_the_minute() {
     emptied.gpus[1].memory = Some(fake_nvml::config::Memory { used: 40 * GIB, ..Default::default() });
     fake.set(&emptied).expect("set");
     daemon.wait_until("/v1/host/vram", SOON, |history| last(history, 1) == Some(40 * GIB));
-    fake.set(&Config { ..gpus() }).expect("set");
+    fake.set(&gpus()).expect("set");
     daemon.wait_until("/v1/host", SOON, |host| host["gpus"]["devices"][1]["memory"]["used"] == 3 * GIB);
     let history = daemon.get("/v1/host/vram").expect(200);
     let most = history["gpus"][1]["used_bytes"]

@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use fake_nvml::Fake;
 use fake_nvml::config::{Config, Memory};
-use serde_json::Value;
-use support::{Browser, Hub, larder};
+use serde_json::{Value, json};
+use support::{Browser, Daemon, Hub, Tripwire, larder, models};
 use tempfile::TempDir;
 
-use super::{GIB, SOON, assert_well_behaved, gpus, number, on_gpus, page, picture};
+use super::{GIB, PICTURES, SOON, assert_well_behaved, gpus, number, on_gpus, page, picture};
 use crate::redis::clock::liar;
 
 /// So many seconds pass for larder in one; readings are then 100 s apart, less than what counts as a gap.
@@ -29,16 +29,17 @@ fn using(first: u64, second: u64, is_lost: bool) -> Config {
 fn what_was_used_over_hours_is_drawn_with_its_gaps() {
     let (Some(browser), Some(liar)) = (Browser::start(), liar()) else { return };
     let fake = Fake::new(&using(10, 20, false)).expect("set up");
+    let hub = Hub::start();
     let folder = TempDir::new().expect("a folder");
     let clock = folder.path().join("clock");
     std::fs::write(&clock, format!("-{HOURS}h x{FAST}")).expect("written");
-    let larder = on_gpus(larder!(&Hub::start()), &fake)
+    let larder = on_gpus(larder!(&hub), &fake)
         .env("LD_PRELOAD", liar)
         .env("FAKETIME_TIMESTAMP_FILE", &clock)
         .env("FAKETIME_NO_CACHE", "1")
         .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
         .env("DONT_FAKE_MONOTONIC", "1");
-    let daemon = larder.serve();
+    let mut daemon = larder.serve();
     let begun = Instant::now();
     let all = Duration::from_secs(u64::from(HOURS * 3_600 / FAST));
     for (share, config) in
@@ -51,7 +52,7 @@ fn what_was_used_over_hours_is_drawn_with_its_gaps() {
     std::fs::write(&clock, "+0").expect("written");
     let used =
         |history: &Value, n: usize| history["gpus"][n]["used_bytes"].as_array().cloned().unwrap_or_default();
-    let history = daemon.wait_until("/v1/host/vram", SOON, |history| used(history, 0).len() > 30);
+    let history = daemon.wait_until("/v1/host/vram", SOON, |history| used(history, 0).len() > 15);
     assert!(used(&history, 1).iter().any(Value::is_null), "what nobody could read is unknown: {history}");
 
     browser.open(&page(&daemon));
@@ -76,6 +77,50 @@ fn what_was_used_over_hours_is_drawn_with_its_gaps() {
     browser.run("const span = document.querySelector('#gpus-span'); span.value = '0'; span.dispatchEvent(new Event('change'))", &[]);
     browser.click("#gpus-cards article:first-child .plot");
     browser.wait_text("#gpus-cards article:first-child .readout", "of 80.0 GiB");
-    picture(&browser, "gpus");
+    if std::env::var_os(PICTURES).is_some() {
+        for_the_documents(&browser, &hub, &mut daemon);
+    }
     assert_well_behaved(&browser);
+}
+
+/// A host with something to do, in light and dark: the pictures of docs/page.md.
+fn for_the_documents(browser: &Browser, hub: &Hub, daemon: &mut Daemon) {
+    daemon.allow(Tripwire::Jobs).allow(Tripwire::Partials);
+    let sizes = [
+        ("Qwen/Qwen2.5-7B-Instruct", 92),
+        ("BAAI/bge-m3", 21),
+        ("google/gemma-3-4b-it", 56),
+        ("openai-community/gpt2", 9),
+    ];
+    for (n, (name, megabytes)) in sizes.into_iter().enumerate() {
+        hub.add(models::huge(740 + n as u64, megabytes * 1_000_000).named(name));
+        let job =
+            daemon.post("/v1/jobs", &json!({"kind": "download", "repo": name, "pin": n == 1})).expect(202);
+        daemon.wait_job(job["id"].as_str().expect("an id"), SOON);
+    }
+    let lease = json!({"holder": "pod-7", "ttl": "2h"});
+    daemon.request("PUT", "/v1/models/google/gemma-3-4b-it/lease", Some(&lease)).expect(200);
+    daemon.request("PUT", "/v1/limits", Some(&json!({"bandwidth": 3_000_000}))).expect(200);
+    hub.add(models::tiny_gpt2(749, 20_000).named("meta-llama/Llama-3.1-8B-Instruct").gated());
+    hub.add(models::huge(750, 140_000_000).named("mistralai/Mistral-7B-Instruct-v0.3"));
+    hub.add(models::huge(751, 190_000_000).named("microsoft/phi-4"));
+    for name in [
+        "meta-llama/Llama-3.1-8B-Instruct",
+        "mistralai/Mistral-7B-Instruct-v0.3",
+        "microsoft/phi-4",
+        "openai/gpt-oss-20b",
+    ] {
+        daemon
+            .post("/v1/jobs", &json!({"kind": "download", "repo": name, "requested_by": "nightly"}))
+            .expect(202);
+    }
+    browser.reload();
+    browser.wait_text("#jobs-table", "gated");
+    browser.wait_text("#jobs-table", "left");
+    browser.wait_text("#models-table", "openai-community/gpt2");
+    browser.viewport(1280, 1400, false);
+    for scheme in ["light", "dark"] {
+        browser.prefers("prefers-color-scheme", scheme);
+        picture(browser, &format!("page-{scheme}"));
+    }
 }

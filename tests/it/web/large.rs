@@ -6,12 +6,14 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use support::http::{Place, ask};
 use support::{Browser, Fault, Hub, larder, models};
 
 use super::{allowing_jobs, assert_well_behaved, number, page, picture};
 
 const MODELS: usize = 2_000;
 const JOBS: usize = 1_000;
+const ASKERS: usize = 8;
 /// What drawing everything anew may take in a browser that shares two cores with other tests.
 const BRISK: Duration = Duration::from_secs(2);
 
@@ -30,6 +32,21 @@ fn fill(cache: &Path) {
     }
 }
 
+/// Asks for all the jobs; each answer waits for the disk, so several ask at once.
+fn enqueue(place: &Place) {
+    std::thread::scope(|scope| {
+        for first in 0..ASKERS {
+            scope.spawn(move || {
+                for n in (first..JOBS).step_by(ASKERS) {
+                    let want = json!({"kind": "download", "repo": format!("queue/job-{n:04}")}).to_string();
+                    let reply = ask(place, "POST /v1/jobs", &[("Host", "localhost")], want.as_bytes());
+                    assert_eq!(reply.status, 202, "{}", reply.text());
+                }
+            });
+        }
+    });
+}
+
 #[test]
 fn two_thousand_models_and_a_thousand_jobs_stay_quick() {
     let Some(browser) = Browser::start() else { return };
@@ -39,10 +56,7 @@ fn two_thousand_models_and_a_thousand_jobs_stay_quick() {
     let larder = larder!(&hub);
     fill(larder.cache());
     let daemon = allowing_jobs(larder.serve());
-    for n in 0..JOBS {
-        let want = json!({"kind": "download", "repo": format!("queue/job-{n:04}")});
-        daemon.post("/v1/jobs", &want).expect(202);
-    }
+    enqueue(&daemon.place());
     browser.open(&page(&daemon));
     browser.wait_text("#tile-models", "2,000 revisions");
     browser.wait_text("#jobs-count", "1,000 jobs.");
@@ -51,7 +65,7 @@ fn two_thousand_models_and_a_thousand_jobs_stay_quick() {
                  document.querySelectorAll('#plan-rows tr').length, document.querySelectorAll('*').length]";
     let numbers = browser.run(drawn, &[]);
     assert_eq!((&numbers[0], &numbers[1], &numbers[2]), (&json!(50), &json!(50), &json!(10)), "{numbers}");
-    assert!(number(&numbers[3]) < 4_000.0, "{numbers}");
+    assert!(number(&numbers[3]) < 6_000.0, "{numbers}");
     browser.wait_text("#models-more", "50 of 2,000 models are shown.");
     browser.click("#models-more button");
     assert_eq!(browser.run(drawn, &[])[0], 100);

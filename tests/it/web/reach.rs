@@ -7,19 +7,23 @@ use support::browser::Key;
 
 use super::{allowing_jobs, ask, assert_well_behaved, gpus, house, page, picture};
 
-/// Everything that the Tab key must reach, as `tag#id text`.
+/// What the Tab key may reach, in words that do not change while numbers do.
+const NAME: &str = "
+    const name = (node) => {
+        const text = node.tagName === 'BUTTON' ? node.textContent.trim() : '';
+        return `${node.tagName}#${node.id} ${node.getAttribute('href') ?? ''} ${text}`;
+    };";
+/// Everything that it must reach.
 const REACHABLE: &str = "
     const all = [...document.querySelectorAll('a[href], button, input, select')];
-    const seen = all.filter((node) => node.checkVisibility() && !node.disabled);
-    return seen.map((node) => `${node.tagName}#${node.id} ${node.textContent.trim().slice(0, 30)}`);";
-/// Where the focus is, in the same words, and whether it can be seen there.
+    return all.filter((node) => node.checkVisibility() && !node.disabled).map(name);";
+/// Where the focus is, and whether it can be seen there.
 const FOCUS: &str = "
     const node = document.activeElement;
     const style = getComputedStyle(node);
     const box = node.getBoundingClientRect();
     const ringed = style.outlineStyle !== 'none' && parseFloat(style.outlineWidth) >= 2;
-    return [`${node.tagName}#${node.id} ${node.textContent.trim().slice(0, 30)}`,
-            ringed && box.width > 0 && box.bottom > 0 && box.top < innerHeight];";
+    return [name(node), ringed && box.width > 0 && box.bottom > 0 && box.top < innerHeight];";
 
 fn texts(value: &Value) -> Vec<String> {
     value.as_array().expect("a list").iter().filter_map(Value::as_str).map(str::to_owned).collect()
@@ -95,13 +99,13 @@ fn the_keyboard_reaches_everything_and_shows_where_it_is() {
     browser.wait_text("#models-table", "a/oldest");
     browser.wait_text("#plan-rows", "a/oldest");
     browser.wait_text("#jobs-table", "d/coming");
-    let mut wanted = texts(&browser.run(REACHABLE, &[]));
+    let mut wanted = texts(&browser.run(&[NAME, REACHABLE].concat(), &[]));
     assert!(wanted.len() > 20, "{wanted:?}");
     let order = wanted.clone();
     let mut met = Vec::new();
     for _ in 0..wanted.len() + 2 {
         browser.press(Key::Tab);
-        let focus = browser.run(FOCUS, &[]);
+        let focus = browser.run(&[NAME, FOCUS].concat(), &[]);
         let here = focus[0].as_str().expect("a text").to_owned();
         if here.starts_with("BODY") {
             break;
