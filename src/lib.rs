@@ -23,5 +23,6 @@ pub mod queue;
 pub mod scout;
 pub mod serve;
 pub mod store;
+pub mod web;
 pub mod weights;
 pub mod worker;

@@ -26,6 +26,7 @@ use crate::plan::KeepFree;
 use crate::queue::{self, Embedded, JobStore, Redis, Scope};
 use crate::scout::{Scout, Watch};
 use crate::store::{StateLock, Store};
+use crate::web;
 use crate::worker::{self, Context, Patience};
 
 pub use library::StagedModel;
@@ -149,9 +150,9 @@ impl House {
         Self { may_evict: true, ..self }
     }
 
-    /// The API, for a listener or for calls within this process.
+    /// The API and the page, for a listener or for calls within this process.
     pub fn router(&self) -> axum::Router {
-        api::router(self.api.clone())
+        api::router(self.api.clone()).merge(web::router())
     }
 
     /// What the worker works with. A foreground command waits less long and may fill the disk further.

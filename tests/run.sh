@@ -35,6 +35,10 @@ if ! command -v curl >/dev/null; then as_root apt-get update -q && as_root apt-g
 if ! ls /usr/lib/*/faketime/libfaketimeMT.so.1 >/dev/null 2>&1; then
   as_root apt-get update -q && as_root apt-get install -qy faketime
 fi
+# A real browser for the page.
+if ! command -v chromium >/dev/null || ! command -v chromedriver >/dev/null; then
+  as_root apt-get update -q && as_root apt-get install -qy --no-install-recommends chromium chromium-driver
+fi
 # The independent judges: of the cache the hub's own client and the libraries that load models from it, of deploy/ the
 # schemas of Compose and Kubernetes and a linter.
 py=target/pyenv

@@ -1,5 +1,6 @@
 //! The HTTP API: plain handlers over queue, keeper and limits, on TCP (loopback only) and on the unix socket.
 
+mod cache;
 mod eviction;
 mod health;
 mod hosts;
@@ -150,6 +151,7 @@ pub fn router(api: Api) -> Router {
         .route("/v1/models/{owner}/{name}/lease", put(keep::lease).delete(keep::release))
         .route("/v1/models/{owner}/{name}/restore", post(keep::restore))
         .route("/v1/reconcile", post(models::reconcile))
+        .route("/v1/cache", get(cache::show))
         .route("/v1/eviction-plan", get(eviction::plan))
         .route("/v1/registry", get(scout::registry))
         .route("/v1/hosts", get(hosts::list))
@@ -157,6 +159,7 @@ pub fn router(api: Api) -> Router {
         .route("/v1/hosts/{name}/drain", put(hosts::drain).delete(hosts::undrain))
         .route("/v1/host", get(scout::host))
         .route("/v1/host/history", get(scout::history))
+        .route("/v1/host/vram", get(scout::vram))
         .route("/metrics", get(metrics::scrape))
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))

@@ -18,6 +18,7 @@ use super::models::parameters;
 use super::problem::Failure;
 use crate::catalogue::{Category, Model};
 use crate::error::{Result, blocking};
+use crate::gpu::History;
 use crate::scout::{FitAsk, FitView, HostHistory, HostView, PlanAsk};
 
 /// What a download would do, as JSON; the worker's, handed in where all rooms are put together.
@@ -78,4 +79,8 @@ pub(super) async fn host(Shared(api): Shared<Api>) -> Result<Json<HostView>, Fai
 pub(super) async fn history(Shared(api): Shared<Api>) -> Result<Json<HostHistory>, Failure> {
     let scout = api.scout.clone();
     Ok(Json(blocking(move || scout.history()).await?))
+}
+
+pub(super) async fn vram(Shared(api): Shared<Api>) -> Json<History> {
+    Json(api.scout.vram_history())
 }

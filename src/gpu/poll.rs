@@ -13,6 +13,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::config::Config;
+use super::history::History;
 use super::nvml;
 use super::snapshot::Gpus;
 use crate::error::Error;
@@ -44,6 +45,11 @@ impl Handle {
     /// The last snapshot. Never blocks; it is marked as stale once three intervals passed without a newer one.
     pub fn latest(&self) -> Arc<Gpus> {
         self.shared.latest()
+    }
+
+    /// How much memory was used over the last hours.
+    pub fn history(&self) -> History {
+        self.shared.history()
     }
 
     /// That NVML worked and has failed altogether for `gpu.give_up_after`. A container whose devices were taken away

@@ -13,6 +13,7 @@ mod verify;
 mod view;
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -93,6 +94,16 @@ impl Keeper {
     /// Room that was promised to running downloads.
     pub fn reservations(&self) -> &Reservations {
         &self.inner.reservations
+    }
+
+    /// The cache's folder.
+    pub fn root(&self) -> &Path {
+        self.inner.cache.root()
+    }
+
+    /// The rules by which it keeps and evicts.
+    pub fn policy(&self) -> &Policy {
+        &self.inner.policy
     }
 
     /// Bytes that the cache may take, if that is less than its disk.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use larder_jobs::RepoId;
+use serde::Serialize;
 
 use super::lease::{Leases, leased_until};
 use super::{Entry, Key, LeaseView, ModelView, Origin};
@@ -13,7 +14,7 @@ use crate::layout::{Inventory, RepoEntry};
 use crate::plan::{Candidate, Stock, Use};
 
 /// Bytes in the cache by what may happen to them; what is several of them counts as the first.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Used {
     /// In pinned revisions.
     pub pinned: u64,

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use larder_jobs::{CommitId, RepoId};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Evict, Keep, KeepFree};
 
@@ -21,7 +21,7 @@ use super::{Evict, Keep, KeepFree};
 pub type Name = (RepoId, CommitId);
 
 /// `cache.evict`: what may go without being named.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Allowed {
     /// Nothing.
@@ -34,7 +34,7 @@ pub enum Allowed {
 }
 
 /// `cache.order`: which revision goes first when room is needed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Order {
     /// The least recently used.
@@ -319,17 +319,7 @@ fn wanted(stock: &Stock, policy: &Policy, goal: &Goal) -> (u64, Evict) {
         }
         Goal::Named(_) | Goal::UnusedFor(_) => (0, Evict::Requested),
         Goal::Balance => {
-            let (capacity, used) = match policy.capacity {
-                Some(capacity) => (capacity, stock.cache_bytes),
-                None => (stock.disk_total, stock.disk_total.saturating_sub(stock.disk_free)),
-            };
-            let share = |percent: u8| {
-                u64::try_from(u128::from(capacity) * u128::from(percent) / 100).unwrap_or(u64::MAX)
-            };
-            let over = match used > share(policy.watermarks.high) {
-                true => used.saturating_sub(share(policy.watermarks.low)),
-                false => 0,
-            };
+            let over = policy.level(stock.cache_bytes, stock.disk_total, stock.disk_free).over();
             let below = policy.keep_free.of(stock.disk_total).saturating_sub(stock.disk_free);
             if below > over { (below, Evict::BelowKeepFree) } else { (over, Evict::OverCapacity) }
         }

@@ -74,6 +74,11 @@ impl Scout {
         self.watched.as_ref().map(crate::gpu::Handle::latest)
     }
 
+    /// How much of the GPUs' memory was used over the last hours; nothing if no thread of this process watches them.
+    pub fn vram_history(&self) -> crate::gpu::History {
+        self.watched.as_ref().map(crate::gpu::Handle::history).unwrap_or_default()
+    }
+
     /// The newest of each measurement; nothing without records.
     pub fn rates(&self) -> Measured {
         self.ledger.as_ref().map(|ledger| ledger.rates()).unwrap_or_default()

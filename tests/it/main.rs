@@ -23,4 +23,5 @@ mod repos;
 mod resume;
 mod stage;
 mod store;
+mod web;
 mod xet;

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 use super::super::health;
+use super::super::history::History;
 use super::super::nvml::events::Heard;
 use super::super::snapshot::{Gpus, WhyNone, Xids};
 use crate::error::Error;
@@ -29,6 +30,7 @@ pub(super) struct Shared {
 #[derive(Debug)]
 struct Now {
     gpus: Arc<Gpus>,
+    history: History,
     /// From then on the snapshot is stale.
     fresh_until: Instant,
     /// By UUID.
@@ -43,6 +45,7 @@ impl Shared {
     pub(super) fn new(why: WhyNone, interval: Duration) -> Self {
         let now = Now {
             gpus: Arc::new(Gpus::none(why, Timestamp::now())),
+            history: History::default(),
             fresh_until: Instant::now() + INTERVALS * interval,
             xids: BTreeMap::new(),
             session: 0,
@@ -64,10 +67,15 @@ impl Shared {
         Arc::clone(&now.gpus)
     }
 
+    pub(super) fn history(&self) -> History {
+        self.lock().history.clone()
+    }
+
     /// The newest reading; the next one is due after `pause`.
     pub(super) fn publish(&self, mut gpus: Gpus, pause: Duration, lost_for_good: Option<Error>) {
         let mut now = self.lock();
         apply(&mut gpus, &now.xids);
+        now.history.note(&gpus);
         now.gpus = Arc::new(gpus);
         now.fresh_until = Instant::now() + pause + (INTERVALS - 1) * self.interval;
         drop(now);

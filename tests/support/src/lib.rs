@@ -6,11 +6,12 @@
 //! fails on demand, [`front`] TLS before the hub, [`forward`] the proxy through which a company lets its hosts out,
 //! [`cas`] the store behind Xet, [`impostor`] what listens in Redis's place and is none, [`mod@larder`] and [`daemon`]
 //! run the binary in isolation and fail a test that leaves a mess behind, [`cache`] reads the hub cache independently
-//! of larder's own code, [`python`] runs the field's own readers, [`fs`] provides filesystems that fill up, lose power
+//! of larder's own code, [`python`] runs the field's own readers, [`browser`] a real browser, [`fs`] provides filesystems that fill up, lose power
 //! or fail.
 //!
 //! Nothing here imports larder: a bug there cannot hide itself here.
 
+pub mod browser;
 pub mod cache;
 pub mod cas;
 mod certificates;
@@ -33,6 +34,7 @@ pub mod python;
 pub mod redis;
 pub mod repos;
 
+pub use browser::Browser;
 pub use cas::Cas;
 pub use daemon::{Daemon, DaemonOptions, Tripwire};
 pub use dice::Dice;

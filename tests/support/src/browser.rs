@@ -1,0 +1,259 @@
+//! A real browser without a screen: Debian's Chromium, driven over WebDriver as a person drives it, by clicks and keys.
+//!
+//! It has a fresh profile and a home of its own, resolves no name but this machine's, and goes with all its processes when
+//! it is dropped.
+
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, geteuid, kill_process_group};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use thirtyfour::common::capabilities::desiredcapabilities::CapabilitiesHelper;
+use thirtyfour::error::WebDriverResult;
+use thirtyfour::{By, ChromiumLikeCapabilities, DesiredCapabilities, WebDriver, WebElement};
+
+pub use thirtyfour::Key;
+use tokio::runtime::Runtime;
+
+use crate::process::{Lines, Running, spawn_followed};
+
+const DRIVER: &str = "chromedriver";
+/// How long the driver and the browser may take to start, and a page to show something.
+const PATIENCE: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// A browser with one tab.
+#[derive(Debug)]
+pub struct Browser {
+    runtime: Runtime,
+    tab: Option<WebDriver>,
+    driver: Running,
+    lines: Lines,
+    _home: TempDir,
+}
+
+impl Browser {
+    /// Starts one; `None` if the driver is not installed (Debian: chromium-driver; `tests/run.sh` installs it).
+    pub fn start() -> Option<Self> {
+        let home = TempDir::new().expect("a temporary folder");
+        if Command::new(DRIVER).arg("--version").output().is_err() {
+            println!("skipped: no {DRIVER} (Debian: apt-get install chromium chromium-driver)");
+            return None;
+        }
+        let mut command = Command::new(DRIVER);
+        command.arg("--port=0").env("HOME", home.path()).env("TMPDIR", home.path());
+        command.env("NO_PROXY", "*").process_group(0);
+        let lines = Lines::default();
+        let driver = spawn_followed(&mut command, &lines);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let mut browser = Self { runtime, tab: None, driver, lines, _home: home };
+        let started = browser.lines.wait(PATIENCE, |line| line.contains("started successfully on port"));
+        let port =
+            started.as_deref().and_then(|line| line.trim_end_matches('.').rsplit(' ').next()?.parse().ok());
+        let port: u16 = port.unwrap_or_else(|| panic!("{DRIVER} says no port: {:?}", browser.lines.all()));
+        let tab = browser.runtime.block_on(open_tab(port, browser._home.path()));
+        browser.tab =
+            Some(tab.unwrap_or_else(|error| panic!("no browser: {error}\n{:?}", browser.lines.all())));
+        Some(browser)
+    }
+
+    fn tab(&self) -> &WebDriver {
+        self.tab.as_ref().expect("open until it is dropped")
+    }
+
+    #[track_caller]
+    fn done<T>(&self, what: &str, step: impl Future<Output = WebDriverResult<T>>) -> T {
+        self.runtime.block_on(step).unwrap_or_else(|error| panic!("{what}: {error}"))
+    }
+
+    /// Opens an address.
+    #[track_caller]
+    pub fn open(&self, address: &str) {
+        self.done(address, self.tab().goto(address));
+    }
+
+    /// Opens the same address again.
+    #[track_caller]
+    pub fn reload(&self) {
+        self.done("reload", self.tab().refresh());
+    }
+
+    /// What a script returns; its arguments are `arguments[0]` and so on.
+    #[track_caller]
+    pub fn run(&self, script: &str, arguments: &[Value]) -> Value {
+        let ran = self.tab().execute(script, arguments.to_vec());
+        self.done(script, ran).json().clone()
+    }
+
+    #[track_caller]
+    fn element(&self, selector: &str) -> WebElement {
+        self.done(selector, self.tab().find(By::Css(selector)))
+    }
+
+    /// The text of the first element that fits, as a person reads it; empty if it is hidden.
+    #[track_caller]
+    pub fn text(&self, selector: &str) -> String {
+        let element = self.element(selector);
+        self.done(selector, element.text())
+    }
+
+    /// Clicks where a person would; fails if something lies above it.
+    #[track_caller]
+    pub fn click(&self, selector: &str) {
+        let element = self.element(selector);
+        self.done(selector, element.scroll_into_view());
+        self.done(selector, element.click());
+    }
+
+    /// Types into a field, after what is in it was taken out.
+    #[track_caller]
+    pub fn type_into(&self, selector: &str, text: &str) {
+        let element = self.element(selector);
+        self.done(selector, element.clear());
+        self.done(selector, element.send_keys(text));
+    }
+
+    /// Presses a key, wherever the focus is.
+    #[track_caller]
+    pub fn press(&self, key: Key) {
+        self.done("a key", self.tab().action_chain().send_keys(key).perform());
+    }
+
+    /// Waits until a script returns something that counts as true, and returns it. Panics with the page's text when the
+    /// time is over.
+    #[track_caller]
+    pub fn wait(&self, what: &str, script: &str) -> Value {
+        let begun = Instant::now();
+        loop {
+            let value = self.run(script, &[]);
+            if !matches!(value, Value::Null | Value::Bool(false)) && value != json!("") && value != json!(0) {
+                return value;
+            }
+            if begun.elapsed() > PATIENCE {
+                panic!("never: {what}\n{}\n{:?}", self.text("body"), self.complaints());
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    /// Waits until the visible text of an element has a part.
+    #[track_caller]
+    pub fn wait_text(&self, selector: &str, part: &str) {
+        let script = format!(
+            "const node = document.querySelector({}); return node !== null && node.innerText.includes({});",
+            json!(selector),
+            json!(part)
+        );
+        self.wait(&format!("`{part}` in {selector}"), &script);
+    }
+
+    /// The size of the window in CSS pixels; a phone has no room for bars.
+    #[track_caller]
+    pub fn viewport(&self, width: u32, height: u32, is_phone: bool) {
+        let size = json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": is_phone});
+        self.cdp("Emulation.setDeviceMetricsOverride", &size);
+    }
+
+    /// What the person likes, for example `prefers-color-scheme`, `dark`.
+    #[track_caller]
+    pub fn prefers(&self, feature: &str, value: &str) {
+        let features = json!({"features": [{"name": feature, "value": value}]});
+        self.cdp("Emulation.setEmulatedMedia", &features);
+    }
+
+    /// A picture of the window.
+    #[track_caller]
+    pub fn screenshot(&self, file: &Path) {
+        self.done("a picture", self.tab().screenshot(file));
+    }
+
+    #[track_caller]
+    fn cdp(&self, method: &str, parameters: &Value) -> Value {
+        self.done(method, self.tab().cdp().send_raw(method, parameters))
+    }
+
+    /// What the browser complained about since it was last asked: errors of scripts, breaches of the page's policy, files
+    /// that did not come.
+    #[track_caller]
+    pub fn complaints(&self) -> Vec<String> {
+        let log = self.done("the log", self.tab().browser_log());
+        let severe = log.into_iter().filter(|entry| entry.level == "SEVERE");
+        severe.map(|entry| entry.message).collect()
+    }
+}
+
+async fn open_tab(port: u16, home: &Path) -> WebDriverResult<WebDriver> {
+    let mut wants = DesiredCapabilities::chrome();
+    let profile = format!("--user-data-dir={}", home.join("profile").display());
+    let mut flags = vec![
+        "--headless=new",
+        "--window-size=1280,1000",
+        "--hide-scrollbars",
+        "--no-first-run",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        // Whatever it would like to tell its makers goes nowhere.
+        "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
+        &profile,
+    ];
+    if geteuid().is_root() {
+        flags.push("--no-sandbox");
+    }
+    for flag in flags {
+        wants.add_arg(flag)?;
+    }
+    wants.set("goog:loggingPrefs", json!({"browser": "ALL"}))?;
+    WebDriver::builder(format!("http://127.0.0.1:{port}"), wants).request_timeout(PATIENCE).connect().await
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        if let Some(tab) = self.tab.take() {
+            let quit = async { tokio::time::timeout(PATIENCE, tab.quit()).await };
+            // Whoever does not go by itself is ended below.
+            let _ = self.runtime.block_on(quit);
+        }
+        if let Some(group) = Pid::from_raw(self.driver.pid().cast_signed()) {
+            kill_process_group(group, Signal::KILL).ok();
+        }
+        self.driver.wait(PATIENCE);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_is_read_clicked_and_typed_into_and_its_faults_are_heard() {
+        let Some(browser) = Browser::start() else { return };
+        browser.open(concat!(
+            "data:text/html,<input id=i><button id=b onclick=\"this.textContent=i.value\">no</button>",
+            "<script>console.error('a fault')</script>"
+        ));
+        browser.type_into("#i", "old");
+        browser.type_into("#i", "new");
+        browser.click("#b");
+        assert_eq!(browser.text("#b"), "new");
+        browser.wait("as wide as a phone", "return innerWidth > 390");
+        browser.viewport(390, 800, true);
+        browser.prefers("prefers-color-scheme", "dark");
+        assert_eq!(
+            browser.run(
+                "return [innerWidth, matchMedia('(prefers-color-scheme: dark)').matches, arguments[0]]",
+                &[json!(7)]
+            ),
+            json!([390, true, 7])
+        );
+        browser.press(Key::Tab);
+        let complaints = browser.complaints();
+        assert!(complaints.iter().any(|one| one.contains("a fault")), "{complaints:?}");
+        assert!(browser.complaints().is_empty(), "each is told once");
+    }
+}
