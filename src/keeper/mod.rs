@@ -23,7 +23,7 @@ use crate::disk::{self, Reservations};
 use crate::error::{Error, Result, blocking};
 use crate::layout::Cache;
 use crate::ledger::{self, Key, Ledger, ModelView};
-use crate::plan::{Policy, Stock};
+use crate::plan::{Policy, Stock, Watermarks};
 use larder_jobs::Reason;
 
 pub use evict::Outcome;
@@ -98,6 +98,11 @@ impl Keeper {
     /// Bytes that the cache may take, if that is less than its disk.
     pub fn capacity(&self) -> Option<u64> {
         self.inner.policy.capacity
+    }
+
+    /// Above which share of that, or of the disk, room is made, and down to which.
+    pub fn watermarks(&self) -> Watermarks {
+        self.inner.policy.watermarks
     }
 
     /// What an eviction plan needs to know now. Blocks for the disk's answer.

@@ -83,6 +83,16 @@ pub struct Watermarks {
     pub low: u8,
 }
 
+impl Watermarks {
+    /// The high and the low one in bytes of `capacity`.
+    pub fn of(self, capacity: u64) -> (u64, u64) {
+        let share = |percent: u8| {
+            u64::try_from(u128::from(capacity) * u128::from(percent) / 100).unwrap_or(u64::MAX)
+        };
+        (share(self.high), share(self.low))
+    }
+}
+
 /// One revision, as far as the decision needs it.
 #[derive(Debug, Clone)]
 pub struct Candidate {
@@ -323,13 +333,8 @@ fn wanted(stock: &Stock, policy: &Policy, goal: &Goal) -> (u64, Evict) {
                 Some(capacity) => (capacity, stock.cache_bytes),
                 None => (stock.disk_total, stock.disk_total.saturating_sub(stock.disk_free)),
             };
-            let share = |percent: u8| {
-                u64::try_from(u128::from(capacity) * u128::from(percent) / 100).unwrap_or(u64::MAX)
-            };
-            let over = match used > share(policy.watermarks.high) {
-                true => used.saturating_sub(share(policy.watermarks.low)),
-                false => 0,
-            };
+            let (high, low) = policy.watermarks.of(capacity);
+            let over = if used > high { used.saturating_sub(low) } else { 0 };
             let below = policy.keep_free.of(stock.disk_total).saturating_sub(stock.disk_free);
             if below > over { (below, Evict::BelowKeepFree) } else { (over, Evict::OverCapacity) }
         }
