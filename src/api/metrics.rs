@@ -288,7 +288,8 @@ mod tests {
             let watermarks = Watermarks { high: 90, low: 80 };
             let kept = Kept { shelf: &Shelf::default(), promised: 0, capacity, watermarks };
             let usage = crate::disk::Usage { total: 1000, free: 500, inodes: None };
-            let collected = super::super::sample::Collected { value: Some(usage), took: std::time::Duration::ZERO };
+            let collected =
+                super::super::sample::Collected { value: Some(usage), took: std::time::Duration::ZERO };
             let sampled = Sampled { disk: Some(collected), ..Sampled::default() };
             render_state(&mut text, &sampled, &kept, 10);
             let lines = text.lines().filter(|line| line.starts_with("larder_cache_watermark_bytes"));
