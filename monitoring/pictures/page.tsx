@@ -162,7 +162,7 @@ function Content({ panel, width, height }: { panel: any; width: number; height: 
   if (panel.type === 'bargauge') {
     return <VizRepeater width={width} height={height} source={frames} orientation={panel.options.orientation}
       getValues={() => values(panel, frames)} itemSpacing={8} renderCounter={0}
-      getAlignmentFactors={(all: any[]) => getDisplayValueAlignmentFactors(all.map((one) => one.display))}
+      getAlignmentFactors={getDisplayValueAlignmentFactors}
       minVizHeight={panel.options.minVizHeight} maxVizHeight={panel.options.maxVizHeight}
       renderValue={({ value, width, height, alignmentFactors }: any) => <BarGauge theme={theme} value={value.display}
         field={value.field} display={value.view?.getFieldDisplayProcessor(value.colIndex)} width={width} height={height}

@@ -76,7 +76,7 @@ fn scraped_page(text: &str) -> std::fs::File {
     file
 }
 
-/// Three mistakes, put into a dashboard that has none.
+/// Mistakes, each put into a dashboard that has none.
 fn the_check_finds_mistakes(prometheus: &Prometheus, recorded: &promql::Recorded) {
     let seeded = |place: &str, from: &str, to: &str| {
         let text = named("host").json.to_string();
