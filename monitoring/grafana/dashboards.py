@@ -131,8 +131,8 @@ def one_host():
         [query(f"sum by (class) (larder_cache_used_bytes{{{HOST}}})", "{{class}}"),
          query(f"clamp_min(sum(larder_disk_total_bytes{{{HOST}}}) - sum(larder_disk_free_bytes{{{HOST}}}) "
                f"- sum(larder_cache_used_bytes{{{HOST}}}), 0)", "other files"),
-         query(f'max by (of) (larder_cache_watermark_bytes{{{HOST}, watermark="high"}})', "high watermark of the {{of}}"),
-         query(f'max by (of) (larder_cache_watermark_bytes{{{HOST}, watermark="low"}})', "low watermark of the {{of}}"),
+         query(f'max by (of) (larder_cache_watermark_bytes{{{HOST}, watermark="high"}})', "high watermark, {{of}}"),
+         query(f'max by (of) (larder_cache_watermark_bytes{{{HOST}, watermark="low"}})', "low watermark, {{of}}"),
          query(f"sum(larder_disk_total_bytes{{{HOST}}})", "size of the disk")],
         "bytes", stacked=True,
         overrides=[of_query("B", colour={"mode": "fixed", "fixedColor": GREY}), dashed("C", RED),
@@ -153,8 +153,9 @@ def one_host():
     xids = table(
         "Last Xids", "Errors that the driver reported since larder started, the newest of each number.",
         [now(f"max by (index, xid) (larder_gpu_xid_last_timestamp_seconds{{{GPU}}} {CARD}) * 1000")],
-        {"index": "GPU", "xid": "Xid", "Value #A": "Last"}, [column("Last", "dateTimeFromNow")], join=None,
-        sort="Last")
+        {"index": "GPU", "xid": "Xid", "Value #A": "Last"},
+        [column("GPU", "none", width=60), column("Xid", "none", width=70), column("Last", "dateTimeFromNow")],
+        join=None, sort="Last")
     return dashboard(
         "larder-host", "larder / Host", "One host on one screen.", [host(several=False), gpu()],
         [(4, [(3, stat("Health", "Whether nothing is known to be wrong with GPUs and drives.",
@@ -253,17 +254,27 @@ def overnight():
 
 def fit():
     which = 'instance=~"$host", gpu=~"$card"'
+    share = f"larder_gpu_memory_free_bytes{{{HOST}}} / larder_gpu_memory_total_bytes{{{HOST}}}"
     names = "{{architecture}}, {{engine}}, {{quantization}}, {{gpu}}"
     within = f"sum(increase(larder_fit_observations_total{{{HOST}}}[$__range]))"
     wrong = f"sum(increase(larder_fit_false_yes_total{{{HOST}}}[$__range]))"
     off = thresholds((None, ORANGE), (-0.2, GREEN), (0.1, ORANGE), (0.25, RED))
+    errors = table(
+        "Error by architecture, engine, quantization and card", "How much more than predicted engines take, as a share "
+        "of the prediction; below zero they take less. New predictions are corrected by it.",
+        [now(f"max by (architecture, engine, quantization, gpu) (larder_fit_error_ratio{{{which}}})")],
+        {"architecture": "Architecture", "engine": "Engine", "quantization": "Quantization", "gpu": "Card",
+         "Value #A": "Error"},
+        [column("Engine", "none", width=110), column("Quantization", "none", width=110),
+         column("Error", "percentunit", off, width=100, decimals=1)], join=None, sort="Error")
     return dashboard(
         "larder-fit", "larder / Fit quality",
         "How well larder predicts what a model takes of a GPU, against what engines on the hosts really hold.",
         [host(), labels("card", "Card", "label_values(larder_fit_error_ratio, gpu)")],
-        [(4, [(4, stat("Predictions compared", "Within the time range, with what an engine takes.", within, decimals=0)),
-              (4, stat("Wrong yes", "Predictions whose margin did not cover what the engine took, within the time range.",
-                       wrong, steps=bad_from(1), decimals=0)),
+        [(4, [(4, stat("Predictions compared", "Within the time range, with what an engine takes.", within,
+                       decimals=0)),
+              (4, stat("Wrong yes", "Predictions within the time range whose margin did not cover what the engine "
+                       "took.", wrong, steps=bad_from(1), decimals=0)),
               (4, stat("Share of wrong yes", "Of the predictions that were compared; unknown if none was.",
                        f"{wrong} / ({within} > 0)", "percentunit", bad_from(0.01, 0.05), decimals=1)),
               (4, stat("Largest error", "In either direction, as a share of the prediction.",
@@ -273,12 +284,9 @@ def fit():
                        decimals=0)),
               (4, stat("Other variants staged", "Downloads that staged another variant than was named, within the time "
                        "range.", f"sum(increase(larder_variant_fallbacks_total{{{HOST}}}[$__range]))", decimals=0))]),
-         (9, [(14, bars("Error by architecture, engine, quantization and card", "How much more than predicted engines "
-                        "take; below zero they take less. New predictions are corrected by it.",
-                        f"max by (architecture, engine, quantization, gpu) (larder_fit_error_ratio{{{which}}})", names,
-                        "percentunit", off, low=-0.5, high=0.5, decimals=1)),
+         (9, [(14, errors),
               (10, bars("Variants staged in place of what was named", "Within the time range, by family.",
-                        f"sum by (variant) (increase(larder_variant_fallbacks_total{{{HOST}}}[$__range]))",
+                        f"sum by (variant) (increase(larder_variant_fallbacks_total{{{HOST}}}[$__range])) > 0",
                         "{{variant}}", steps=thresholds((None, BLUE)), low=0, decimals=0))]),
          (9, [(12, lines("Error over time", "It should come closer to zero as larder learns.",
                          [query(f"max by (architecture, engine, quantization, gpu) (larder_fit_error_ratio{{{which}}})",
@@ -291,8 +299,7 @@ def fit():
                                     of_query("B", colour={"mode": "fixed", "fixedColor": RED})]))]),
          (8, [(24, lines("Free VRAM", "Share of each GPU's memory that anybody could have: what predictions are held "
                          "against.",
-                         [query(f"larder_gpu_memory_free_bytes{{{HOST}}} / larder_gpu_memory_total_bytes{{{HOST}}} {CARD}",
-                                "{{instance}}, GPU {{index}}")], "percentunit", high=1))])],
+                         [query(f"{share} {CARD}", "{{instance}}, GPU {{index}}")], "percentunit", high=1))])],
         span="now-7d")
 
 

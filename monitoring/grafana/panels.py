@@ -99,10 +99,10 @@ def lines(title, description, targets, unit, *, stacked=False, bars=False, low=0
                  overrides=overrides)
 
 
-def bars(title, description, expr, legend, unit="none", steps=PLAIN, low=None, high=None, decimals=None):
+def bars(title, description, expr, legend, unit="none", steps=PLAIN, low=None, decimals=None):
     """The present, side by side."""
     defaults = {"thresholds": steps, "mappings": [], "color": {"mode": "thresholds"}}
-    for key, value in (("min", low), ("max", high), ("decimals", decimals)):
+    for key, value in (("min", low), ("decimals", decimals)):
         if value is not None:
             defaults[key] = value
     reduce = {"calcs": ["lastNotNull"], "fields": "", "values": False}
