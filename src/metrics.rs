@@ -120,6 +120,10 @@ fn describe() {
         "Time to make the store durable."
     );
     describe_counter!(
+        "larder_store_flush_failures_total",
+        "Times that the store could not be made durable; it takes nothing more until a restart."
+    );
+    describe_counter!(
         "larder_store_recoveries_total",
         "Stores that were found damaged or emptied and replaced, by reason."
     );
@@ -165,6 +169,7 @@ fn describe() {
         "larder_cache_leftover_bytes_total",
         "larder_verified_bytes_total",
         "larder_verify_corrupt_total",
+        "larder_store_flush_failures_total",
     ] {
         counter!(name).absolute(0);
     }
@@ -297,6 +302,11 @@ pub fn drift(kind: &'static str, count: u64) {
 /// The store was made durable.
 pub fn store_flushed(took: Duration) {
     histogram!("larder_store_flush_duration_seconds").record(took.as_secs_f64());
+}
+
+/// The store could not be made durable.
+pub fn store_flush_failed() {
+    counter!("larder_store_flush_failures_total").increment(1);
 }
 
 /// A store was replaced; `reason` is `damaged` or `emptied`.

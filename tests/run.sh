@@ -18,15 +18,19 @@ if ! command -v cc >/dev/null; then as_root apt-get update -q && as_root apt-get
 if ! command -v python3 >/dev/null || ! python3 -c 'import venv, ensurepip' 2>/dev/null; then
   as_root apt-get update -q && as_root apt-get install -qy python3 python3-venv
 fi
-if ! command -v redis-server >/dev/null; then
+# Every test has a Redis and a Prometheus of its own: while the packages are installed, no service may start.
+servers=
+command -v redis-server >/dev/null || servers="redis-server"
+command -v promtool >/dev/null || servers="$servers prometheus"
+if [ -n "$servers" ]; then
   as_root apt-get update -q
-  ( # Every test has a Redis of its own: while the package is installed, no service may start.
-    policy=/usr/sbin/policy-rc.d
+  ( policy=/usr/sbin/policy-rc.d
     if [ ! -e "$policy" ]; then
       trap 'as_root rm -f "$policy"' EXIT
       printf '#!/bin/sh\nexit 101\n' | as_root install -m 755 /dev/stdin "$policy"
     fi
-    as_root apt-get install -qy redis-server
+    # shellcheck disable=SC2086 # one word for each package
+    as_root apt-get install -qy --no-install-recommends $servers
   )
 fi
 # What the example pod asks with.

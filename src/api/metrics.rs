@@ -11,6 +11,7 @@ use jiff::Timestamp;
 
 use super::{Api, Sampled};
 use crate::ledger::Shelf;
+use crate::plan::Watermarks;
 use crate::scout::judged;
 
 const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -21,6 +22,7 @@ pub(super) async fn scrape(Shared(api): Shared<Api>) -> Response {
         shelf: &api.keeper.ledger().shelf(),
         promised: api.keeper.reservations().promised(),
         capacity: api.keeper.capacity(),
+        watermarks: api.keeper.watermarks(),
     };
     let sampled = api.sampler.latest();
     render_state(&mut text, &sampled, &kept, api.max_models);
@@ -95,6 +97,7 @@ struct Kept<'a> {
     shelf: &'a Shelf,
     promised: u64,
     capacity: Option<u64>,
+    watermarks: Watermarks,
 }
 
 /// One family at a time, as the format asks.
@@ -131,13 +134,13 @@ impl Family<'_> {
 }
 
 fn render_state(text: &mut String, sampled: &Sampled, kept: &Kept<'_>, max_models: usize) {
-    let Kept { shelf, promised, capacity } = *kept;
+    let Kept { shelf, promised, .. } = *kept;
     let mut page = Page { text };
     page.gauge("larder_build_info", "Always 1; the labels say what runs.")
         .sample(&[("version", env!("CARGO_PKG_VERSION"))], 1);
     collectors(&mut page, sampled);
     queue(&mut page, sampled);
-    disk(&mut page, sampled, capacity);
+    disk(&mut page, sampled, kept);
     cache(&mut page, shelf);
     page.gauge(
         "larder_cache_reserved_bytes",
@@ -184,7 +187,7 @@ fn queue(page: &mut Page<'_>, sampled: &Sampled) {
     }
 }
 
-fn disk(page: &mut Page<'_>, sampled: &Sampled, capacity: Option<u64>) {
+fn disk(page: &mut Page<'_>, sampled: &Sampled, kept: &Kept<'_>) {
     let Some(usage) = sampled.disk.as_ref().and_then(|collected| collected.value) else { return };
     let mount =
         sampled.mountpoint.as_deref().map_or_else(|| "unknown".into(), std::path::Path::to_string_lossy);
@@ -202,7 +205,14 @@ fn disk(page: &mut Page<'_>, sampled: &Sampled, capacity: Option<u64>) {
         "larder_cache_capacity_bytes",
         "Bytes that the cache may take: cache.capacity, or the size of its filesystem.",
     )
-    .sample(&[], capacity.unwrap_or(u64::MAX).min(usage.total));
+    .sample(&[], kept.capacity.unwrap_or(u64::MAX).min(usage.total));
+    // As `plan::evict` has it: without a capacity it is the disk that fills, whoever fills it.
+    let (of, bytes) = kept.capacity.map_or(("disk", usage.total), |capacity| ("cache", capacity));
+    let (high, low) = kept.watermarks.of(bytes);
+    let help = "Bytes of the disk or of the cache above which room is made (high), and down to which (low).";
+    let mut family = page.gauge("larder_cache_watermark_bytes", help);
+    family.sample(&[("watermark", "high"), ("of", of)], high);
+    family.sample(&[("watermark", "low"), ("of", of)], low);
 }
 
 fn cache(page: &mut Page<'_>, shelf: &Shelf) {
@@ -268,9 +278,31 @@ mod tests {
         page.gauge("x", "Help.").sample(&[("a", "q\"b\\c\nd")], 1.5);
         assert_eq!(text, "# HELP x Help.\n# TYPE x gauge\nx{a=\"q\\\"b\\\\c\\nd\"} 1.5\n");
         let mut text = String::new();
-        let kept = Kept { shelf: &Shelf::default(), promised: 0, capacity: None };
+        let watermarks = Watermarks { high: 90, low: 80 };
+        let kept = Kept { shelf: &Shelf::default(), promised: 0, capacity: None, watermarks };
         render_state(&mut text, &Sampled::default(), &kept, 10);
         assert!(!text.contains("larder_disk_free_bytes") && !text.contains("larder_queue_up"), "{text}");
         assert!(text.contains("larder_models_omitted 0"));
+    }
+
+    #[test]
+    fn watermarks_are_of_the_disk_unless_the_cache_has_a_capacity() {
+        let shown = |capacity| {
+            let mut text = String::new();
+            let watermarks = Watermarks { high: 90, low: 80 };
+            let kept = Kept { shelf: &Shelf::default(), promised: 0, capacity, watermarks };
+            let usage = crate::disk::Usage { total: 1000, free: 500, inodes: None };
+            let collected =
+                super::super::sample::Collected { value: Some(usage), took: std::time::Duration::ZERO };
+            let sampled = Sampled { disk: Some(collected), ..Sampled::default() };
+            render_state(&mut text, &sampled, &kept, 10);
+            let lines = text.lines().filter(|line| line.starts_with("larder_cache_watermark_bytes"));
+            lines.map(str::to_owned).collect::<Vec<_>>()
+        };
+        let line = |watermark: &str, of: &str, bytes: u64| {
+            format!("larder_cache_watermark_bytes{{watermark=\"{watermark}\",of=\"{of}\"}} {bytes}")
+        };
+        assert_eq!(shown(None), [line("high", "disk", 900), line("low", "disk", 800)]);
+        assert_eq!(shown(Some(200)), [line("high", "cache", 180), line("low", "cache", 160)]);
     }
 }

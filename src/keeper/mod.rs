@@ -24,7 +24,7 @@ use crate::disk::{self, Reservations};
 use crate::error::{Error, Result, blocking};
 use crate::layout::Cache;
 use crate::ledger::{self, Key, Ledger, ModelView};
-use crate::plan::{Goal, Policy, Stock, plan_eviction};
+use crate::plan::{Goal, Policy, Stock, Watermarks, plan_eviction};
 use larder_jobs::Reason;
 
 pub use evict::Outcome;
@@ -124,6 +124,11 @@ impl Keeper {
             room: Some(stock.disk_free.saturating_sub(policy.keep_free.of(stock.disk_total)).min(left)),
             evictable: Some(plan.freed_bytes),
         })
+    }
+
+    /// Above which share of that, or of the disk, room is made, and down to which.
+    pub fn watermarks(&self) -> Watermarks {
+        self.inner.policy.watermarks
     }
 
     /// What an eviction plan needs to know now. Blocks for the disk's answer.

@@ -83,6 +83,15 @@ pub struct Watermarks {
     pub low: u8,
 }
 
+impl Watermarks {
+    /// The high and the low one in bytes of `capacity`.
+    pub fn of(self, capacity: u64) -> (u64, u64) {
+        let share =
+            |percent: u8| u64::try_from(u128::from(capacity) * u128::from(percent) / 100).unwrap_or(u64::MAX);
+        (share(self.high), share(self.low))
+    }
+}
+
 /// One revision, as far as the decision needs it.
 #[derive(Debug, Clone)]
 pub struct Candidate {

@@ -36,14 +36,13 @@ impl Policy {
             Some(capacity) => (LevelOf::Capacity, capacity, cache_bytes),
             None => (LevelOf::Disk, disk_total, disk_total.saturating_sub(disk_free)),
         };
-        let share =
-            |percent: u8| u64::try_from(u128::from(capacity) * u128::from(percent) / 100).unwrap_or(u64::MAX);
+        let (high_bytes, low_bytes) = self.watermarks.of(capacity);
         Level {
             of,
             capacity_bytes: capacity,
             used_bytes: used,
-            high_bytes: share(self.watermarks.high),
-            low_bytes: share(self.watermarks.low),
+            high_bytes,
+            low_bytes,
         }
     }
 }

@@ -42,6 +42,7 @@ impl Shared {
         });
         metrics::store_flushed(begun.elapsed());
         if result.is_err() {
+            metrics::store_flush_failed();
             self.failed.store(true, Ordering::Release);
         }
         result.map(|()| seen)

@@ -17,6 +17,7 @@ mod gpu;
 mod interop;
 mod limits;
 mod metrics;
+mod monitoring;
 mod queue_input;
 mod redis;
 mod repos;

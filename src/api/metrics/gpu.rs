@@ -108,6 +108,10 @@ fn moving(page: &mut Page<'_>, gpus: &Gpus) {
     each(page, gpus, "larder_gpu_memory_used_bytes", help, |gpu| gpu.memory.used);
     let help = "Bytes of the GPU's memory that anybody could have.";
     each(page, gpus, "larder_gpu_memory_free_bytes", help, |gpu| gpu.memory.free);
+    let help = "Processes on the GPU that this larder can see.";
+    each(page, gpus, "larder_gpu_processes", help, |gpu| {
+        gpu.processes.as_ref().map(|seen| seen.len() + gpu.processes_omitted)
+    });
     let help = "PCI Express generation of the link now; an idle GPU lowers it.";
     each(page, gpus, "larder_gpu_pcie_link_generation", help, |gpu| gpu.pcie.generation);
     let help = "PCI Express lanes of the link now.";
@@ -237,6 +241,8 @@ mod tests {
             memory: Memory { total: Some(85_899_345_920), used: Some(5), ..Memory::default() },
             utilization: Utilization { gpu: Some(0.25), memory: None },
             throttle_reasons: Some(vec![Throttle::HwThermalSlowdown]),
+            processes: Some(Vec::new()),
+            processes_omitted: 3,
             remapped_rows: Some(RemappedRows {
                 correctable: 0,
                 uncorrectable: 2,
@@ -258,6 +264,7 @@ mod tests {
             ),
             "larder_gpu_memory_total_bytes{uuid=\"GPU-1\"} 85899345920",
             "larder_gpu_memory_used_bytes{uuid=\"GPU-1\"} 5",
+            "larder_gpu_processes{uuid=\"GPU-1\"} 3",
             "larder_gpu_utilization_ratio{uuid=\"GPU-1\"} 0.25",
             "larder_gpu_throttled{uuid=\"GPU-1\",reason=\"hw_thermal_slowdown\"} 1",
             "larder_gpu_throttled{uuid=\"GPU-1\",reason=\"idle\"} 0",

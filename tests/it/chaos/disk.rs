@@ -1,7 +1,9 @@
 //! A disk with bad sectors: EIO in the middle of a file, when it is written, read back or synced.
 
+use serde_json::json;
 use support::fs::{Faulty, Operation};
-use support::{Hub, Larder, Model, larder, models};
+use support::http::ask;
+use support::{Daemon, Hub, Larder, Model, Tripwire, larder, models};
 
 use super::{number, refused, staged};
 
@@ -77,4 +79,28 @@ fn a_disk_that_fails_for_a_moment_costs_an_attempt_and_not_the_job() {
         assert!(number(&job, "attempts") >= 2, "{job}");
         assert!(number(&job, "bytes_fetched") <= model.bytes() + 3 * COST, "{job}");
     });
+}
+
+#[test]
+fn records_that_cannot_be_made_durable_are_counted_and_nothing_more_is_accepted() {
+    let Some(disk) = disk() else { return };
+    let hub = Hub::start();
+    let larder = larder!(&hub);
+    // The socket needs a filesystem that has such things; the records alone lie on the bad disk.
+    let records = disk.path().join("db");
+    std::fs::create_dir(&records).expect("the disk takes a folder");
+    std::os::unix::fs::symlink(&records, larder.state().join("db")).expect("a link");
+    let mut daemon = larder.serve();
+    daemon.allow(Tripwire::Errors);
+    let failures = |daemon: &Daemon| {
+        let page = ask(&daemon.place(), "GET /metrics", &[("Host", "localhost")], b"").text();
+        let line = page.lines().find_map(|line| line.strip_prefix("larder_store_flush_failures_total "));
+        line.expect("it is born at zero").parse::<u64>().expect("a number")
+    };
+    assert_eq!(failures(&daemon), 0);
+    disk.break_at(Operation::Sync, "db", 0);
+    let job = daemon.post("/v1/jobs", &json!({"kind": "download", "repo": "test/none"}));
+    assert_ne!(job.status, 202, "{}", job.text);
+    assert!(failures(&daemon) > 0);
+    disk.heal();
 }

@@ -4,7 +4,7 @@
 //! and [`gguf`] true headers of large ones,
 //! [`mod@redis`] is a private Redis that can be stopped, killed and frozen, [`proxy`] a network in front of it that
 //! fails on demand, [`front`] TLS before the hub, [`forward`] the proxy through which a company lets its hosts out,
-//! [`cas`] the store behind Xet, [`impostor`] what listens in Redis's place and is none, [`mod@larder`] and [`daemon`]
+//! [`mod@prometheus`] is a private Prometheus, [`cas`] the store behind Xet, [`impostor`] what listens in Redis's place and is none, [`mod@larder`] and [`daemon`]
 //! run the binary in isolation and fail a test that leaves a mess behind, [`cache`] reads the hub cache independently
 //! of larder's own code, [`python`] runs the field's own readers, [`browser`] a real browser, [`fs`] provides filesystems that fill up, lose power
 //! or fail.
@@ -29,6 +29,7 @@ mod listener;
 pub mod models;
 mod port;
 mod process;
+pub mod prometheus;
 pub mod proxy;
 pub mod python;
 pub mod redis;
@@ -44,5 +45,6 @@ pub use hub::{Content, Fault, FaultKind, Host, Hub, Model, Request};
 pub use impostor::Impostor;
 pub use larder::Larder;
 pub use process::Output;
+pub use prometheus::Prometheus;
 pub use proxy::Proxy;
 pub use redis::{Frozen, Redis, RedisOptions, Reply};
