@@ -1,17 +1,22 @@
-//! What this host says of itself to its fleet: its labels, health, GPUs, room, and the models in its cache.
+//! What this host says of itself to its fleet: its labels, health, GPUs, room, and the models in its cache; and its share
+//! of what the fleet may take of the network.
 //!
 //! It is taken from memory and from one look at the disk; nothing here waits for a GPU, a hub or Redis. The queue sends
 //! it with the next heartbeat (`queue/redis/attend.rs`), at once if something changed that others decide by.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use larder_jobs::{HOST_RECORD_VERSION, HeldModel, HostGpu, HostHealth, HostName, HostRecord, Labels};
+use larder_jobs::{
+    Bandwidth, FleetLimits, HOST_RECORD_VERSION, HeldModel, HostGpu, HostHealth, HostName, HostRecord, Labels,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Result, blocking};
 use crate::gpu::Gpus;
+use crate::hub::Hub;
 use crate::keeper::Keeper;
 use crate::queue::Redis;
 use crate::scout::{HostView, Scout};
@@ -102,6 +107,57 @@ impl Portrait {
     }
 }
 
+/// How often a host that downloads says so and learns its share.
+const SHARE: Duration = Duration::from_secs(2);
+/// What a host may take until it has learnt its share, in bytes per second: the others have the whole limit until they
+/// hear of it.
+const UNTIL_THEN: u64 = 64 << 10;
+/// How often it is looked whether the fleet has limits.
+const LOOK_FOR_LIMITS: Duration = Duration::from_secs(1);
+
+/// Keeps this host to its share of what the fleet may take, until `stop`. Those that download share equally. While Redis
+/// is away the last share holds.
+pub async fn share_until(queue: Arc<Redis>, hub: Hub, stop: CancellationToken) {
+    let (limits, mut sharing) = (hub.limits().clone(), 0_u32);
+    loop {
+        let active = limits.is_busy();
+        if !queue.is_limited() {
+            hub.set_share(None, None);
+        } else if active || sharing > 0 {
+            match queue.share(active).await {
+                // The first answer comes before the others have heard.
+                Ok((fleet, hosts)) => {
+                    let (bandwidth, requests) = share(fleet, hosts.max(1), sharing > 0 || hosts <= 1);
+                    hub.set_share(bandwidth, requests);
+                    sharing = if active { sharing.saturating_add(1) } else { 0 };
+                }
+                Err(error) => tracing::debug!(%error, "this host's share of the fleet's limits is unknown"),
+            }
+        } else {
+            hub.set_share(Bandwidth::new(UNTIL_THEN).ok(), Some(1.0));
+        }
+        let pause = if active { SHARE } else { LOOK_FOR_LIMITS };
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = limits.began(), if !active => {}
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+/// What one of so many hosts may take; little while the others have not heard of it.
+fn share(fleet: FleetLimits, hosts: u32, is_known: bool) -> (Option<Bandwidth>, Option<f64>) {
+    let part = |bandwidth: Bandwidth| {
+        let part = bandwidth.bytes() / u64::from(hosts);
+        Bandwidth::new(if is_known { part } else { part.min(UNTIL_THEN) }.max(1)).ok()
+    };
+    let requests = |all: NonZeroU32| {
+        let part = f64::from(all.get()) / f64::from(hosts);
+        if is_known { part } else { part.min(1.0) }
+    };
+    (fleet.bandwidth.and_then(part), fleet.requests_per_second.map(requests))
+}
+
 fn health(view: &HostView) -> HostHealth {
     let mut reasons: Vec<_> =
         view.health.reasons.iter().map(|reason| reason.word.word().to_owned()).collect();
@@ -118,4 +174,23 @@ fn gpus(gpus: &Gpus) -> Vec<HostGpu> {
         memory_free: gpu.memory.free,
     });
     gpu.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_is_an_equal_part_and_little_until_the_others_know() {
+        let fleet = FleetLimits {
+            bandwidth: Bandwidth::new(8_000_000).ok(),
+            requests_per_second: NonZeroU32::new(6),
+        };
+        let bytes = |hosts, known| share(fleet, hosts, known).0.map(Bandwidth::bytes);
+        assert_eq!([bytes(1, true), bytes(4, true)], [Some(8_000_000), Some(2_000_000)]);
+        assert_eq!(bytes(4, false), Some(UNTIL_THEN));
+        assert_eq!(bytes(100_000_000, true), Some(1), "never nothing");
+        assert_eq!([share(fleet, 4, true).1, share(fleet, 4, false).1], [Some(1.5), Some(1.0)]);
+        assert_eq!(share(FleetLimits::default(), 3, false), (None, None), "no limit is no limit");
+    }
 }

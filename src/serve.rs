@@ -15,7 +15,7 @@ use crate::api::{self, Api, Listeners, Sampler};
 use crate::config::{Config, Environment, Settings, Sources};
 use crate::disk::Reservations;
 use crate::error::{Error, Result};
-use crate::fleet::Portrait;
+use crate::fleet::{self, Portrait};
 use crate::gpu;
 use crate::hub::{Hub, Limits};
 use crate::keeper::{self, Keeper};
@@ -208,6 +208,7 @@ impl House {
         }
         if let Some(fleet) = self.fleet.clone() {
             services.spawn(self.api.portrait.clone().show_until(Arc::clone(&fleet), stop.clone()));
+            services.spawn(fleet::share_until(Arc::clone(&fleet), self.hub.clone(), stop.clone()));
             let stop = stop.clone();
             services.spawn(async move { fleet.attend_until(&stop).await });
         }

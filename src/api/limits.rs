@@ -1,10 +1,13 @@
 //! How fast bytes may come: look and change, for the host and for a job that runs here.
 
+use std::num::NonZeroU32;
+
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Path, State as Shared};
 use axum::http::StatusCode;
-use larder_jobs::{Bandwidth, Invalid, JobId, Reason};
+use larder_jobs::client::Queue;
+use larder_jobs::{Bandwidth, FleetLimits, Invalid, JobId, Reason};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::Api;
@@ -68,6 +71,56 @@ pub(super) async fn change(Shared(api): Shared<Api>, body: Bytes) -> Result<Json
     api.limits.set_bandwidth(bandwidth);
     tracing::info!(bandwidth = bandwidth.map(Bandwidth::bytes), "the host has another limit");
     Ok(Json(view(&api)))
+}
+
+/// The queue of the fleet, whose limits these are.
+fn fleet(api: &Api) -> Result<&Queue, Failure> {
+    api.fleet.as_ref().ok_or_else(|| {
+        Failure::new(
+            Reason::InvalidRequest,
+            format!("this larder ({}) has a queue of its own, and no fleet", api.host),
+            "use /v1/limits for this host, or set queue.url to the Redis of a fleet",
+        )
+    })
+}
+
+pub(super) async fn show_fleet(Shared(api): Shared<Api>) -> Result<Json<FleetLimits>, Failure> {
+    Ok(Json(fleet(&api)?.limits().await?))
+}
+
+/// Both are there, or what is not stays as it is.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FleetChange {
+    #[serde(default, deserialize_with = "given")]
+    bandwidth: Option<Option<Bandwidth>>,
+    #[serde(default, deserialize_with = "given")]
+    requests_per_second: Option<Option<NonZeroU32>>,
+}
+
+fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
+}
+
+pub(super) async fn change_fleet(
+    Shared(api): Shared<Api>,
+    body: Bytes,
+) -> Result<Json<FleetLimits>, Failure> {
+    let change: FleetChange = serde_json::from_slice(&body).map_err(|error| {
+        Invalid::new(
+            format!("the body is no limit: {error}"),
+            r#"send {"bandwidth": 1000000000, "requests_per_second": 50}, or null for no limit"#,
+        )
+    })?;
+    let fleet = fleet(&api)?;
+    let now = fleet.limits().await?;
+    let limits = FleetLimits {
+        bandwidth: change.bandwidth.unwrap_or(now.bandwidth),
+        requests_per_second: change.requests_per_second.unwrap_or(now.requests_per_second),
+    };
+    fleet.set_limits(limits).await?;
+    tracing::info!(?limits, "the fleet has other limits");
+    Ok(Json(limits))
 }
 
 pub(super) async fn change_job(

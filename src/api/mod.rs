@@ -145,6 +145,7 @@ pub fn router(api: Api) -> Router {
     let answers_at_once = Router::new()
         .merge(jobs)
         .route("/v1/limits", get(limits::show).put(limits::change))
+        .route("/v1/fleet/limits", get(limits::show_fleet).put(limits::change_fleet))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{owner}/{name}", get(models::show))
         .route("/v1/models/{owner}/{name}/pin", put(keep::pin).delete(keep::unpin))

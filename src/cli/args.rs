@@ -1,5 +1,6 @@
 //! What can be typed.
 
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use clap::{Args as Group, Parser, Subcommand, ValueEnum};
@@ -215,6 +216,12 @@ pub(super) enum Verb {
         /// Of this running job instead of the host
         #[arg(long, value_name = "ID")]
         job: Option<JobId>,
+        /// Of all hosts of the fleet together, which share it
+        #[arg(long, conflicts_with = "job")]
+        fleet: bool,
+        /// Requests per second that the fleet sends to each source, or none for no limit
+        #[arg(long, value_name = "N|none", value_parser = requests, requires = "fleet")]
+        requests: Option<Requests>,
     },
     /// Look at the hosts of the fleet, find out who has a model, let a host take no more jobs
     Hosts {
@@ -496,6 +503,19 @@ impl Stage {
         job.validate()?;
         Ok(())
     }
+}
+
+/// A number of requests per second, or no limit.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Requests(pub(super) Option<NonZeroU32>);
+
+fn requests(text: &str) -> Result<Requests, Invalid> {
+    if text == "none" {
+        return Ok(Requests(None));
+    }
+    text.parse().map(|number| Requests(Some(number))).map_err(|_| {
+        Invalid::new(format!("`{text}` is not a number of requests per second"), "write 1 or more, or none")
+    })
 }
 
 #[derive(Debug, Subcommand)]

@@ -1,9 +1,10 @@
 //! `larder limit`: how fast bytes may come, shown and changed while a larder runs.
 
-use larder_jobs::{Bandwidth, JobId, Reason};
+use axum::http::Method;
+use larder_jobs::{Bandwidth, FleetLimits, JobId, Reason};
 
 use super::OK;
-use super::args::Limit;
+use super::args::{Limit, Requests};
 use super::client::{Client, JobLimit, Limits};
 use super::output::{Output, table};
 use crate::config::Settings;
@@ -25,6 +26,47 @@ pub(super) async fn run(
             let running = limits.jobs.into_iter().find(|job| job.id == id);
             one(running.ok_or_else(|| not_running(id))?, *output)
         }
+    }
+}
+
+/// What all hosts of the fleet together may take, shown or changed.
+pub(super) async fn of_fleet(
+    settings: Settings,
+    bandwidth: Option<Limit>,
+    requests: Option<Requests>,
+    output: &Output,
+) -> Result<u8> {
+    let client = Client::reach(&settings).await?.ok_or_else(|| nobody(&settings))?;
+    let mut limits = client.fleet_limits().await?;
+    if bandwidth.is_some() || requests.is_some() {
+        limits.bandwidth = bandwidth.map_or(limits.bandwidth, |Limit(bandwidth)| bandwidth);
+        limits.requests_per_second =
+            requests.map_or(limits.requests_per_second, |Requests(requests)| requests);
+        client.set_fleet_limits(limits).await?;
+    }
+    output.print(&limits, || {
+        let requests = limits.requests_per_second;
+        let requests = requests.map_or_else(|| "none".into(), |requests| format!("{requests}/s"));
+        let rows = [("bytes", words(limits.bandwidth, *output)), ("requests to each source", requests)];
+        table(&["OF THE FLEET", "AT MOST"], rows.map(|(what, most)| vec![what.into(), most]).into(), &[1])
+    })?;
+    Ok(OK)
+}
+
+impl Client {
+    async fn fleet_limits(&self) -> Result<FleetLimits> {
+        match self.fleet() {
+            Some(fleet) => Ok(fleet.limits().await?),
+            None => self.call(Method::GET, "/v1/fleet/limits", None).await,
+        }
+    }
+
+    async fn set_fleet_limits(&self, limits: FleetLimits) -> Result<()> {
+        if let Some(fleet) = self.fleet() {
+            return Ok(fleet.set_limits(limits).await?);
+        }
+        let body = serde_json::to_vec(&limits).map_err(|error| Error::internal(error.to_string()))?;
+        self.call::<FleetLimits>(Method::PUT, "/v1/fleet/limits", Some(body)).await.map(drop)
     }
 }
 

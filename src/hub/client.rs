@@ -90,6 +90,7 @@ impl Hub {
 
 impl Source {
     async fn info(&self, repo: &RepoId, revision: &Revision) -> Result<Resolved, Failed> {
+        self.turn().await;
         let model = self.hf.model(repo.owner(), repo.name());
         let answer = model.info().revision(revision.as_str()).send();
         let info = match answer.with_subscriber(NoSubscriber::default()).await {

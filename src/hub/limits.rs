@@ -1,5 +1,6 @@
 //! How many bytes per second may come: one bucket for the host, one for each running job, each with a speed that can
-//! be changed while others wait for it, and one for each source.
+//! be changed while others wait for it, and one for each source. In a fleet that has limits the host has one bucket more,
+//! for its share, and each source one that counts requests.
 //!
 //! A bucket holds a tenth of a second, so short transfers obey too. Who takes more than is there goes into debt and
 //! waits until the debt is paid; who waits when the speed changes gives back what it took and asks again.
@@ -31,6 +32,10 @@ pub struct Limits {
 
 struct Host {
     bucket: Bucket,
+    /// This host's share of what the fleet may take.
+    fleet: Bucket,
+    /// A job has begun.
+    began: Notify,
     /// The jobs that run here; an entry goes with its job.
     jobs: Mutex<BTreeMap<JobId, Weak<Running>>>,
 }
@@ -51,8 +56,25 @@ pub struct JobLimit {
 impl Limits {
     /// A host whose jobs together take at most `bandwidth`.
     pub fn new(bandwidth: Option<Bandwidth>) -> Self {
-        let (bucket, jobs) = (Bucket::new(bandwidth), Mutex::default());
-        Self { host: Arc::new(Host { bucket, jobs }) }
+        let (bucket, fleet) = (Bucket::new(bandwidth), Bucket::new(None));
+        Self { host: Arc::new(Host { bucket, fleet, began: Notify::new(), jobs: Mutex::default() }) }
+    }
+
+    /// Changes what the host may take of what its fleet may.
+    pub(super) fn set_share(&self, bandwidth: Option<Bandwidth>) {
+        if self.host.fleet.bandwidth() != bandwidth {
+            self.host.fleet.set(bandwidth);
+        }
+    }
+
+    /// Whether a job runs here.
+    pub fn is_busy(&self) -> bool {
+        self.host.jobs().values().any(|running| running.strong_count() > 0)
+    }
+
+    /// Until the next job begins.
+    pub async fn began(&self) {
+        self.host.began.notified().await;
     }
 
     /// What the host's jobs may take together.
@@ -70,6 +92,7 @@ impl Limits {
         let host = Arc::clone(&self.host);
         let running = Arc::new(Running { id, bucket: Bucket::new(bandwidth), host });
         self.host.jobs().insert(id, Arc::downgrade(&running));
+        self.host.began.notify_one();
         JobLimit { running }
     }
 
@@ -127,14 +150,16 @@ impl Drop for Running {
 impl JobLimit {
     /// Whether the job or its host has a limit now.
     pub fn is_set(&self) -> bool {
-        self.running.bucket.bandwidth().or_else(|| self.running.host.bucket.bandwidth()).is_some()
+        let Running { bucket, host, .. } = &*self.running;
+        [bucket, &host.bucket, &host.fleet].iter().any(|bucket| bucket.bandwidth().is_some())
     }
 
-    /// Takes what came: waits until the job may have it, and then until its host may. The bytes count from the call
+    /// Takes what came: waits until the job may have it, then until its host may, then until the fleet may. The bytes count from the call
     /// on, also if the future is dropped.
     pub async fn take(&self, bytes: u64) {
         self.running.bucket.take(bytes).await;
         self.running.host.bucket.take(bytes).await;
+        self.running.host.fleet.take(bytes).await;
     }
 }
 
@@ -164,8 +189,15 @@ impl Bucket {
     }
 
     fn set(&self, bandwidth: Option<Bandwidth>) {
-        self.limiter.set_speed_limit(speed(bandwidth));
-        self.changed.notify_waiters();
+        self.set_speed(speed(bandwidth));
+    }
+
+    /// So many of whatever it counts in a second.
+    pub(super) fn set_speed(&self, per_second: f64) {
+        if self.limiter.speed_limit().total_cmp(&per_second).is_ne() {
+            self.limiter.set_speed_limit(per_second);
+            self.changed.notify_waiters();
+        }
     }
 
     pub(super) async fn take(&self, bytes: u64) {

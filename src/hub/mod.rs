@@ -248,6 +248,14 @@ impl Hub {
         &self.inner.limits
     }
 
+    /// This host's share of what its fleet may take: bytes of all downloads, and requests to each source. Nothing is no
+    /// limit.
+    pub fn set_share(&self, bandwidth: Option<Bandwidth>, requests_per_second: Option<f64>) {
+        self.inner.limits.set_share(bandwidth);
+        let requests = requests_per_second.unwrap_or(f64::INFINITY);
+        self.inner.sources.iter().for_each(|source| source.set_requests(requests));
+    }
+
     /// Whether nobody may be asked.
     pub fn is_offline(&self) -> bool {
         self.inner.config.offline

@@ -89,6 +89,7 @@ impl Source {
             // Taken off again by the client where it is sent on to another origin.
             request = request.bearer_auth(token.secret());
         }
+        self.turn().await;
         let mut response = request.send().await.map_err(|error| self.no_answer(&error))?;
         let status = response.status().as_u16();
         self.answered(status);

@@ -98,6 +98,7 @@ impl Source {
         if let Some(token) = &self.token {
             request = request.bearer_auth(token.secret());
         }
+        self.turn().await;
         let mut response = request.send().await.map_err(|error| self.no_answer(&error))?;
         let status = response.status();
         self.answered(status.as_u16());

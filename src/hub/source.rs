@@ -99,6 +99,8 @@ pub(super) struct Source {
     pub(super) connections: Semaphore,
     /// How fast bytes may come from it.
     pub(super) bandwidth: Bucket,
+    /// How many requests it may be sent; the host's share of what its fleet may.
+    requests: Bucket,
     reached: Arc<AtomicBool>,
     received: metrics::Bytes,
     /// It takes no HTTP/1.1.
@@ -113,6 +115,16 @@ impl fmt::Debug for Source {
 }
 
 impl Source {
+    /// Waits until it may be sent another request.
+    pub(super) async fn turn(&self) {
+        self.requests.take(1).await;
+    }
+
+    /// It may be sent so many requests in a second; infinity is no limit.
+    pub(super) fn set_requests(&self, per_second: f64) {
+        self.requests.set_speed(per_second);
+    }
+
     /// A source at `mirror`; `reached` becomes true when anybody answers.
     pub(super) fn new(
         mirror: &Mirror,
@@ -135,6 +147,7 @@ impl Source {
             hf,
             connections,
             bandwidth,
+            requests: Bucket::new(None),
             reached,
             received,
             http2,

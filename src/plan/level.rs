@@ -37,13 +37,7 @@ impl Policy {
             None => (LevelOf::Disk, disk_total, disk_total.saturating_sub(disk_free)),
         };
         let (high_bytes, low_bytes) = self.watermarks.of(capacity);
-        Level {
-            of,
-            capacity_bytes: capacity,
-            used_bytes: used,
-            high_bytes,
-            low_bytes,
-        }
+        Level { of, capacity_bytes: capacity, used_bytes: used, high_bytes, low_bytes }
     }
 }
 

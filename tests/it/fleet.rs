@@ -4,6 +4,7 @@
 mod api;
 mod client;
 mod hosts;
+mod limits;
 mod stage;
 mod storm;
 

@@ -11,8 +11,8 @@ use super::error::{Error, Result};
 use super::queue::{Queue, refused, request, strange, unknown};
 use super::row;
 use crate::{
-    Batch, Drain, HeldModel, HostName, HostState, Job, JobId, Kind, MAX_BATCH, Presence, Reason, Record,
-    RepoId, Target,
+    Bandwidth, Batch, Drain, FleetLimits, HeldModel, HostName, HostState, Job, JobId, Kind, MAX_BATCH,
+    Presence, Reason, Record, RepoId, Target,
 };
 
 /// Changes of a host's stock that travel together.
@@ -227,6 +227,40 @@ impl Queue {
         Ok(())
     }
 
+    /// What all hosts of the fleet together may take.
+    ///
+    /// # Errors
+    /// `queue_unavailable`.
+    pub async fn limits(&self) -> Result<FleetLimits> {
+        let reply = self.connection.run(&Step::new("limits")).await?;
+        FleetLimits::read(&reply).ok_or_else(strange)
+    }
+
+    /// Changes what all hosts together may take; every larder follows within seconds.
+    ///
+    /// # Errors
+    /// `queue_unavailable`; one of both may have been changed by then.
+    pub async fn set_limits(&self, limits: FleetLimits) -> Result<()> {
+        let bandwidth = limits.bandwidth.map(|bandwidth| bandwidth.bytes().to_string());
+        let requests = limits.requests_per_second.map(|requests| requests.to_string());
+        for (field, value) in [("bandwidth", bandwidth), ("requests", requests)] {
+            self.connection.run(&Step::new("limit").arg(field).maybe(value)).await?;
+        }
+        Ok(())
+    }
+
+    /// What the fleet may take, and among how many hosts; `active` says whether `host` is one of them.
+    ///
+    /// # Errors
+    /// `queue_unavailable`.
+    pub async fn share(&self, host: &HostName, active: bool) -> Result<(FleetLimits, u32)> {
+        let reply = self.connection.run(&Step::new("share").arg(host).arg(u8::from(active))).await?;
+        let Value::Array(parts) = &reply else { return Err(strange()) };
+        let hosts =
+            parts.get(2).and_then(row::text).and_then(|hosts| hosts.parse().ok()).ok_or_else(strange)?;
+        Ok((FleetLimits::read(&reply).ok_or_else(strange)?, hosts))
+    }
+
     /// Takes back one requester's wish for a job or for every job of a batch; says what became of each.
     ///
     /// # Errors
@@ -260,6 +294,17 @@ impl Queue {
             }
         }
         Ok(count)
+    }
+}
+
+impl FleetLimits {
+    /// The first two parts of an answer.
+    fn read(reply: &Value) -> Option<Self> {
+        let Value::Array(parts) = reply else { return None };
+        let text = |n: usize| parts.get(n).and_then(row::text).filter(|text| !text.is_empty());
+        let bandwidth = text(0).map(|bytes| Bandwidth::new(bytes.parse().ok()?).ok());
+        let requests = text(1).map(|requests| requests.parse().ok());
+        Some(Self { bandwidth: bandwidth.flatten(), requests_per_second: requests.flatten() })
     }
 }
 

@@ -34,8 +34,8 @@ mod submit;
 use std::time::Duration;
 
 use crate::{
-    CommitId, HeldModel, HostName, HostState, Hosts, Job, JobId, JobView, Kind, ModelRef, Reason, State,
-    Target,
+    CommitId, FleetLimits, HeldModel, HostName, HostState, Hosts, Job, JobId, JobView, Kind, ModelRef,
+    Reason, State, Target,
 };
 
 pub use address::Address;
@@ -162,6 +162,22 @@ impl Client {
     /// `queue_unavailable`.
     pub async fn stock(&self, host: &HostName) -> Result<Vec<HeldModel>> {
         self.queue.stock(host).await
+    }
+
+    /// What all hosts of the fleet together may take of the network.
+    ///
+    /// # Errors
+    /// `queue_unavailable`.
+    pub async fn limits(&self) -> Result<FleetLimits> {
+        self.queue.limits().await
+    }
+
+    /// Changes that; every larder follows within seconds.
+    ///
+    /// # Errors
+    /// `queue_unavailable`.
+    pub async fn set_limits(&self, limits: FleetLimits) -> Result<()> {
+        self.queue.set_limits(limits).await
     }
 
     /// The host takes no more jobs (`true`), or takes jobs again; what runs there goes on.

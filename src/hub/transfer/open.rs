@@ -160,6 +160,7 @@ impl Job {
             if let Some(token) = source.token.as_ref().filter(|_| source.is_home(url)) {
                 request = request.bearer_auth(token.secret());
             }
+            source.turn().await;
             return match tokio::time::timeout(limit, request.send()).await {
                 Ok(Ok(response)) => {
                     source.answered(response.status().as_u16());

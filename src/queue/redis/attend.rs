@@ -143,7 +143,7 @@ impl Redis {
             // A newer larder may say more; looking costs little.
             _ => self.announce(),
         }
-        message == "drained"
+        matches!(message, "drained" | "limits")
     }
 
     /// Looks into the pool for the kinds whose turn has come.
@@ -210,6 +210,7 @@ impl Redis {
         told.registered = true;
         let hosts = parts.get(3).and_then(reply_text).and_then(|hosts| hosts.parse().ok());
         told.hosts = hosts.unwrap_or_default();
+        self.shown().limited = matches!(parts.get(4), Some(Reply::Int(1)));
         self.heed_drain(matches!(parts.get(2), Some(Reply::Int(1))), told);
         if emptied {
             told.stock = None;

@@ -25,7 +25,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use larder_jobs::client::{Address, Connection, Placed, Queue, Submitted, Title, Want};
 use larder_jobs::{
-    Batch, HeldModel, HostName, HostRecord, Hosts, Job, JobId, Kind, Progress, Record, State, Target,
+    Batch, FleetLimits, HeldModel, HostName, HostRecord, Hosts, Job, JobId, Kind, Progress, Record, State,
+    Target,
 };
 use tokio::sync::{Notify, broadcast, watch};
 
@@ -64,6 +65,8 @@ struct Shown {
     record: Option<HostRecord>,
     stock: Vec<HeldModel>,
     drained: bool,
+    /// Whether the fleet has limits that its hosts share.
+    limited: bool,
 }
 
 /// What this process holds.
@@ -121,6 +124,20 @@ impl Redis {
     /// Whether somebody said that this host takes no jobs, as far as it has heard.
     pub fn is_drained(&self) -> bool {
         self.shown().drained
+    }
+
+    /// Whether the fleet has limits that its hosts share, as far as this host has heard.
+    pub fn is_limited(&self) -> bool {
+        self.shown().limited
+    }
+
+    /// This host's part of the fleet's limits: what the fleet may take, and among how many hosts. `active` says whether
+    /// this host is one of them.
+    ///
+    /// # Errors
+    /// `queue_unavailable`.
+    pub async fn share(&self, active: bool) -> Result<(FleetLimits, u32)> {
+        Ok(self.queue.share(&self.host, active).await?)
     }
 
     /// What this host is now. It is told with the next heartbeat, or at once if others decide by what changed.

@@ -79,7 +79,7 @@ function verbs.reap_batches(limit, retention)
 end
 
 -- host instance ttl about -> whether the queue was new or emptied, who was there under that name before, whether it
--- takes no jobs, and how many hosts are there
+-- takes no jobs, how many hosts are there, and whether the fleet has limits
 function verbs.attend(host, instance, ttl, about)
   local fresh = redis.call('SET', P .. 'layout', '1', 'NX')
   local before = redis.call('GET', P .. 'host:' .. host)
@@ -88,7 +88,31 @@ function verbs.attend(host, instance, ttl, about)
   redis.call('ZREMRANGEBYSCORE', P .. 'hosts', '-inf', int(NOW - ttl * 1000))
   redis.call('ZADD', P .. 'known', int(NOW), host)
   if about then redis.call('HSET', P .. 'about', host, about) end
-  return { fresh and 1 or 0, before or '', redis.call('HGET', P .. 'drained', host) and 1 or 0, redis.call('ZCARD', P .. 'hosts') }
+  return { fresh and 1 or 0, before or '', redis.call('HGET', P .. 'drained', host) and 1 or 0, redis.call('ZCARD', P .. 'hosts'),
+    redis.call('EXISTS', P .. 'limits') }
+end
+
+-- How long a host counts as one that downloads after it said so.
+local SHARING = 6 * 1000000
+
+-- field value -> nothing; the field of what the whole fleet may take: bandwidth or requests. '' lifts it
+function verbs.limit(field, value)
+  if value == '' then redis.call('HDEL', P .. 'limits', field) else redis.call('HSET', P .. 'limits', field, value) end
+  redis.call('PUBLISH', P .. 'to:pool', 'limits')
+end
+
+-- -> bandwidth, requests; '' is no limit
+function verbs.limits()
+  return { redis.call('HGET', P .. 'limits', 'bandwidth') or '', redis.call('HGET', P .. 'limits', 'requests') or '' }
+end
+
+-- host active -> bandwidth, requests, and among how many hosts they are shared
+function verbs.share(host, active)
+  if active == '1' then redis.call('ZADD', P .. 'sharing', int(NOW), host) else redis.call('ZREM', P .. 'sharing', host) end
+  redis.call('ZREMRANGEBYSCORE', P .. 'sharing', '-inf', int(NOW - SHARING))
+  local limits = verbs.limits()
+  limits[3] = redis.call('ZCARD', P .. 'sharing')
+  return limits
 end
 
 -- host instance -> nothing; it leaves

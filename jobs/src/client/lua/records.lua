@@ -20,11 +20,12 @@
 --   hosts, host:<name>    zset and string: the larders that were there a moment ago
 --   known, about          zset     every host that was there or that jobs name, by when; hash: what each said of itself
 --   drained               hash     hosts that take no jobs -> since when, and who said so
+--   limits, sharing       hash     what the whole fleet may take; zset of the hosts that download now, by when
 --   stock:<name>          hash     repo@commit -> bytes and last use of each model in its cache
 --   has:<repo>            hash     host@commit -> the same, the other way round
 --   layout                string   the version of these keys
--- Channels: to:host:<name> says "ready <kind>", "cancel <id>" and "drained"; to:pool says "any <kind>", and "none
--- <kind>" when the last one is taken; about:<id> says the new state.
+-- Channels: to:host:<name> says "ready <kind>", "cancel <id>" and "drained"; to:pool says "any <kind>", "none
+-- <kind>" when the last one is taken, and "limits"; about:<id> says the new state.
 
 local P = KEYS[1]
 local CHUNK = 64
