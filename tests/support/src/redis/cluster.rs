@@ -7,7 +7,7 @@ use crate::port::Port;
 /// Slots of each master, first and last.
 const SLOTS: [[&str; 2]; 3] = [["0", "5460"], ["5461", "10922"], ["10923", "16383"]];
 
-/// Four nodes; half a second of silence makes the replica the master of its slots.
+/// Four nodes; a second and a half of silence makes the replica the master of its slots.
 #[derive(Debug)]
 pub struct Cluster {
     /// The three masters at the beginning, then the replica.
@@ -30,7 +30,7 @@ impl Cluster {
             if let Some(first) = nodes.first().filter(|_| options.tls) {
                 node = node.tls_like(first);
             }
-            let lines = [("cluster-enabled", "yes"), ("cluster-node-timeout", "500")];
+            let lines = [("cluster-enabled", "yes"), ("cluster-node-timeout", "1500")];
             let node = lines.into_iter().fold(node, |node, (name, value)| node.directive(name, value));
             let number = port.number().to_string();
             nodes.push(Redis::with(node.directive("cluster-port", &number)));

@@ -73,8 +73,9 @@ impl RedisOptions {
         let append = if self.volatile { "no" } else { "yes" };
         let mut conf = format!("{place}daemonize no\nlogfile \"\"\n");
         if !self.sentinel {
-            writeln!(conf, "save \"\"\nappendonly {append}\nappendfsync everysec")
-                .expect("strings take everything");
+            // A replica is served at once, and not when others may want the same.
+            let rest = "appendfsync everysec\nrepl-diskless-sync-delay 0";
+            writeln!(conf, "save \"\"\nappendonly {append}\n{rest}").expect("strings take everything");
         }
         if let Some(password) = &self.password {
             writeln!(conf, "requirepass {}", quoted(password)).expect("strings take everything");

@@ -7,7 +7,7 @@ use super::{PATIENCE, Redis, RedisOptions};
 /// What the sentinels call the master.
 pub const MASTER: &str = "mymaster";
 
-/// Two servers and three sentinels; half a second of silence makes the replica the master.
+/// Two servers and three sentinels; a second of silence makes the replica the master.
 #[derive(Debug)]
 pub struct Watched {
     /// The master at the beginning, then the replica.
@@ -43,7 +43,7 @@ impl Watched {
         let watch = |lines: &[&str]| {
             let monitor = format!("monitor {MASTER} {follow} 2");
             let set = |what: &str, millis: u32| format!("{what} {MASTER} {millis}");
-            let timing = [monitor, set("down-after-milliseconds", 500), set("failover-timeout", 5_000)];
+            let timing = [monitor, set("down-after-milliseconds", 1_000), set("failover-timeout", 5_000)];
             let all = timing.iter().map(String::as_str).chain(lines.iter().copied());
             all.fold(with_tls(sentinels.clone()).sentinel(), |options, line| {
                 options.directive("sentinel", line)
