@@ -50,7 +50,7 @@ pub(super) async fn enqueue(Shared(api): Shared<Api>, body: Bytes) -> Result<Res
         return Err(Failure::new(
             Reason::InvalidRequest,
             format!("the job is for {name}, and this larder ({}) has a queue of its own", api.host),
-            "leave `hosts` out, or set queue.url to the Redis that both hosts share",
+            "leave `hosts` out, or name the Redis that both hosts share in queue.url",
         ));
     }
     let work = job.work.clone();

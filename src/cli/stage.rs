@@ -134,12 +134,13 @@ async fn somebody_takes(client: &Client, job: &Job) -> Result<()> {
                 "no larder has been there as host {name} within the last minute, so nobody would stage it"
             ),
             "start larder serve on that host, name another with --hosts, or stage into this machine's cache \
-             without the fleet: --set queue.url=",
+             without the fleet: --set queue.url= (and queue.mode=single, queue.urls= where those are set)",
         ),
         Target::Pool | Target::Only => (
             "no larder of the fleet has been there within the last minute, so nobody would stage it"
                 .to_owned(),
-            "start larder serve on a host, or stage into this machine's cache without the fleet: --set queue.url=",
+            "start larder serve on a host, or stage into this machine's cache without the fleet: --set queue.url= \
+             (and queue.mode=single, queue.urls= where those are set)",
         ),
     };
     Err(Error::new(Reason::QueueUnavailable, what, hint))

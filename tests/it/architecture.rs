@@ -146,6 +146,8 @@ fn files_are_small_and_say_what_they_are_for() {
         let lines = text.lines().count();
         assert!(lines <= HARD_LIMIT, "{} has {lines} lines", path.display());
         let head = if path.extension().is_some_and(|ending| ending == "lua") { "-- " } else { "//!" };
+        // A library of Redis functions begins with its name.
+        let text = text.strip_prefix("#!lua name=larder\n").unwrap_or(text);
         assert!(text.starts_with(head), "{} does not say what it is for", path.display());
         long += usize::from(lines > SOFT_LIMIT);
     }

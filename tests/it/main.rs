@@ -12,6 +12,7 @@ mod fit;
 mod fleet;
 mod gpu;
 mod interop;
+mod languages;
 mod limits;
 mod metrics;
 mod queue_input;

@@ -24,17 +24,23 @@
 mod address;
 mod connection;
 mod error;
+mod find;
+mod functions;
+mod inbox;
 mod queue;
 mod row;
 mod server;
+mod urls;
 
 use std::time::Duration;
 
 use crate::{HostName, Hosts, Job, JobId, JobView, Kind, Reason, State, Target};
 
-pub use address::Address;
+pub use address::{Address, Mode};
 pub use connection::{Connection, Messages, Step};
 pub use error::{Error, Result};
+pub use functions::{LIBRARY, Library};
+pub use inbox::Entry;
 pub use queue::{Outcome, Queue, strange};
 /// A reply of the server.
 pub use redis::Value as Reply;

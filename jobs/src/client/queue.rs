@@ -63,6 +63,12 @@ impl Queue {
     /// # Errors
     /// `invalid_request` for a job that breaks the contract, `queue_unavailable` if the queue is full or away.
     pub async fn enqueue(&self, id: JobId, job: &Job, target: &Target) -> Result<(bool, Record)> {
+        let step = self.request("enqueue", id, job, target)?;
+        self.accepted(&self.connection.run(&step).await?)
+    }
+
+    /// The step that puts a job into a queue.
+    pub(super) fn request(&self, verb: &str, id: JobId, job: &Job, target: &Target) -> Result<Step> {
         let payload = job.payload()?;
         let common = &job.common;
         let micros = |time: Option<jiff::Timestamp>| time.map(jiff::Timestamp::as_microsecond);
@@ -70,7 +76,7 @@ impl Queue {
             Work::Download(download) => Some(download),
             _ => None,
         };
-        let step = Step::new("enqueue")
+        Ok(Step::new(verb)
             .arg(id)
             .arg(job.work.kind())
             .arg(target)
@@ -84,9 +90,12 @@ impl Queue {
             .arg(u8::from(download.is_some_and(|download| download.pin)))
             .maybe(download.and_then(|download| download.bandwidth).map(crate::Bandwidth::bytes))
             .maybe(download.and_then(|download| download.lease_ttl).map(|ttl| ttl.get().as_secs()))
-            .arg(self.max_queued);
-        let reply = self.connection.run(&step).await?;
-        if let Some(full) = row::text(&reply) {
+            .arg(self.max_queued))
+    }
+
+    /// The answer to that step.
+    pub(super) fn accepted(&self, reply: &Value) -> Result<(bool, Record)> {
+        if let Some(full) = row::text(reply) {
             let waiting = full.trim_start_matches("FULL ");
             return Err(Error::new(
                 Reason::QueueUnavailable,
@@ -94,7 +103,7 @@ impl Queue {
                 "try again when some are done, cancel some, or raise queue.max_queued",
             ));
         }
-        let (word, record) = pair(&reply)?;
+        let (word, record) = pair(reply)?;
         Ok((matches!(word, Value::Int(1)), self.record(record)?))
     }
 
@@ -103,6 +112,13 @@ impl Queue {
     /// # Errors
     /// `queue_unavailable`, or `internal` for a record that cannot be read.
     pub async fn get(&self, id: JobId) -> Result<Option<Record>> {
+        match self.look(id).await? {
+            Some(record) => Ok(Some(record)),
+            None => self.asked_for(id).await,
+        }
+    }
+
+    pub(super) async fn look(&self, id: JobId) -> Result<Option<Record>> {
         let mut command = redis::cmd("HGETALL");
         command.arg(format!("{}job:{id}", self.connection.address().prefix()));
         match self.connection.command(&command).await? {
@@ -137,7 +153,10 @@ impl Queue {
         let step = Step::new("cancel").arg(id).maybe(requester).arg(self.retention.as_micros());
         let reply = self.connection.run(&step).await?;
         if row::text(&reply).is_some() {
-            return Err(unknown(id));
+            return match self.led_to(id).await? {
+                Some(joined) => Box::pin(self.cancel(joined, requester)).await,
+                None => Err(unknown(id)),
+            };
         }
         let (word, record) = pair(&reply)?;
         let outcome = match row::text(word).as_deref() {
@@ -216,7 +235,11 @@ impl Queue {
         Ok(matches!(self.connection.command(&command).await?, Value::Int(1..)))
     }
 
-    fn record(&self, reply: &Value) -> Result<Record> {
+    pub(super) fn retention(&self) -> Duration {
+        self.retention
+    }
+
+    pub(super) fn record(&self, reply: &Value) -> Result<Record> {
         row::read(reply).map_err(|unreadable| {
             let Unreadable { id, invalid, .. } = *unreadable;
             let id = id.map_or_else(|| "?".into(), |id| id.to_string());

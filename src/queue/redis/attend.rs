@@ -29,6 +29,9 @@ struct Told {
     server: Option<Server>,
     registered: bool,
     twin: bool,
+    functions: bool,
+    /// Since when the queue has been there.
+    born: Option<String>,
 }
 
 impl Redis {
@@ -41,6 +44,7 @@ impl Redis {
             let begun = Instant::now();
             tokio::select! {
                 () = stop.cancelled() => break,
+                _ = self.tend_inbox() => {}
                 Err(error) = self.attend(&instance, &mut told) => {
                     if !told.away {
                         tracing::warn!(reason = %error.reason(), hint = error.hint(), "the queue is away: {error}");
@@ -77,6 +81,8 @@ impl Redis {
         }
         self.held().absent = None;
         self.announce();
+        self.inbox.notify_one();
+        self.offer_functions(&mut told.functions).await;
         let mut heartbeat = tokio::time::interval_at(Instant::now() + HEARTBEAT, HEARTBEAT);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -89,6 +95,9 @@ impl Redis {
     }
 
     fn heed(&self, message: &str) {
+        if message == "inbox" {
+            return self.inbox.notify_one();
+        }
         match message.split_once(' ') {
             Some(("cancel", id)) => {
                 if let Ok(id) = id.parse() {
@@ -107,15 +116,19 @@ impl Redis {
         let Reply::Array(parts) = &reply else {
             return Err(Error::internal("a registration without an answer"));
         };
-        let emptied = matches!(parts.first(), Some(Reply::Int(1)));
-        if emptied && told.registered {
+        let before = parts.get(1).and_then(reply_text).filter(|before| !before.is_empty());
+        // Whoever is the first to come back finds it empty; the others find that it is another one.
+        let born = parts.get(2).and_then(reply_text);
+        let emptied = told.born.is_some() && told.born != born;
+        told.born = born;
+        if emptied {
+            crate::metrics::queue_emptied();
             tracing::warn!(
                 "the queue was emptied (FLUSHALL, or a Redis that started without its data): jobs that waited \
                  are lost and must be asked for again; running ones go on and are put back"
             );
             self.announce();
         }
-        let before = parts.get(1).and_then(reply_text).filter(|before| !before.is_empty());
         // At the first time it may be what this host was before a crash.
         if told.registered && !told.twin && before.as_deref().is_some_and(|before| before != instance) {
             told.twin = true;
@@ -130,7 +143,7 @@ impl Redis {
         if told.server.as_ref() == Some(&server) {
             return;
         }
-        let place = self.queue.connection().address().place();
+        let place = &server.place;
         tracing::info!(redis = place, version = server.version, host = %self.host, "the queue is in Redis");
         if !server.append_only {
             tracing::warn!(

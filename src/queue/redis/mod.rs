@@ -6,14 +6,19 @@
 //! a Redis that lost its data gets it back.
 
 mod attend;
+mod inbox;
 mod steps;
 
 #[cfg(test)]
 mod backlog;
 #[cfg(test)]
+mod hour;
+#[cfg(test)]
 mod random;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod valkey;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -43,6 +48,8 @@ pub struct Redis {
     held: Mutex<Held>,
     /// Redis has lost what runs here, and so this host's registration, too.
     emptied: Notify,
+    /// A program put something into the inbox.
+    inbox: Notify,
 }
 
 /// What this process holds.
@@ -77,6 +84,7 @@ impl Redis {
             cancelled: broadcast::Sender::new(CANCELLATIONS),
             held: Mutex::default(),
             emptied: Notify::new(),
+            inbox: Notify::new(),
         }
     }
 

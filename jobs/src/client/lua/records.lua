@@ -1,6 +1,6 @@
 -- The Redis queue of larder: every step of a job as one atomic script.
 --
--- This file and the two others (rules.lua, steps.lua) are sent as one, in this order.
+-- This file and the three others (rules.lua, inbox.lua, steps.lua) are sent as one, in this order.
 -- KEYS[1] is the prefix of all keys, with the one hash tag; ARGV[1] is the verb. What may happen to a job is
 -- defined by larder's pure rules (src/queue/rules.rs); this file says the same in Redis' language, and a
 -- property test runs both side by side. Times are microseconds since the epoch by the clock of this server.
@@ -14,9 +14,10 @@
 --   wants                 hash     queue and want -> the job in flight that does it
 --   key:<text>            string   idempotency key -> id, gone a while after the job ended
 --   claims                hash     the number that a claim came with -> the job that runs under it
---   seq                   counter  the order of asking
+--   inbox                 zset     requests that came by FCALL and were not looked at yet: id .. json
+--   seq, asked            counter  the order of asking, and of asking by FCALL
 --   hosts, host:<name>    zset and string: the larders that were there a moment ago
---   layout                string   the version of these keys
+--   layout, born          string   the version of these keys, and since when they are there
 -- Channels: to:<queue> says "ready <kind>" and "cancel <id>"; about:<id> says the new state.
 
 local P = KEYS[1]

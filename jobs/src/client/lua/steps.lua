@@ -328,14 +328,16 @@ function verbs.restore(lease, ...)
   return 1
 end
 
--- host instance ttl -> whether the queue was new or emptied, and who was there under that name before
+-- host instance ttl -> whether the queue was new or emptied, who was there under that name before, and since when the
+-- queue has been there
 function verbs.attend(host, instance, ttl)
   local fresh = redis.call('SET', P .. 'layout', '1', 'NX')
+  redis.call('SET', P .. 'born', int(NOW), 'NX')
   local before = redis.call('GET', P .. 'host:' .. host)
   redis.call('SET', P .. 'host:' .. host, instance, 'PX', ttl)
   redis.call('ZADD', P .. 'hosts', int(NOW), host)
   redis.call('ZREMRANGEBYSCORE', P .. 'hosts', '-inf', int(NOW - ttl * 1000))
-  return { fresh and 1 or 0, before or '' }
+  return { fresh and 1 or 0, before or '', redis.call('GET', P .. 'born') }
 end
 
 -- host instance -> nothing; it leaves
@@ -345,6 +347,9 @@ function verbs.leave(host, instance)
     redis.call('ZREM', P .. 'hosts', host)
   end
 end
+
+verbs.inbox, verbs.turn_away = waiting_requests, turn_away
+function verbs.deliver(...) return deliver(verbs.enqueue, ...) end
 
 local verb = verbs[ARGV[1]]
 if not verb then return redis.error_reply('VERB ' .. tostring(ARGV[1])) end
