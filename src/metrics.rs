@@ -54,6 +54,10 @@ fn describe() {
         "Time from first start to end of a job, by result."
     );
     describe_counter!("larder_job_retries_total", "Attempts that were put back for another try, by reason.");
+    describe_counter!(
+        "larder_queue_emptied_total",
+        "Times that the fleet's queue was found without its data; jobs that waited were lost."
+    );
     describe_counter!("larder_jobs_failed_total", "Jobs that failed for good, by reason.");
     describe_counter!("larder_download_bytes_total", Unit::Bytes, "Bytes received from a source.");
     describe_counter!(
@@ -142,6 +146,7 @@ fn describe() {
             }
         }
     }
+    counter!("larder_queue_emptied_total").absolute(0);
     counter!("larder_download_resumed_bytes_total").absolute(0);
     counter!("larder_download_stalls_total").absolute(0);
     counter!("larder_download_quarantined_total").absolute(0);
@@ -236,6 +241,11 @@ pub fn job_ended(kind: Kind, result: &'static str, seconds: f64) {
 /// An attempt was put back for another try.
 pub fn job_retried(kind: Kind, reason: Reason) {
     counter!("larder_job_retries_total", "kind" => kind.word(), "reason" => reason.word()).increment(1);
+}
+
+/// The fleet's queue was found without its data.
+pub fn queue_emptied() {
+    counter!("larder_queue_emptied_total").increment(1);
 }
 
 /// A job failed for good.

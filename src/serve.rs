@@ -235,7 +235,7 @@ async fn left_behind(own: &Embedded) {
     if open > 0 {
         tracing::warn!(
             jobs = open,
-            "jobs are left in this machine's own queue; they run when queue.url is empty, or ask for them again"
+            "jobs are left in this machine's own queue; they run when no queue of a fleet is named, or ask for them again"
         );
     }
 }

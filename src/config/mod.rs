@@ -109,10 +109,14 @@ impl Config {
         let figment = Self::figment(sources, environment)?;
         let config: Self = figment.extract().map_err(|error| problem::explain(&error))?;
         config.validate()?;
-        if config.queue.url.has_password() && sources.flags.iter().any(|(key, _)| key == "queue.url") {
+        if let Some(name) = config.queue.key_with_password()
+            && sources.flags.iter().any(|(key, _)| key == name)
+        {
             return Err(Error::new(
                 Reason::InvalidRequest,
-                "queue.url has a password on the command line, where every user of this machine can read it",
+                format!(
+                    "{name} has a password on the command line, where every user of this machine can read it"
+                ),
                 "put the password into a file and name it in queue.password_file",
             ));
         }

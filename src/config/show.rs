@@ -64,6 +64,10 @@ fn filled_in(shown: Shown, settings: &Settings, environment: &Environment) -> Sh
         "state.path" => serde_json::json!(settings.state_dir),
         // It may carry a password.
         "queue.url" => return Shown { value: serde_json::json!(config.queue.url.hidden()), ..shown },
+        "queue.urls" => {
+            let urls: Vec<_> = config.queue.urls.iter().map(crate::queue::Url::hidden).collect();
+            return Shown { value: serde_json::json!(urls), ..shown };
+        }
         _ => return shown,
     };
     if value == shown.value {

@@ -273,8 +273,8 @@ impl Feeder {
                 let error = Error::from(invalid);
                 tracing::error!(job = %claim.record.id, %error, "a job cannot be read; it is kept as failed");
                 let settlement = Settlement::from(Verdict::Cancel(error));
-                let settled =
-                    lease::settle(&*self.store, claim.record.id, claim.token, settlement, self.lease).await;
+                let (id, token, lease) = (claim.record.id, claim.token, self.lease);
+                let settled = lease::settle(&*self.store, id, token, settlement, lease, lease).await;
                 if let Err(error) = settled {
                     tracing::warn!(job = %claim.record.id, %error, "its failure could not be written");
                 }

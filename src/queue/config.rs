@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use larder_jobs::client::Address;
+use larder_jobs::client::{Address, Mode};
 use larder_jobs::{Kind, Reason, Span};
 use serde::{Deserialize, Serialize};
 
@@ -22,16 +22,28 @@ const MIN_GONE: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// The Redis that the hosts of a fleet share; empty means this machine's own queue.
+    /// How the Redis of a fleet is run.
+    pub mode: Mode,
+    /// The Redis that the hosts of a fleet share; with `urls` empty as well it is this machine's own queue.
     pub url: Url,
+    /// Its sentinels, or nodes of its cluster.
+    pub urls: Vec<Url>,
+    /// What the sentinels call the master.
+    pub master_name: String,
     /// What the names of all keys in that Redis begin with.
     pub namespace: String,
     /// The user in that Redis; empty means the default one, or the one in the URL.
     pub username: String,
     /// A file that holds the user's password.
     pub password_file: String,
+    /// The user at the sentinels.
+    pub sentinel_username: String,
+    /// A file that holds that user's password.
+    pub sentinel_password_file: String,
     /// A file with the certificates to trust instead of the system's, in PEM form.
     pub ca_file: String,
+    /// Whether to load the Redis functions through which programs in other languages ask for jobs.
+    pub functions: bool,
     /// Attempts that a job gets when it fails for a reason that may pass.
     pub max_attempts: u32,
     /// Jobs that may wait for a worker; further ones are refused.
@@ -153,6 +165,47 @@ impl Concurrency {
 }
 
 impl Config {
+    /// Where the fleet's queue is, without the passwords and the CA that files hold; `None` for a queue of this
+    /// machine's own.
+    ///
+    /// # Errors
+    /// `invalid_request`, naming the key.
+    pub fn address(&self) -> Result<Option<Address>> {
+        let refuse = |what: &str, hint: &str| Err(Error::new(Reason::InvalidRequest, what, hint));
+        let urls: Vec<_> = self.urls.iter().map(Url::reveal).collect();
+        let sentinels = [
+            ("master_name", &self.master_name),
+            ("sentinel_username", &self.sentinel_username),
+            ("sentinel_password_file", &self.sentinel_password_file),
+        ];
+        if self.mode != Mode::Sentinel
+            && let Some((key, _)) = sentinels.iter().find(|(_, value)| !value.is_empty())
+        {
+            let what = format!("queue.{key} is set, and queue.mode is not \"sentinel\"");
+            return refuse(&what, "set queue.mode = \"sentinel\", or take the key out");
+        }
+        match self.mode {
+            Mode::Single if !urls.is_empty() => refuse(
+                "queue.urls is set, and queue.mode is \"single\"",
+                "set queue.mode = \"sentinel\" or \"cluster\", or write the one address into queue.url",
+            ),
+            Mode::Single if self.url.is_empty() => Ok(None),
+            Mode::Single => Ok(Some(Address::new(self.url.reveal(), &self.namespace)?)),
+            Mode::Sentinel | Mode::Cluster if !self.url.is_empty() => refuse(
+                "queue.url is set, and queue.mode names several servers",
+                "write the sentinels, or nodes of the cluster, into queue.urls",
+            ),
+            Mode::Sentinel => Ok(Some(Address::sentinel(&urls, &self.master_name, &self.namespace)?)),
+            Mode::Cluster => Ok(Some(Address::cluster(&urls, &self.namespace)?)),
+        }
+    }
+
+    /// The key with an address that carries a password, if there is one.
+    pub fn key_with_password(&self) -> Option<&'static str> {
+        let urls = self.urls.iter().any(Url::has_password).then_some("queue.urls");
+        self.url.has_password().then_some("queue.url").or(urls)
+    }
+
     /// Refuses settings with which the queue cannot do its work.
     ///
     /// # Errors
@@ -161,9 +214,7 @@ impl Config {
         let refuse = |key: &str, what: &str, hint: &str| {
             Err(Error::new(Reason::InvalidRequest, format!("queue.{key} {what}"), hint))
         };
-        if !self.url.is_empty() {
-            Address::new(self.url.reveal(), &self.namespace)?;
-        }
+        self.address()?;
         if self.max_attempts == 0 {
             return refuse("max_attempts", "is 0, so no job could run", "set 1 or more; 8 is the default");
         }
@@ -222,6 +273,14 @@ mod tests {
             ("max_finished", Config { max_finished: 0, ..good.clone() }),
             ("url", Config { url: Url("http://h".into()), ..good.clone() }),
             ("gone_after", Config { gone_after: zero, ..good.clone() }),
+            ("urls", Config { urls: vec![Url("redis://h".into())], ..good.clone() }),
+            ("urls", Config { mode: Mode::Cluster, ..good.clone() }),
+            ("url", Config { mode: Mode::Cluster, url: Url("redis://h".into()), ..good.clone() }),
+            ("master_name", Config { master_name: "m".into(), ..good.clone() }),
+            (
+                "master_name",
+                Config { mode: Mode::Sentinel, urls: vec![Url("redis://h".into())], ..good.clone() },
+            ),
             ("lease", Config { lease: zero, ..good.clone() }),
             ("retention", Config { retention: zero, ..good.clone() }),
             ("backoff_min", Config { backoff_min: zero, ..good.clone() }),

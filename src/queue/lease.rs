@@ -23,10 +23,12 @@ const REPORT: Duration = Duration::from_millis(500);
 /// Pauses between attempts to reach a store that does not answer.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
-/// Leases for which a settlement is tried before it is given up; by then the job is another worker's.
-const SETTLE_LEASES: u32 = 3;
+/// Attempts to deliver a result in each lease: a queue that is back must have it well before the job is given to another.
+const SETTLE_TRIES: u32 = 12;
+/// Longest time for which a result is kept for a queue that cannot be reached; after that the job runs again.
+const SETTLE: Duration = Duration::from_secs(24 * 3_600);
 /// Longest time for which handing a job back is tried, silence of the queue included.
-pub(super) const RELEASE: Duration = Duration::from_secs(10);
+pub const RELEASE: Duration = Duration::from_secs(10);
 
 /// Why a worker should stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -144,14 +146,15 @@ impl Lease {
         self.signal.cause.get().copied()
     }
 
-    /// Ends the attempt. While the queue cannot be reached it is tried again, for three leases at most.
+    /// Ends the attempt. While the queue cannot be reached it is tried again, for a day at most; whoever has to end before
+    /// may drop this at any time.
     ///
     /// # Errors
     /// Those of the store; the job then goes back when the lease expires.
     pub async fn settle(&self, verdict: Verdict) -> Result<Settled> {
         self.renewer.abort();
         if !matches!(verdict, Verdict::Interrupted) {
-            return self.end(verdict, self.length * SETTLE_LEASES).await;
+            return self.end(verdict, SETTLE).await;
         }
         // Somebody waits for this process to end, and the job goes back by itself in the end.
         let patience = self.length.min(RELEASE);
@@ -170,7 +173,7 @@ impl Lease {
             // The last progress is worth a try, not a failure.
             let _ = self.store.renew(self.id, self.token, state, progress).await;
         }
-        settle(&*self.store, self.id, self.token, verdict.into(), patience).await
+        settle(&*self.store, self.id, self.token, verdict.into(), self.length, patience).await
     }
 }
 
@@ -180,18 +183,19 @@ impl Drop for Lease {
     }
 }
 
-/// Settles, and tries again for `patience` while the queue cannot be reached.
+/// Settles, and tries again for `patience` while the queue cannot be reached; `lease` is the claim's length.
 pub(super) async fn settle(
     store: &dyn JobStore,
     id: JobId,
     token: u64,
     settlement: Settlement,
+    lease: Duration,
     patience: Duration,
 ) -> Result<Settled> {
     let begun = Instant::now();
     let mut pause = PAUSE_MIN;
     // Nobody renews any more, so a queue that is back must be seen well within a lease.
-    let longest = (patience / (4 * SETTLE_LEASES)).clamp(PAUSE_MIN, PAUSE_MAX);
+    let longest = (lease / SETTLE_TRIES).clamp(PAUSE_MIN, PAUSE_MAX);
     loop {
         match store.settle(id, token, settlement.clone()).await {
             Err(error) if error.reason() == Reason::QueueUnavailable && begun.elapsed() < patience => {

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use larder_jobs::client::Mode;
 use larder_jobs::{Job, Span};
 use tempfile::TempDir;
 
@@ -18,11 +19,17 @@ pub(super) fn span(millis: u64) -> Span {
 /// Times are short, so that a store with a clock of its own can be tested in real time.
 pub(super) fn config() -> Config {
     Config {
+        mode: Mode::Single,
         url: Url::default(),
+        urls: Vec::new(),
+        master_name: String::new(),
         namespace: "larder".into(),
         username: String::new(),
         password_file: String::new(),
+        sentinel_username: String::new(),
+        sentinel_password_file: String::new(),
         ca_file: String::new(),
+        functions: false,
         max_attempts: 3,
         max_queued: 1_000,
         lease: span(1_000),

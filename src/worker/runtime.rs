@@ -15,7 +15,7 @@ use tracing::Instrument as _;
 
 use super::{Context, download, evict, preload, profile, verify};
 use crate::error::{Error, Result};
-use crate::queue::{Assignment, Done, JobStore, Lease, Settled, Source, Stop, Verdict};
+use crate::queue::{Assignment, Done, JobStore, Lease, RELEASE, Settled, Source, Stop, Verdict};
 
 /// Works off the jobs of `kind` until `context.drain` fires and the running ones have gone back.
 pub async fn run(kind: Kind, slots: usize, lease: Duration, store: Arc<dyn JobStore>, context: Context) {
@@ -152,7 +152,15 @@ fn verdict(result: Result<Done>, context: &Context) -> Verdict {
 
 async fn settle(lease: &Lease, verdict: Verdict, context: &Context) {
     announce(&verdict);
-    let settled = match lease.settle(verdict).await {
+    let settled = tokio::select! {
+        settled = lease.settle(verdict) => settled,
+        () = over(context) => Err(Error::new(
+            Reason::Interrupted,
+            "the worker ends before the queue is back",
+            "nothing to do: what was done is kept",
+        )),
+    };
+    let settled = match settled {
         Ok(Settled::Done(record)) => record,
         Ok(Settled::Fenced) => return tracing::warn!("the job was another worker's by now"),
         Err(error) => return tracing::warn!(%error, "the result cannot be recorded; the job will run again"),
@@ -161,6 +169,12 @@ async fn settle(lease: &Lease, verdict: Verdict, context: &Context) {
     if let Err(error) = download::late_wishes(context, &settled).await {
         tracing::warn!(%error, "a late pin or lease cannot be recorded");
     }
+}
+
+/// This process is to end, and a result that the queue did not take has had its time.
+async fn over(context: &Context) {
+    context.drain.cancelled().await;
+    tokio::time::sleep(RELEASE).await;
 }
 
 /// The one line about how an attempt ended.

@@ -57,7 +57,7 @@ fn help() {
     let mut commands = vec![vec!["--version"], vec!["--help"]];
     commands.extend(["serve", "stage", "plan", "ls", "doctor", "limit", "jobs"].map(|verb| vec![verb, "-h"]));
     commands.extend(jobs.map(|verb| vec!["jobs", verb, "-h"]));
-    commands.extend(["show", "check"].map(|verb| vec!["config", verb, "-h"]));
+    commands.extend(["show", "check", "functions"].map(|verb| vec!["config", verb, "-h"]));
     commands.extend([vec!["config", "-h"], vec!["completions", "-h"]]);
     let commands: Vec<&[&str]> = commands.iter().map(Vec::as_slice).collect();
     let text = transcript(&larder(), None, &commands);

@@ -157,7 +157,12 @@ fn the_document_of_the_queue_says_what_the_program_does() {
         assert!(quoted(&text).any(|word| word == key), "docs/queue.md lists {key}");
     }
 
-    let sources = ["jobs/src/client/error.rs", "jobs/src/client/server.rs", "src/queue/redis/attend.rs"];
+    let sources = [
+        "jobs/src/client/error.rs",
+        "jobs/src/client/server.rs",
+        "src/queue/redis/attend.rs",
+        "src/queue/redis/inbox.rs",
+    ];
     let sources = sources.map(read).concat();
     let table = text.split("## When something is wrong").nth(1).and_then(|rest| rest.split("\n## ").next());
     let rows = table.expect("the section").lines().filter(|line| line.starts_with("| `"));

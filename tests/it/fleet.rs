@@ -35,9 +35,13 @@ pub(crate) struct Program {
 
 impl Program {
     pub(crate) fn new(url: &str) -> Self {
+        Self::of(Client::new(Address::new(url, "larder").expect("an address")))
+    }
+
+    pub(crate) fn of(client: Client) -> Self {
         let mut builder = tokio::runtime::Builder::new_multi_thread();
         let runtime = builder.worker_threads(2).enable_all().build().expect("a runtime");
-        Self { runtime, client: Client::new(Address::new(url, "larder").expect("an address")) }
+        Self { runtime, client }
     }
 
     pub(crate) fn block<T>(&self, future: impl Future<Output = T>) -> T {

@@ -15,6 +15,7 @@ mod fit;
 mod fleet;
 mod gpu;
 mod interop;
+mod languages;
 mod limits;
 mod metrics;
 mod monitoring;

@@ -108,6 +108,36 @@ fn addresses_that_are_none() {
 }
 
 #[test]
+fn several_servers_that_are_none() {
+    let larder = desk("");
+    let set = |keys: &[&str], thing: &str, help: &str| {
+        let flags: Vec<_> = keys.iter().flat_map(|key| ["--set", key]).collect();
+        assert_mistake(&larder, &flags, thing, help);
+    };
+    set(&["queue.mode=cluster"], "queue.urls has 0 addresses", "redis://");
+    set(&["queue.urls=redis://h"], "queue.urls is set", "queue.mode");
+    set(
+        &["queue.mode=cluster", "queue.urls=redis://h", "queue.url=redis://h"],
+        "queue.url is set",
+        "queue.urls",
+    );
+    set(&["queue.mode=cluster", "queue.urls=redis://h/1"], "only database 0", "redis://");
+    set(&["queue.mode=sentinel", "queue.urls=redis://h"], "queue.master_name", "mymaster");
+    set(&["queue.sentinel_username=ann"], "queue.sentinel_username is set", "queue.mode");
+    let typed = format!("queue.urls=redis://a,redis://:{SECRET}@b");
+    let keys = ["queue.mode=sentinel", "queue.master_name=m", &typed];
+    set(&keys, "queue.urls has a password", "queue.password_file");
+    let output = larder.run(&["config", "check", "--set", "queue.mode=triple"]).expect_code(2);
+    assert!(output.stderr.contains("queue.mode") && output.stderr.contains("sentinel"), "{output:?}");
+    let shown = larder
+        .env("LARDER__QUEUE__MODE", "cluster")
+        .env("LARDER__QUEUE__URLS", format!("redis://:{SECRET}@a, redis://:{SECRET}@b"))
+        .run(&["config", "show"])
+        .expect_code(0);
+    assert!(!shown.stdout.contains(SECRET) && shown.stdout.contains(":***@b"), "{shown:?}");
+}
+
+#[test]
 fn what_is_no_redis_or_an_old_one() {
     let http = Impostor::http();
     drop(assert_told(&desk(&http.url()), 75, &http.addr().to_string(), "queue.url"));

@@ -3,8 +3,10 @@
 
 mod away;
 pub(crate) mod clock;
+mod cluster;
 mod killed;
 mod poison;
+mod sentinel;
 mod stopping;
 mod together;
 
@@ -94,6 +96,12 @@ fn id_of(job: &Value) -> String {
 #[track_caller]
 fn ask(daemon: &Daemon, model: &Model, hosts: &str) -> String {
     id_of(&daemon.post("/v1/jobs", &body(model, hosts)).expect(202))
+}
+
+/// Asks this host for the model on that one; returns the job's id.
+#[track_caller]
+fn ask_for(daemon: &Daemon, model: &Model, host: &str) -> String {
+    id_of(&daemon.post("/v1/jobs", &body(model, vec![host])).expect(202))
 }
 
 /// Waits until the job is as `wanted` says.

@@ -2,8 +2,9 @@
 //!
 //! `redis::aio::ConnectionManager` is not used: it keeps a connection whose answers time out (a peer that
 //! vanished behind a firewall), answers the first command after an outage with the old error, and asks a new
-//! server nothing. Every step of the queue may be repeated (see `lua/`), so a step that met a broken
-//! connection is sent again, for a second or two.
+//! server nothing; its parts for Sentinel and Cluster keep that, and follow a node that is handing the queue over, where half of
+//! it looks like an empty one (see `find`). Every step of the queue may be repeated (see `lua/`), so a step that met a
+//! broken connection, or a server that was replaced, is sent again, for a second or three.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,28 +12,33 @@ use std::time::Duration;
 use backon::{ExponentialBuilder, Retryable as _};
 use futures_util::StreamExt as _;
 use redis::aio::{MultiplexedConnection, PubSubSink, PubSubStream};
-use redis::{AsyncConnectionConfig, ErrorKind, RedisError, Script, ServerErrorKind, Value};
-use tokio::sync::Mutex;
+use redis::{ErrorKind, RedisError, Script, ServerErrorKind, Value};
+use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, timeout};
 
-use super::address::Address;
-use super::error::{self, Error, Result};
+use super::address::{Address, Mode, Place};
+use super::error::{self, Result};
+use super::find::{self, ANSWER, CONNECT, Fault, Found};
 use super::server::Server;
 
-/// How long connecting may take.
-const CONNECT: Duration = Duration::from_secs(5);
-/// How long an answer may take; a Redis that saves or is swapped in can be silent for seconds.
-const ANSWER: Duration = Duration::from_secs(8);
 /// A quiet subscription is asked whether it still lives.
 const QUIET: Duration = Duration::from_secs(15);
-/// Pauses before a step is sent again over a new connection; together about a second and a half.
+/// Pauses before a step is sent again over a new connection, each twice as long as the one before: together about a
+/// second and a half, and twice that where another server may take over.
 const AGAIN: Duration = Duration::from_millis(50);
 const AGAIN_TIMES: usize = 5;
+const AGAIN_TIMES_ELSEWHERE: usize = 6;
+/// How often sentinels are asked whether a connection still leads to the master: one that is cut off from them may not
+/// know that it was replaced.
+const RECHECK: Duration = Duration::from_secs(10);
+/// How long that may hold up a step.
+const RECHECK_PATIENCE: Duration = Duration::from_millis(500);
 
 /// The steps of the queue.
 const SCRIPT: &str = concat!(
     include_str!("lua/records.lua"),
     include_str!("lua/rules.lua"),
+    include_str!("lua/inbox.lua"),
     include_str!("lua/steps.lua"),
     include_str!("lua/fleet.lua")
 );
@@ -72,13 +78,17 @@ struct Inner {
     address: Address,
     script: Script,
     current: Mutex<Current>,
+    /// Where the queue was last, for those who listen there.
+    place: watch::Sender<String>,
 }
 
 #[derive(Default)]
 struct Current {
     /// Tells a connection from the one before.
     number: u64,
-    open: Option<(MultiplexedConnection, Server)>,
+    open: Option<(Found, Instant)>,
+    /// Nodes of the cluster that were there before.
+    nodes: Vec<Place>,
     /// The last attempt that failed, and when: whoever waited for it need not wait for one of his own.
     failed: Option<(Instant, Fault)>,
 }
@@ -99,7 +109,8 @@ impl Connection {
     #[doc(hidden)]
     pub fn with_script(address: Address, script: &str) -> Self {
         let script = Script::new(script);
-        Self { inner: Arc::new(Inner { address, script, current: Mutex::default() }) }
+        let place = watch::Sender::new(address.place().to_owned());
+        Self { inner: Arc::new(Inner { address, script, current: Mutex::default(), place }) }
     }
 
     /// The text of the steps.
@@ -119,7 +130,7 @@ impl Connection {
     /// `queue_unavailable` while the server cannot be reached or will not do, `unsupported_version` if a newer
     /// larder keeps its queue there.
     pub async fn server(&self) -> Result<Server> {
-        self.open().await.map(|(_, _, server)| server).map_err(|fault| fault.0)
+        self.open().await.map(|(_, found)| found.server).map_err(|fault| fault.error)
     }
 
     /// Runs one step.
@@ -149,15 +160,19 @@ impl Connection {
         F: Future<Output = Result<Value, RedisError>>,
     {
         let once = || async {
-            let (number, connection, _) = self.open().await?;
+            let (number, Found { address, connection, .. }) = self.open().await?;
             match timeout(ANSWER + CONNECT, ask(connection)).await {
                 Ok(Ok(value)) => Ok(value),
-                Ok(Err(error)) => Err(self.broken(number, &error).await),
-                Err(_) => Err(Fault(self.silent(number).await, false)),
+                Ok(Err(error)) => Err(self.broken(number, &address, &error).await),
+                Err(_) => Err(self.silent(number, &address).await),
             }
         };
-        let pauses = ExponentialBuilder::default().with_min_delay(AGAIN).with_max_times(AGAIN_TIMES);
-        once.retry(pauses).when(|fault: &Fault| fault.1).await.map_err(|fault| fault.0)
+        let times = match self.inner.address.mode() {
+            Mode::Single => AGAIN_TIMES,
+            Mode::Sentinel | Mode::Cluster => AGAIN_TIMES_ELSEWHERE,
+        };
+        let pauses = ExponentialBuilder::default().with_min_delay(AGAIN).with_max_times(times);
+        once.retry(pauses).when(|fault: &Fault| fault.passes).await.map_err(|fault| fault.error)
     }
 
     /// Listens to `channels` (without the prefix) over a connection of its own.
@@ -165,8 +180,8 @@ impl Connection {
     /// # Errors
     /// As [`Connection::server`].
     pub async fn listen(&self, channels: &[String]) -> Result<Messages> {
-        let address = &self.inner.address;
-        let explain = |error: RedisError| error::explain(address, &error);
+        let (_, Found { address, .. }) = self.open().await.map_err(|fault| fault.error)?;
+        let explain = |error: RedisError| error::explain(&address, &error);
         let client = address.client().map_err(explain)?;
         let open = async {
             let (mut sink, stream) = client.get_async_pubsub().await?.split();
@@ -177,28 +192,35 @@ impl Connection {
         };
         let (sink, stream) = timeout(CONNECT, open)
             .await
-            .map_err(|_| error::silent(address, CONNECT.as_secs()))?
+            .map_err(|_| error::silent(&address, CONNECT.as_secs()))?
             .map_err(explain)?;
-        Ok(Messages { sink, stream, address: address.clone() })
+        Ok(Messages { sink, stream, place: self.inner.place.subscribe(), address })
     }
 
     /// The connection in use, or a new one.
-    async fn open(&self) -> Result<(u64, MultiplexedConnection, Server), Fault> {
+    async fn open(&self) -> Result<(u64, Found), Fault> {
         let asked = Instant::now();
         let mut current = self.inner.current.lock().await;
-        if let Some((connection, server)) = &current.open {
-            return Ok((current.number, connection.clone(), server.clone()));
+        self.recheck(&mut current).await;
+        if let Some((found, _)) = &current.open {
+            return Ok((current.number, found.clone()));
         }
         if let Some((at, fault)) = &current.failed
             && *at >= asked
         {
             return Err(fault.clone());
         }
-        match self.connect().await {
-            Ok((connection, server)) => {
+        match find::find(&self.inner.address, &current.nodes).await {
+            Ok(found) => {
                 current.number += 1;
-                current.open = Some((connection.clone(), server.clone()));
-                Ok((current.number, connection, server))
+                current.nodes.clone_from(&found.nodes);
+                current.open = Some((found.clone(), Instant::now()));
+                self.inner.place.send_if_modified(|place| {
+                    let moved = place != found.address.place();
+                    found.address.place().clone_into(place);
+                    moved
+                });
+                Ok((current.number, found))
             }
             Err(fault) => {
                 current.failed = Some((Instant::now(), fault.clone()));
@@ -207,45 +229,37 @@ impl Connection {
         }
     }
 
-    async fn connect(&self) -> Result<(MultiplexedConnection, Server), Fault> {
+    /// Leaves a server that the sentinels do not call the master any more.
+    async fn recheck(&self, current: &mut Current) {
         let address = &self.inner.address;
-        let explain = |error: RedisError| Fault(error::explain(address, &error), passes(&error));
-        let client = address.client().map_err(explain)?;
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(CONNECT))
-            .set_response_timeout(Some(ANSWER));
-        let greet = async {
-            let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
-            let server = Server::ask(&mut connection, address.prefix()).await?;
-            Ok((connection, server))
-        };
-        let (connection, server) = timeout(ANSWER, greet)
-            .await
-            .map_err(|_| Fault(error::silent(address, ANSWER.as_secs()), false))?
-            .map_err(explain)?;
-        server.check(address.place()).map_err(|error| Fault(error, false))?;
-        Ok((connection, server))
+        let Some((found, checked)) = &mut current.open else { return };
+        if address.mode() != Mode::Sentinel || checked.elapsed() < RECHECK {
+            return;
+        }
+        *checked = Instant::now();
+        let elected = timeout(RECHECK_PATIENCE, find::elected(address)).await;
+        if elected.is_ok_and(|place| place.is_some_and(|place| place != found.address.place())) {
+            current.open = None;
+        }
     }
 
     /// What a step that failed means; a connection that is of no more use is given up.
-    async fn broken(&self, number: u64, error: &RedisError) -> Fault {
-        let address = &self.inner.address;
+    async fn broken(&self, number: u64, address: &Address, error: &RedisError) -> Fault {
+        use ServerErrorKind::{ClusterDown, MasterDown, Moved, ReadOnly};
         if error.is_timeout() {
-            return Fault(self.silent(number).await, false);
+            return self.silent(number, address).await;
         }
-        let replaced = error.is_unrecoverable_error()
-            || error.is_io_error()
-            // It was made a replica: ask again who it is.
-            || error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly);
-        if replaced {
+        // It was made a replica, or has lost the queue: ask again who has it.
+        let replaced = matches!(error.kind(), ErrorKind::Server(ReadOnly | Moved | ClusterDown | MasterDown));
+        if replaced || error.is_unrecoverable_error() || error.is_io_error() {
             self.give_up(number).await;
         }
-        Fault(error::explain(address, error), passes(error))
+        Fault::of(address, error)
     }
 
-    async fn silent(&self, number: u64) -> Error {
+    async fn silent(&self, number: u64, address: &Address) -> Fault {
         self.give_up(number).await;
-        error::silent(&self.inner.address, ANSWER.as_secs())
+        Fault::lasting(error::silent(address, ANSWER.as_secs()))
     }
 
     async fn give_up(&self, number: u64) {
@@ -256,18 +270,11 @@ impl Connection {
     }
 }
 
-/// A failed step, and whether the next moment may bring a better answer.
-#[derive(Clone)]
-struct Fault(Error, bool);
-
-fn passes(error: &RedisError) -> bool {
-    error.is_connection_dropped() || error.kind() == ErrorKind::Server(ServerErrorKind::BusyLoading)
-}
-
 /// What was said on the channels that are listened to, from now on.
 pub struct Messages {
     sink: PubSubSink,
     stream: PubSubStream,
+    place: watch::Receiver<String>,
     address: Address,
 }
 
@@ -285,7 +292,15 @@ impl Messages {
     pub async fn next(&mut self) -> Result<String> {
         let address = &self.address;
         loop {
-            match timeout(QUIET, self.stream.next()).await {
+            let said = tokio::select! {
+                said = timeout(QUIET, self.stream.next()) => said,
+                // An error says that nobody asks for anything any more.
+                Ok(place) = self.place.wait_for(|place| place != address.place()) => {
+                    let what = format!("has left the queue to {}", *place);
+                    return Err(error::unavailable(address.place(), &what, "listen there"));
+                }
+            };
+            match said {
                 Ok(Some(message)) => {
                     return Ok(String::from_utf8_lossy(message.get_payload_bytes()).into_owned());
                 }

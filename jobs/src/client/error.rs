@@ -2,7 +2,7 @@
 
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 
-use super::address::Address;
+use super::address::{Address, Mode};
 use super::connection::Connection;
 use crate::{Invalid, Reason};
 
@@ -71,28 +71,36 @@ pub(super) fn explain(address: &Address, error: &RedisError) -> Error {
         return denied(address, &text);
     }
     if code == "WRONGPASS" || code == "NOAUTH" || error.kind() == ErrorKind::AuthenticationFailed {
-        let hint = "correct user and password: queue.username and queue.password_file, or those in queue.url";
+        let [name, file] = address.login_keys();
+        let hint = format!("correct user and password: {name} and {file}, or those in {}", address.key());
         return unavailable(place, &format!("refuses the user `{user}`: wrong or missing password"), hint);
     }
     if text.contains("OOM") {
         let hint = "raise its maxmemory, or cancel jobs";
         return unavailable(place, "is out of memory (maxmemory is reached, nothing may be evicted)", hint);
     }
+    if code == "NOREPLICAS" {
+        let hint = "bring its replicas back, or lower min-replicas-to-write";
+        return unavailable(place, "takes no writes, since too few replicas follow it", hint);
+    }
     match error.kind() {
-        ErrorKind::Server(ServerErrorKind::ReadOnly) => read_only(place),
+        ErrorKind::Server(kind) if moves(kind) => elsewhere(address, kind, &text),
         ErrorKind::Server(ServerErrorKind::BusyLoading) => unavailable(place, "is loading its data", "wait"),
-        ErrorKind::Server(ServerErrorKind::MasterDown) => {
-            unavailable(place, "has lost its master", "point queue.url at the master")
-        }
         ErrorKind::InvalidClientConfig => {
-            Error::new(Reason::InvalidRequest, format!("queue.url: {said}"), ADDRESS_HINT)
+            Error::new(Reason::InvalidRequest, format!("{}: {said}", address.key()), ADDRESS_HINT)
         }
-        ErrorKind::Parse | ErrorKind::UnexpectedReturnType => not_redis(place),
+        ErrorKind::Parse | ErrorKind::UnexpectedReturnType => not_redis(address),
         ErrorKind::Io => unreachable(address, error, &text),
-        _ if text.contains("invalid response") => not_redis(place),
+        _ if text.contains("invalid response") => not_redis(address),
+        _ if text.contains("cluster support disabled") => no_cluster(address),
+        _ if text.contains("unknown command") && text.to_uppercase().contains("'SENTINEL'") => unavailable(
+            place,
+            "is no sentinel",
+            "name the sentinels in queue.urls; they listen on port 26379",
+        ),
         _ if text.contains("DB index is out of range") => Error::new(
             Reason::InvalidRequest,
-            format!("Redis at {place} does not have the database of queue.url"),
+            format!("Redis at {place} does not have the database of {}", address.key()),
             "use a smaller database number; 0 is always there",
         ),
         _ => unavailable(place, &format!("answers with an error: {text}"), "see its log"),
@@ -104,17 +112,61 @@ pub(super) const ADDRESS_HINT: &str =
     "write redis://host:6379/0, rediss://host:6379 with TLS, or redis+unix:///run/redis.sock?db=0";
 
 /// The server at the other end speaks something else.
-pub(super) fn not_redis(place: &str) -> Error {
-    unavailable(
-        place,
-        "does not answer like a Redis",
-        "correct queue.url; if the server wants TLS write rediss://, if it does not write redis://",
-    )
+pub(super) fn not_redis(address: &Address) -> Error {
+    let key = address.key();
+    let hint =
+        format!("correct {key}; if the server wants TLS write rediss://, if it does not write redis://");
+    unavailable(address.place(), "does not answer like a Redis", hint)
 }
 
 /// The server is a replica, or was made one.
-pub(super) fn read_only(place: &str) -> Error {
-    unavailable(place, "is a read-only replica", "point queue.url at the master")
+pub(super) fn read_only(address: &Address) -> Error {
+    let hint = match address.mode() {
+        Mode::Single => "point queue.url at the master, or name its sentinels (queue.mode = \"sentinel\")",
+        Mode::Sentinel | Mode::Cluster => "wait until the failover to the new master is over",
+    };
+    unavailable(address.place(), "is a read-only replica", hint)
+}
+
+/// The server belongs to no cluster.
+pub(super) fn no_cluster(address: &Address) -> Error {
+    unavailable(address.place(), "is no node of a cluster", "set queue.mode = \"single\" and queue.url")
+}
+
+/// Nobody who was asked knows where the queue is.
+pub(super) fn nowhere(address: &Address) -> Error {
+    let (what, hint) = match address.mode() {
+        Mode::Sentinel => {
+            ("is a master that they do not know", "correct queue.master_name, or wait for a failover")
+        }
+        _ => ("has no node for the queue", "see CLUSTER INFO; every slot needs a master"),
+    };
+    unavailable(address.place(), what, hint)
+}
+
+/// Whether another server has the queue, or will have it in a moment.
+fn moves(kind: ServerErrorKind) -> bool {
+    use ServerErrorKind::{Ask, ClusterDown, MasterDown, Moved, ReadOnly, TryAgain};
+    matches!(kind, Ask | ClusterDown | MasterDown | Moved | ReadOnly | TryAgain)
+}
+
+fn elsewhere(address: &Address, kind: ServerErrorKind, text: &str) -> Error {
+    let place = address.place();
+    match kind {
+        ServerErrorKind::ReadOnly => read_only(address),
+        ServerErrorKind::MasterDown => {
+            unavailable(place, "has lost its master", "wait for the failover, or see its log")
+        }
+        ServerErrorKind::Moved if address.mode() == Mode::Single => {
+            let hint = "set queue.mode = \"cluster\" and name some of its nodes in queue.urls";
+            unavailable(place, "is a node of a cluster, and another one has the queue", hint)
+        }
+        ServerErrorKind::Ask | ServerErrorKind::TryAgain => {
+            let hint = "wait until the slot is moved; see CLUSTER SETSLOT if that was given up";
+            unavailable(place, "is handing the queue to another node", hint)
+        }
+        _ => unavailable(place, &format!("is in a cluster that is not whole: {text}"), "see CLUSTER INFO"),
+    }
 }
 
 fn unreachable(address: &Address, error: &RedisError, text: &str) -> Error {
@@ -136,7 +188,7 @@ fn unreachable(address: &Address, error: &RedisError, text: &str) -> Error {
     }
     let closed = ["reset", "closed", "broken pipe", "unexpected end", "eof", "disconnect"];
     if closed.iter().any(|word| text.to_lowercase().contains(word)) {
-        let hint = "see whether it restarts; if it wants TLS write rediss:// in queue.url";
+        let hint = format!("see whether it restarts; if it wants TLS write rediss:// in {}", address.key());
         return unavailable(place, "closed the connection", hint);
     }
     unavailable(place, &format!("cannot be reached: {text}"), "see whether it runs (redis-cli ping)")

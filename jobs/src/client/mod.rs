@@ -25,11 +25,15 @@ mod address;
 mod choose;
 mod connection;
 mod error;
+mod find;
 mod fleet;
+mod functions;
+mod inbox;
 mod queue;
 mod row;
 mod server;
 mod submit;
+mod urls;
 
 use std::time::Duration;
 
@@ -38,11 +42,13 @@ use crate::{
     Reason, State, Target,
 };
 
-pub use address::Address;
+pub use address::{Address, Mode};
 pub use choose::{Chosen, Want, near_hosts};
 pub use connection::{Connection, Messages, Step};
 pub use error::{Error, Result};
 pub use fleet::{Placed, Title};
+pub use functions::{LIBRARY, Library};
+pub use inbox::Entry;
 pub use queue::{Outcome, Queue, strange};
 /// A reply of the server.
 pub use redis::Value as Reply;

@@ -77,13 +77,22 @@ impl Queue {
         target: &Target,
         placed: Option<&str>,
     ) -> Result<(bool, Record)> {
-        let step = request(id, job, target)?.iter().fold(Step::new("enqueue"), Step::arg);
-        let step = step.arg(self.max_queued).maybe(placed);
-        let reply = self.connection.run(&step).await?;
-        if let Some(word) = row::text(&reply) {
+        let step = self.request("enqueue", id, job, target)?.maybe(placed);
+        self.accepted(&self.connection.run(&step).await?)
+    }
+
+    /// The step that puts a job into a queue.
+    pub(super) fn request(&self, verb: &str, id: JobId, job: &Job, target: &Target) -> Result<Step> {
+        let step = request(id, job, target)?.iter().fold(Step::new(verb), Step::arg);
+        Ok(step.arg(self.max_queued))
+    }
+
+    /// The answer to that step.
+    pub(super) fn accepted(&self, reply: &Value) -> Result<(bool, Record)> {
+        if let Some(word) = row::text(reply) {
             return Err(refused(&word));
         }
-        let (word, record) = pair(&reply)?;
+        let (word, record) = pair(reply)?;
         Ok((matches!(word, Value::Int(1)), self.record(record)?))
     }
 
@@ -92,6 +101,13 @@ impl Queue {
     /// # Errors
     /// `queue_unavailable`, or `internal` for a record that cannot be read.
     pub async fn get(&self, id: JobId) -> Result<Option<Record>> {
+        match self.look(id).await? {
+            Some(record) => Ok(Some(record)),
+            None => self.asked_for(id).await,
+        }
+    }
+
+    pub(super) async fn look(&self, id: JobId) -> Result<Option<Record>> {
         let mut command = redis::cmd("HGETALL");
         command.arg(format!("{}job:{id}", self.connection.address().prefix()));
         match self.connection.command(&command).await? {
@@ -126,7 +142,10 @@ impl Queue {
         let step = Step::new("cancel").arg(id).maybe(requester).arg(self.retention.as_micros());
         let reply = self.connection.run(&step).await?;
         if row::text(&reply).is_some() {
-            return Err(unknown(id));
+            return match self.led_to(id).await? {
+                Some(joined) => Box::pin(self.cancel(joined, requester)).await,
+                None => Err(unknown(id)),
+            };
         }
         let (word, record) = pair(&reply)?;
         let outcome = match row::text(word).as_deref() {
@@ -203,6 +222,10 @@ impl Queue {
         let mut command = redis::cmd(word);
         command.arg(key);
         Ok(matches!(self.connection.command(&command).await?, Value::Int(1..)))
+    }
+
+    pub(super) fn retention(&self) -> Duration {
+        self.retention
     }
 
     pub(super) fn record(&self, reply: &Value) -> Result<Record> {

@@ -62,28 +62,39 @@ impl Queue {
     /// `invalid_request` for a job that breaks the contract, for hosts or labels that the fleet does not know, and for
     /// "this" host of nobody's; `queue_unavailable` if nobody takes such a job or the queue is full or away.
     pub async fn submit(&self, job: &Job, this: Option<&HostName>, want: Want) -> Result<Submitted> {
+        self.submit_as(JobId::random(Timestamp::now()), job, this, want).await
+    }
+
+    /// The same under an id of the caller's.
+    pub(super) async fn submit_as(
+        &self,
+        id: JobId,
+        job: &Job,
+        this: Option<&HostName>,
+        want: Want,
+    ) -> Result<Submitted> {
         match &job.common.hosts {
-            Hosts::Pool => self.submit_to(job, Target::Pool, None).await,
+            Hosts::Pool => self.submit_to(id, job, Target::Pool, None).await,
             Hosts::This => match this {
-                Some(this) => self.submit_to(job, Target::Host(this.clone()), None).await,
+                Some(this) => self.submit_to(id, job, Target::Host(this.clone()), None).await,
                 None => Err(nobody()),
             },
             Hosts::Named(names) if names.len() == 1 => {
                 let target = Target::Host(names[0].clone());
                 let note = self.absence(&target, &names[0]).await?;
-                self.submit_to(job, target, note.as_deref()).await
+                self.submit_to(id, job, target, note.as_deref()).await
             }
             Hosts::Best(labels) => {
                 let chosen = self.best(job, labels, want).await?;
-                self.submit_to(job, Target::Host(chosen.host), Some(&chosen.why)).await
+                self.submit_to(id, job, Target::Host(chosen.host), Some(&chosen.why)).await
             }
             Hosts::Named(names) => {
                 let hosts = self.hosts().await?;
                 let names = choose::named(names, &hosts)?.iter().map(|host| host.name.clone()).collect();
-                self.fan_out(job, names).await
+                self.fan_out(id, job, names).await
             }
-            Hosts::All => self.to_labelled(job, &Labels::default()).await,
-            Hosts::Labelled(labels) => self.to_labelled(job, labels).await,
+            Hosts::All => self.to_labelled(id, job, &Labels::default()).await,
+            Hosts::Labelled(labels) => self.to_labelled(id, job, labels).await,
         }
     }
 
@@ -103,8 +114,7 @@ impl Queue {
         choose::best(Want { bytes, ..want }, labels, &hosts, &holders)
     }
 
-    async fn submit_to(&self, job: &Job, target: Target, why: Option<&str>) -> Result<Submitted> {
-        let id = JobId::random(Timestamp::now());
+    async fn submit_to(&self, id: JobId, job: &Job, target: Target, why: Option<&str>) -> Result<Submitted> {
         let (created, record) = self.enqueue_placed(id, job, &target, why).await?;
         Ok(Submitted::One { created, record: record.into() })
     }
@@ -118,16 +128,16 @@ impl Queue {
         Ok(Some(format!("no larder called {name} is there now; the job waits for it; {hint}")))
     }
 
-    async fn to_labelled(&self, job: &Job, labels: &Labels) -> Result<Submitted> {
+    async fn to_labelled(&self, id: JobId, job: &Job, labels: &Labels) -> Result<Submitted> {
         let hosts = self.hosts().await?;
         let names = choose::labelled(labels, &hosts)?.iter().map(|host| host.name.clone()).collect();
-        self.fan_out(job, names).await
+        self.fan_out(id, job, names).await
     }
 
-    async fn fan_out(&self, job: &Job, names: Vec<HostName>) -> Result<Submitted> {
+    async fn fan_out(&self, id: JobId, job: &Job, names: Vec<HostName>) -> Result<Submitted> {
         let now = Timestamp::now();
         let title = Title {
-            id: JobId::random(now),
+            id,
             requested_by: job.common.requested_by.clone(),
             idempotency_key: job.common.idempotency_key.clone(),
             name: None,

@@ -42,10 +42,13 @@ pub(super) struct Told {
     drained: bool,
     /// How many hosts are there.
     hosts: u32,
-    /// When it is this host's turn to look into the pool for jobs of a kind.
-    turns: BTreeMap<Kind, Instant>,
+    /// When it is this host's turn to look into the pool for jobs of a kind, or into the inbox.
+    turns: BTreeMap<Option<Kind>, Instant>,
     /// The models that this server knows of this host.
     stock: Option<Vec<HeldModel>>,
+    functions: bool,
+    /// Since when the queue has been there.
+    born: Option<String>,
 }
 
 impl Redis {
@@ -58,6 +61,7 @@ impl Redis {
             let begun = Instant::now();
             tokio::select! {
                 () = stop.cancelled() => break,
+                _ = self.tend_inbox() => {}
                 Err(error) = self.attend(&instance, &mut told) => {
                     if !told.away {
                         tracing::warn!(reason = %error.reason(), hint = error.hint(), "the queue is away: {error}");
@@ -95,6 +99,8 @@ impl Redis {
         }
         self.held().absent = None;
         self.announce();
+        self.inbox.notify_one();
+        self.offer_functions(&mut told.functions).await;
         let mut heartbeat = tokio::time::interval_at(Instant::now() + HEARTBEAT, HEARTBEAT);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -121,19 +127,20 @@ impl Redis {
     /// Follows a message; says whether it was about this host itself.
     fn heed(&self, message: &str, told: &mut Told) -> bool {
         let kind = |word: &str| word.parse::<Kind>().ok();
+        let mut later = |what| {
+            told.turns.entry(what).or_insert_with(|| Instant::now() + own_moment(told.hosts));
+        };
+        if message == "inbox" {
+            later(None);
+            return false;
+        }
         match message.split_once(' ').map(|(verb, word)| (verb, word, kind(word))) {
             Some(("ready", _, Some(kind))) => {
                 self.announce_kind(kind);
                 self.changed.send_modify(|n| *n += 1);
             }
-            Some(("any", _, Some(kind))) if told.hosts <= FEW => {
-                self.announce_kind(kind);
-                self.changed.send_modify(|n| *n += 1);
-            }
-            Some(("any", _, Some(kind))) => {
-                told.turns.entry(kind).or_insert_with(|| Instant::now() + own_moment(told.hosts));
-            }
-            Some(("none", _, Some(kind))) => drop(told.turns.remove(&kind)),
+            Some(("any", _, Some(kind))) => later(Some(kind)),
+            Some(("none", word, kind)) if kind.is_some() || word == "inbox" => drop(told.turns.remove(&kind)),
             Some(("cancel", id, _)) => {
                 if let Ok(id) = id.parse() {
                     // Nobody listens while nothing runs here.
@@ -146,13 +153,22 @@ impl Redis {
         matches!(message, "drained" | "limits")
     }
 
-    /// Looks into the pool for the kinds whose turn has come.
+    /// Looks into the pool and the inbox for that whose turn has come.
     fn take_turns(&self, told: &mut Told) {
         let now = Instant::now();
-        told.turns.retain(|kind, turn| {
+        let few = told.hosts <= FEW;
+        told.turns.retain(|what, turn| {
             let waits = *turn > now;
-            if !waits {
-                self.announce_kind(*kind);
+            match what {
+                _ if waits => {}
+                None => self.inbox.notify_one(),
+                Some(kind) => {
+                    self.announce_kind(*kind);
+                    // In a large fleet nobody counts again for every job of the pool.
+                    if few {
+                        self.changed.send_modify(|n| *n += 1);
+                    }
+                }
             }
             waits
         });
@@ -193,25 +209,29 @@ impl Redis {
         let Reply::Array(parts) = &reply else {
             return Err(Error::internal("a registration without an answer"));
         };
-        let emptied = matches!(parts.first(), Some(Reply::Int(1)));
-        if emptied && told.registered {
+        let before = parts.get(1).and_then(reply_text).filter(|before| !before.is_empty());
+        // Whoever is the first to come back finds it empty; the others find that it is another one.
+        let born = parts.get(2).and_then(reply_text);
+        let emptied = told.born.is_some() && told.born != born;
+        told.born = born;
+        if emptied {
+            crate::metrics::queue_emptied();
             tracing::warn!(
                 "the queue was emptied (FLUSHALL, or a Redis that started without its data): jobs that waited \
                  are lost and must be asked for again; running ones go on and are put back"
             );
             self.announce();
         }
-        let before = parts.get(1).and_then(reply_text).filter(|before| !before.is_empty());
         // At the first time it may be what this host was before a crash.
         if told.registered && !told.twin && before.as_deref().is_some_and(|before| before != instance) {
             told.twin = true;
             tracing::warn!(host = %self.host, "another larder has the same host.name; give each its own");
         }
         told.registered = true;
-        let hosts = parts.get(3).and_then(reply_text).and_then(|hosts| hosts.parse().ok());
+        let hosts = parts.get(4).and_then(reply_text).and_then(|hosts| hosts.parse().ok());
         told.hosts = hosts.unwrap_or_default();
-        self.shown().limited = matches!(parts.get(4), Some(Reply::Int(1)));
-        self.heed_drain(matches!(parts.get(2), Some(Reply::Int(1))), told);
+        self.shown().limited = matches!(parts.get(5), Some(Reply::Int(1)));
+        self.heed_drain(matches!(parts.get(3), Some(Reply::Int(1))), told);
         if emptied {
             told.stock = None;
         }
@@ -234,7 +254,7 @@ impl Redis {
         if told.server.as_ref() == Some(&server) {
             return;
         }
-        let place = self.queue.connection().address().place();
+        let place = &server.place;
         tracing::info!(redis = place, version = server.version, host = %self.host, "the queue is in Redis");
         if !server.append_only {
             tracing::warn!(
@@ -252,8 +272,12 @@ impl Redis {
     }
 }
 
-/// How long a host of so many waits before it looks for a job of the pool: another time at every call.
+/// How long a host of so many waits before it looks for a job of the pool: another time at every call, and none in a small
+/// fleet.
 fn own_moment(hosts: u32) -> Duration {
+    if hosts <= FEW {
+        return Duration::ZERO;
+    }
     use std::hash::BuildHasher as _;
     // The standard library seeds each of these from the system's randomness.
     let random = std::hash::RandomState::new().hash_one(hosts);

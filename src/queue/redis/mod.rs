@@ -7,6 +7,7 @@
 
 mod attend;
 mod gone;
+mod inbox;
 mod steps;
 
 #[cfg(test)]
@@ -14,9 +15,13 @@ mod backlog;
 #[cfg(test)]
 mod fleet_tests;
 #[cfg(test)]
+mod hour;
+#[cfg(test)]
 mod random;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod valkey;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -57,6 +62,8 @@ pub struct Redis {
     changed_self: Notify,
     /// When the hosts of the fleet were looked at, and of whom it was told that they are gone.
     watched: Mutex<gone::Watched>,
+    /// A program put something into the inbox.
+    inbox: Notify,
 }
 
 /// What this host says of itself: its record, and the models in its cache.
@@ -105,6 +112,7 @@ impl Redis {
             shown: Mutex::default(),
             changed_self: Notify::new(),
             watched: Mutex::default(),
+            inbox: Notify::new(),
         }
     }
 

@@ -51,8 +51,13 @@ async fn put(store: &Redis, record: &Record) {
 }
 
 fn make(config: Config) -> BoxFuture<'static, Rig> {
+    rig(support::Redis::start(), config)
+}
+
+/// A store on this server, and a host that attends.
+pub(super) fn rig(server: support::Redis, config: Config) -> BoxFuture<'static, Rig> {
     Box::pin(async {
-        let server = Arc::new(support::Redis::start());
+        let server = Arc::new(server);
         let hands = Hands::new();
         set_clock(&server, &hands);
         let store = Arc::new(store(with_hands(&server), config, "gpu-1"));

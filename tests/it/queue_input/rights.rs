@@ -3,13 +3,13 @@
 use std::fmt::Write as _;
 
 use larder_jobs::Target;
-use larder_jobs::client::{Client, Result};
+use larder_jobs::client::{Address, Client, Result};
 use serde_json::json;
-use support::redis::RedisOptions;
+use support::redis::{Cluster, MASTER, RedisOptions, Watched};
 use support::{Hub, Redis, models};
 
 use super::{SECRET, SOON, assert_heals, assert_told, desk};
-use crate::fleet::{Program, download, machine};
+use crate::fleet::{PATIENCE, Program, download, machine};
 
 fn locked() -> Redis {
     Redis::with(RedisOptions::default().password(SECRET))
@@ -70,7 +70,8 @@ fn the_recommended_rules_are_enough() {
     let (redis, hub, model) = (Redis::start(), Hub::start(), models::tiny_gpt2(1, 500_000));
     hub.add(model.clone());
     set_rules(&redis, &recommended());
-    let [worker, desk] = ["gpu-1", "desk"].map(|name| machine(name, &login(&redis), &hub));
+    let [worker, desk] = ["gpu-1", "desk"]
+        .map(|name| machine(name, &login(&redis), &hub).env("LARDER__QUEUE__FUNCTIONS", "false"));
     let daemon = worker.serve();
     desk.run(&["stage", model.id(), "--hosts", "gpu-1"]).expect_code(0);
     desk.run(&["stage", "test/none", "--hosts", "pool"]).expect_code(3);
@@ -183,4 +184,94 @@ fn a_rule_that_was_missing_is_granted_under_way() {
     set_rules(&redis, &rules);
     daemon.post("/v1/jobs", &job).expect(202);
     daemon.allow(support::Tripwire::Jobs);
+}
+
+/// A line of docs/queue.md that begins like this, without it.
+fn line_of(begin: &str) -> Vec<String> {
+    let text = include_str!("../../../docs/queue.md");
+    let line = text.lines().find_map(|line| line.strip_prefix(begin));
+    line.unwrap_or_else(|| panic!("docs/queue.md has `{begin}`")).split(' ').map(ToOwned::to_owned).collect()
+}
+
+#[test]
+fn functions_are_loaded_by_those_who_may_and_no_harm_is_done_elsewhere() {
+    let (redis, hub) = (Redis::start(), Hub::start());
+    set_rules(&redis, &recommended());
+    let larder = machine("gpu-1", &login(&redis), &hub);
+    let daemon = larder.serve();
+    let told = daemon.wait_line(|line| line.contains("cannot be loaded"), PATIENCE).expect("it says so");
+    assert!(told.contains("+function|list") && told.contains("larder config functions"), "{told}");
+    let loads = line_of("ACL SETUSER larder +function");
+    redis.command(&["ACL", "SETUSER", "larder", &format!("+function{}", loads[0]), &loads[1]]);
+    drop(daemon);
+    let daemon = larder.serve();
+    assert!(daemon.wait_line(|line| line.contains("are in Redis"), PATIENCE).is_some());
+
+    // Who only asks needs these rules, and each of them.
+    let rules = line_of("ACL SETUSER asker on >PASSWORD ");
+    let ask = |without: Option<&str>, words: &[&str]| {
+        let rest = rules.iter().map(String::as_str).filter(|rule| Some(*rule) != without);
+        let secret = format!(">{SECRET}");
+        let set: Vec<_> =
+            ["ACL", "SETUSER", "asker", "reset", "on", &secret].into_iter().chain(rest).collect();
+        assert_eq!(redis.command(&set).text(), "OK");
+        redis.command_as("asker", SECRET, words)
+    };
+    let job = json!({"kind": "download", "repo": "a/b", "hosts": "pool", "idempotency_key": "k"}).to_string();
+    let enqueue = ["FCALL", "larder_enqueue", "1", "{larder}:", &job];
+    let show = ["FCALL", "larder_job", "1", "{larder}:", "01JDFP00000000000000000000"];
+    assert!(ask(None, &enqueue).text().contains("queued"));
+    assert!(ask(None, &show).error().starts_with("not_found"));
+    for rule in rules.iter().filter(|rule| *rule != "-@all") {
+        redis.command(&["DEL", "{larder}:key:k"]);
+        let refused = [ask(Some(rule), &enqueue), ask(Some(rule), &show)];
+        let denied = |reply: &support::Reply| matches!(reply, support::Reply::Error(text) if !text.starts_with("not_found"));
+        assert!(refused.iter().any(denied), "nobody misses {rule}: {refused:?}");
+    }
+}
+
+/// The address of a program that logs in as `larder`.
+fn as_larder(address: Result<Address>) -> Program {
+    Program::of(Client::new(address.expect("an address").with_login("larder", Some(SECRET))))
+}
+
+#[test]
+fn sentinels_ask_for_one_rule_more() {
+    let rules = recommended();
+    let rules: Vec<_> = rules.iter().map(String::as_str).collect();
+    let own = line_of("ACL SETUSER watcher on >PASSWORD ");
+    let own: Vec<_> = own.iter().map(String::as_str).collect();
+    let servers = RedisOptions::default().user("larder", SECRET, &rules);
+    let fleet = Watched::with(&servers, &RedisOptions::default().user("watcher", SECRET, &own), &[]);
+    let urls = fleet.urls();
+    let address = || Address::sentinel(&urls.split(',').collect::<Vec<_>>(), MASTER, "larder");
+    let program = as_larder(address().map(|address| address.with_sentinel_login("watcher", Some(SECRET))));
+    program.block(everything(&program.client)).expect("a client needs no more");
+    for sentinel in &fleet.sentinels {
+        assert_eq!(sentinel.command(&["ACL", "LOG"]), support::Reply::List(vec![]), "nothing was refused");
+        sentinel.command(&["ACL", "SETUSER", "watcher", "-@all"]);
+    }
+    let program = as_larder(address().map(|address| address.with_sentinel_login("watcher", Some(SECRET))));
+    let error = program.block(program.client.server()).expect_err("it may not ask");
+    assert!(error.hint().contains("ACL SETUSER watcher +sentinel|get-master-addr-by-name;"), "{error}");
+}
+
+#[test]
+fn a_cluster_asks_for_one_rule_more() {
+    let rules = recommended();
+    let more = line_of("ACL SETUSER larder +cluster");
+    let cluster = format!("+cluster{}", more[0]);
+    let all: Vec<_> = rules.iter().map(String::as_str).chain([cluster.as_str()]).collect();
+    let nodes = Cluster::with(&RedisOptions::default().user("larder", SECRET, &all), "{larder}:");
+    let urls = nodes.urls();
+    let address = || Address::cluster(&urls.split(',').collect::<Vec<_>>(), "larder");
+    let program = as_larder(address());
+    program.block(everything(&program.client)).expect("a client needs no more");
+    for node in &nodes.nodes {
+        assert_eq!(node.command(&["ACL", "LOG"]), support::Reply::List(vec![]), "nothing was refused");
+        node.command(&["ACL", "SETUSER", "larder", "-cluster"]);
+    }
+    let program = as_larder(address());
+    let error = program.block(program.client.server()).expect_err("it may not ask");
+    assert!(error.hint().contains("ACL SETUSER larder +cluster|slots;"), "{error}");
 }

@@ -150,3 +150,25 @@ fn a_larder_starts_without_redis_and_goes_on_when_it_comes() {
     fleet.assert_ran_once(&daemon.wait_job(&ask(&daemon, &model, "this"), PATIENCE), &model);
     assert_staged(&larder, &model);
 }
+
+#[test]
+fn a_result_that_nobody_could_take_is_delivered_once() {
+    let fleet = Fleet::start();
+    let model = fleet.held_model(506);
+    let larder = fleet.host("gpu-1", "1s");
+    let owner = larder.serve();
+    let id = ask(&owner, &model, "pool");
+    fleet.wait_held();
+    let other = fleet.host("gpu-2", "1s");
+    let mut other = other.serve();
+    fleet.redis.stop();
+    fleet.hub.release();
+    wait_log(&owner, "the end of an attempt cannot be written yet");
+    // Several leases, in which an attempt whose end was forgotten would be another worker's.
+    std::thread::sleep(Duration::from_secs(5));
+    fleet.redis.start_again();
+    wait_ready(&mut other, SOON);
+    fleet.assert_ran_once(&other.wait_job(&id, PATIENCE), &model);
+    assert_eq!(log_lines(&owner, "the job was another worker's by now"), 0);
+    assert_staged(&larder, &model);
+}

@@ -66,9 +66,20 @@ fn a_redis_that_forgot_everything_gets_back_what_runs() {
     let daemon = larder.serve();
     let id = ask(&daemon, &model, "this");
     fleet.wait_held();
+    let program = crate::fleet::Program::new(&fleet.redis.url());
+    let waits = crate::fleet::download("test/waits", "gpu-9");
+    let waits = program.block(program.client.enqueue(&waits)).expect("accepted").job.id;
+    let waiter = {
+        let client = program.client.clone();
+        program.spawn(async move { client.wait(waits).await })
+    };
     fleet.redis.command(&["FLUSHALL"]);
     wait_log(&daemon, "Redis was emptied");
     wait_log(&daemon, "the queue was emptied");
+    let page = daemon.get("/metrics").text;
+    assert!(page.contains("larder_queue_emptied_total 1"), "{page}");
+    let lost = program.block(waiter).expect("no panic").expect_err("its job is lost");
+    assert!(lost.reason() == larder_jobs::Reason::NotFound && lost.hint() == "ask for it again", "{lost}");
     let job = wait_for(&daemon, &id, PATIENCE, |job| job["state"] == "fetching");
     assert_eq!(job["attempts"], 1, "{job}");
     fleet.hub.release();
@@ -82,4 +93,7 @@ fn a_redis_that_forgot_everything_gets_back_what_runs() {
     let job = asking.run(&wish).expect_code(0).json();
     fleet.assert_ran_once(&daemon.wait_job(&id_of(&job), PATIENCE), &next);
     assert_staged(&larder, &next);
+    assert_staged(&larder, &model);
+    let kept = larder.run(&["ls", "--json"]).expect_code(0).json();
+    assert_eq!(kept.as_array().map(Vec::len), Some(2), "what the host has is its own: {kept}");
 }

@@ -3,11 +3,13 @@
 //!
 //! All methods take `&self`, so a test may pull the plug while others hold the server.
 
+mod cluster;
 mod options;
 mod resp;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod watched;
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -19,8 +21,10 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
+use crate::certificates::Certificates;
 use crate::port::Port;
 use crate::process::{Lines, Running, spawn_followed};
+pub use cluster::Cluster;
 pub use options::RedisOptions;
 use options::quoted;
 pub use resp::Reply;
@@ -28,6 +32,19 @@ use resp::ask;
 #[cfg(test)]
 pub(crate) use resp::encoded;
 use tls::Tls;
+pub use watched::{MASTER, Watched};
+
+/// Variable that names the program of a Valkey.
+pub const VALKEY: &str = "LARDER_TEST_VALKEY";
+
+/// The program of a Valkey, if there is one; `tests/run.sh` installs it.
+pub fn valkey() -> Option<PathBuf> {
+    let named = std::env::var_os(VALKEY).filter(|path| !path.is_empty()).map(PathBuf::from);
+    if named.is_none() {
+        eprintln!("skipped: {VALKEY} names no valkey-server; tests/run.sh installs one and runs all tests");
+    }
+    named
+}
 
 /// How long it may take to start, to answer and to stop.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -55,7 +72,7 @@ impl Redis {
     pub fn with(options: RedisOptions) -> Self {
         let dir = tempfile::Builder::new().prefix("larder-redis-").tempdir().expect("temp folder");
         // The ports are held before the server binds them, so no other test can be given the same.
-        let (port, tls) = (Port::free(), options.tls.then(|| Tls::make(dir.path())));
+        let (port, tls) = (Port::free(), options.tls.then(|| Tls::make(dir.path(), options.trust.as_ref())));
         let mut place = format!(
             "bind 127.0.0.1\nport {}\nunixsocket {}\ndir {}\n",
             port.number(),
@@ -65,7 +82,7 @@ impl Redis {
         place.extend(tls.as_ref().map(Tls::conf));
         std::fs::write(dir.path().join("redis.conf"), options.conf(&place)).expect("the folder takes a file");
         let lines = Lines::default();
-        let server = Mutex::new(spawn(dir.path(), &lines));
+        let server = Mutex::new(spawn(dir.path(), &options, &lines));
         let redis = Self { server, lines, options, port, tls, dir };
         redis.wait_ready();
         redis
@@ -112,7 +129,11 @@ impl Redis {
     /// The certificate to trust on the TLS port, in PEM; panics unless it was started with TLS.
     #[track_caller]
     pub fn ca_file(&self) -> &Path {
-        &self.tls.as_ref().expect("started with TLS").ca_file
+        &self.certificates().authority
+    }
+
+    pub(crate) fn certificates(&self) -> &Certificates {
+        &self.tls.as_ref().expect("started with TLS").certificates
     }
 
     /// The TCP port without TLS.
@@ -170,7 +191,7 @@ impl Redis {
     #[track_caller]
     pub fn start_again(&self) {
         assert!(!self.is_running(), "Redis still runs");
-        *self.server() = spawn(self.dir.path(), &self.lines);
+        *self.server() = spawn(self.dir.path(), &self.options, &self.lines);
         self.wait_ready();
     }
 
@@ -258,9 +279,9 @@ impl Drop for Redis {
     }
 }
 
-fn spawn(dir: &Path, lines: &Lines) -> Running {
-    let mut command = Command::new("redis-server");
-    command.arg("redis.conf").current_dir(dir);
+fn spawn(dir: &Path, options: &RedisOptions, lines: &Lines) -> Running {
+    let mut command = Command::new(options.binary.as_deref().unwrap_or(Path::new("redis-server")));
+    command.arg("redis.conf").args(options.sentinel.then_some("--sentinel")).current_dir(dir);
     spawn_followed(&mut command, lines)
 }
 

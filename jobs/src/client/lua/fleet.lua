@@ -78,18 +78,21 @@ function verbs.reap_batches(limit, retention)
   return gone
 end
 
--- host instance ttl about -> whether the queue was new or emptied, who was there under that name before, whether it
--- takes no jobs, how many hosts are there, and whether the fleet has limits
+-- host instance ttl about -> whether the queue was new or emptied, who was there under that name before, since when the
+-- queue has been there, whether the host takes no jobs, how many hosts are there, and whether the fleet has limits
 function verbs.attend(host, instance, ttl, about)
   local fresh = redis.call('SET', P .. 'layout', '1', 'NX')
+  redis.call('SET', P .. 'born', int(NOW), 'NX')
   local before = redis.call('GET', P .. 'host:' .. host)
   redis.call('SET', P .. 'host:' .. host, instance, 'PX', ttl)
   redis.call('ZADD', P .. 'hosts', int(NOW), host)
   redis.call('ZREMRANGEBYSCORE', P .. 'hosts', '-inf', int(NOW - ttl * 1000))
   redis.call('ZADD', P .. 'known', int(NOW), host)
   if about then redis.call('HSET', P .. 'about', host, about) end
-  return { fresh and 1 or 0, before or '', redis.call('HGET', P .. 'drained', host) and 1 or 0, redis.call('ZCARD', P .. 'hosts'),
-    redis.call('EXISTS', P .. 'limits') }
+  return {
+    fresh and 1 or 0, before or '', redis.call('GET', P .. 'born'), redis.call('HGET', P .. 'drained', host) and 1 or 0,
+    redis.call('ZCARD', P .. 'hosts'), redis.call('EXISTS', P .. 'limits'),
+  }
 end
 
 -- How long a host counts as one that downloads after it said so.

@@ -1,6 +1,6 @@
 -- The Redis queue of larder: every step of a job as one atomic script.
 --
--- This file and the three others (rules.lua, steps.lua, fleet.lua) are sent as one, in this order.
+-- This file and the four others (rules.lua, inbox.lua, steps.lua, fleet.lua) are sent as one, in this order.
 -- KEYS[1] is the prefix of all keys, with the one hash tag; ARGV[1] is the verb. What may happen to a job is
 -- defined by larder's pure rules (src/queue/rules.rs); this file says the same in Redis' language, and a
 -- property test runs both side by side. Times are microseconds since the epoch by the clock of this server.
@@ -15,7 +15,8 @@
 --   wants                 hash     queue and want -> the job in flight that does it
 --   key:<text>            string   idempotency key -> id, gone a while after the job ended
 --   claims                hash     the number that a claim came with -> the job that runs under it
---   seq                   counter  the order of asking
+--   inbox                 zset     requests that came by FCALL and were not looked at yet: id .. json
+--   seq, asked            counter  the order of asking, and of asking by FCALL
 --   batch:<id>, batches   hash     jobs that were asked for together; zset of their ids by when
 --   hosts, host:<name>    zset and string: the larders that were there a moment ago
 --   known, about          zset     every host that was there or that jobs name, by when; hash: what each said of itself
@@ -23,9 +24,9 @@
 --   limits, sharing       hash     what the whole fleet may take; zset of the hosts that download now, by when
 --   stock:<name>          hash     repo@commit -> bytes and last use of each model in its cache
 --   has:<repo>            hash     host@commit -> the same, the other way round
---   layout                string   the version of these keys
+--   layout, born          string   the version of these keys, and since when they are there
 -- Channels: to:host:<name> says "ready <kind>", "cancel <id>" and "drained"; to:pool says "any <kind>", "none
--- <kind>" when the last one is taken, and "limits"; about:<id> says the new state.
+-- <kind>" when the last one is taken, "limits", and "inbox"; about:<id> says the new state.
 
 local P = KEYS[1]
 local CHUNK = 64

@@ -365,3 +365,6 @@ function verbs.restore(lease, ...)
   for _, key in ipairs(names(job.keys)) do redis.call('SET', P .. 'key:' .. key, job.id, 'NX') end
   return 1
 end
+
+verbs.inbox, verbs.turn_away, verbs.handled = waiting_requests, turn_away, handled
+function verbs.deliver(...) return deliver(verbs.enqueue, ...) end

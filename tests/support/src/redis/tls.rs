@@ -1,6 +1,6 @@
 //! TLS in front of a private Redis.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::options::quoted;
 use crate::certificates::Certificates;
@@ -10,16 +10,14 @@ use crate::port::Port;
 #[derive(Debug)]
 pub(crate) struct Tls {
     pub(crate) port: Port,
-    pub(crate) ca_file: PathBuf,
-    server: PathBuf,
-    key: PathBuf,
+    pub(crate) certificates: Certificates,
 }
 
 impl Tls {
-    /// Writes certificates for `localhost` and `127.0.0.1` into the folder.
-    pub(crate) fn make(dir: &Path) -> Self {
-        let Certificates { authority, server, key } = Certificates::make(dir);
-        Self { port: Port::free(), ca_file: authority, server, key }
+    /// With these certificates, or new ones for `localhost` and `127.0.0.1` in the folder.
+    pub(crate) fn make(dir: &Path, trust: Option<&Certificates>) -> Self {
+        let certificates = trust.cloned().unwrap_or_else(|| Certificates::make(dir));
+        Self { port: Port::free(), certificates }
     }
 
     /// Its lines of `redis.conf`.
@@ -28,9 +26,9 @@ impl Tls {
         format!(
             "tls-port {}\ntls-cert-file {}\ntls-key-file {}\ntls-ca-cert-file {}\ntls-auth-clients no\n",
             self.port.number(),
-            file(&self.server),
-            file(&self.key),
-            file(&self.ca_file),
+            file(&self.certificates.server),
+            file(&self.certificates.key),
+            file(&self.certificates.authority),
         )
     }
 }
