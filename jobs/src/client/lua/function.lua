@@ -159,6 +159,20 @@ local function enqueue(keys, args)
   return accepted(id, nil, 'queued')
 end
 
+-- What the jobs for several hosts come to: the state of the first of these words that one of them has.
+local WEIGHTY = { 'fetching', 'verifying', 'planning', 'running', 'queued', 'waiting', 'failed', 'cancelled', 'ready', 'done' }
+local function state_of(P, jobs)
+  local there = {}
+  for _, id in ipairs(cjson.decode(jobs)) do
+    local state = redis.call('HGET', P .. 'job:' .. id, 'state')
+    if state then there[state] = true end
+  end
+  for _, state in ipairs(WEIGHTY) do
+    if there[state] then return state end
+  end
+  return 'done'
+end
+
 -- prefix; id -> the job as JSON, also by the id of a request that joined another job
 local function show(keys, args)
   local P, id = keys[1], args[1]
@@ -172,6 +186,8 @@ local function show(keys, args)
       'message', job.message or false, 'path', job.path or false, 'host', job.owner or false, 'attempts',
       { tostring(tonumber(job.attempts) or 0) }, 'progress', progress or false })
   end
+  local jobs = redis.call('HGET', P .. 'batch:' .. id, 'jobs')
+  if jobs then return object({ 'v', { '1' }, 'id', id, 'state', state_of(P, jobs), 'jobs', { jobs } }) end
   if waits(P, id) then
     return object({ 'v', { '1' }, 'id', id, 'kind', false, 'state', 'queued', 'reason', false, 'message', false,
       'path', false, 'host', false, 'attempts', { '0' }, 'progress', false })
