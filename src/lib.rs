@@ -20,6 +20,7 @@ pub mod metrics;
 pub mod plan;
 pub mod queue;
 pub mod scout;
+pub mod secret;
 pub mod serve;
 pub mod store;
 pub mod weights;

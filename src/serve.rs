@@ -11,7 +11,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::{self, Api, Listeners, Sampler};
+use crate::api::{self, Api, Door, Listeners, Sampler};
 use crate::config::{Config, Environment, Settings, Sources};
 use crate::disk::Reservations;
 use crate::error::{Error, Result};
@@ -165,13 +165,14 @@ impl House {
     /// Binds the unix socket, and for a daemon the TCP address.
     ///
     /// # Errors
-    /// `io_error` if an address is taken.
+    /// `io_error` if an address is taken, or what [`Door::open`] says.
     pub async fn listen(&self) -> Result<Listeners> {
-        let address = match self.scope {
-            Scope::All => self.settings.config.api.address()?,
-            Scope::Own => None,
+        let config = &self.settings.config.api;
+        let tcp = match (self.scope, config.address()?) {
+            (Scope::All, Some(address)) => Some((address, Door::open(config)?)),
+            _ => None,
         };
-        Listeners::bind(&self.settings.socket(), address).await
+        Listeners::bind(&self.settings.socket(), tcp).await
     }
 
     /// Runs everything until `drain` fires and the running jobs have gone back.
@@ -310,10 +311,10 @@ pub async fn serve(settings: Settings, sources: Sources) -> Result<()> {
             "larder serves"
         );
         let drain = stop.child_token();
-        let mut lost = None;
+        let (mut lost, door) = (None, listeners.door());
         tokio::select! {
             () = house.run(listeners, drain.clone()) => {}
-            () = reload(&mut hangup, &sources, house.hub.limits()) => {}
+            () = reload(&mut hangup, &sources, house.hub.limits(), door) => {}
             () = drain_when_failed(&house, &drain) => {}
             () = drain_when_lost(&house, &drain, &mut lost) => {}
         }
@@ -385,18 +386,22 @@ fn is_of_the_disk(reason: Reason) -> bool {
     matches!(reason, Reason::IoError | Reason::InsufficientDisk | Reason::QueueUnavailable)
 }
 
-/// On each SIGHUP reads the configuration again and applies `hub.bandwidth`, the one key that may change while running.
-async fn reload(hangup: &mut Signal, sources: &Sources, limits: &Limits) {
+/// On each SIGHUP reads the configuration again and applies what may change while running: `hub.bandwidth`, and who is
+/// let in.
+async fn reload(hangup: &mut Signal, sources: &Sources, limits: &Limits, door: Option<Door>) {
     while hangup.recv().await.is_some() {
         let sources = sources.clone();
         let read = tokio::task::spawn_blocking(move || Config::load(&sources, &Environment::process())).await;
         match read.unwrap_or_else(|died| Err(Error::internal(format!("reading it died: {died}")))) {
             Ok(config) => {
                 limits.set_bandwidth(config.hub.bandwidth);
+                if let Some(Err(error)) = door.as_ref().map(|door| door.reload(&config.api)) {
+                    tracing::warn!(%error, hint = error.hint(), "SIGHUP: tokens and certificate stay as they were");
+                }
                 let bandwidth = config.hub.bandwidth.map(larder_jobs::Bandwidth::bytes);
                 tracing::info!(
                     bandwidth,
-                    "SIGHUP: hub.bandwidth is applied; every other key applies at the next start"
+                    "SIGHUP: hub.bandwidth, tokens and certificate are applied; every other key applies at the next start"
                 );
             }
             Err(error) => tracing::warn!(

@@ -2,15 +2,18 @@
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::{Path, RawQuery, State as Shared};
+use axum::extract::{Extension, Path, RawQuery, State as Shared};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use larder_jobs::{Hosts, Invalid, Job, JobId, JobView, Kind, Reason, Work};
 use serde::{Deserialize, Serialize};
 
 use super::Api;
+use super::access::Caller;
+use super::guard::{Subject, forbidden};
 use super::models::parameters;
 use super::problem::Failure;
+use super::routes::role_of;
 use crate::queue::Filter;
 
 /// Most jobs in one answer.
@@ -35,7 +38,11 @@ pub(super) struct Redriven {
     redriven: usize,
 }
 
-pub(super) async fn enqueue(Shared(api): Shared<Api>, body: Bytes) -> Result<Response, Failure> {
+pub(super) async fn enqueue(
+    Shared(api): Shared<Api>,
+    caller: Option<Extension<Caller>>,
+    body: Bytes,
+) -> Result<Response, Failure> {
     let value = serde_json::from_slice(&body).map_err(|error| {
         Invalid::new(
             format!("the body is not JSON: {error}"),
@@ -53,6 +60,11 @@ pub(super) async fn enqueue(Shared(api): Shared<Api>, body: Bytes) -> Result<Res
             "leave `hosts` out, or set queue.url to the Redis that both hosts share",
         ));
     }
+    let (kind, model) = (job.work.kind(), job.work.model().0.map(ToString::to_string));
+    // Whoever calls within this process is no stranger.
+    if let Some(Extension(caller)) = caller.filter(|caller| caller.role < role_of(kind)) {
+        return Ok(forbidden(&caller, role_of(kind)));
+    }
     let work = job.work.clone();
     let accepted = api.queue.enqueue(job).await?;
     // A job that was joined may run here already, with the limit of those who asked before. What an idempotency
@@ -65,7 +77,10 @@ pub(super) async fn enqueue(Shared(api): Shared<Api>, body: Bytes) -> Result<Res
     }
     let place = format!("/v1/jobs/{}", accepted.record.id);
     let answer = Accepted { created: accepted.created, job: accepted.record.view(Some(&api.host)) };
-    Ok((StatusCode::ACCEPTED, [(header::LOCATION, place)], Json(answer)).into_response())
+    let subject = Subject { job: Some(accepted.record.id.to_string()), kind: Some(kind.word()), model };
+    let mut response = (StatusCode::ACCEPTED, [(header::LOCATION, place)], Json(answer)).into_response();
+    response.extensions_mut().insert(subject);
+    Ok(response)
 }
 
 fn filter(query: Option<&str>) -> Result<Filter, Invalid> {

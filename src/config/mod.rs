@@ -107,8 +107,10 @@ impl Config {
     /// `invalid_request` naming the key, the source it came from, and the nearest key for a typo.
     pub fn load(sources: &Sources, environment: &Environment) -> Result<Self> {
         let figment = Self::figment(sources, environment)?;
-        let config: Self = figment.extract().map_err(|error| problem::explain(&error))?;
+        let mut config: Self = figment.extract().map_err(|error| problem::explain(&error))?;
         config.validate()?;
+        let home = environment.home();
+        config.api.expand(|text| expand(text, home.as_deref()).display().to_string());
         if config.queue.url.has_password() && sources.flags.iter().any(|(key, _)| key == "queue.url") {
             return Err(Error::new(
                 Reason::InvalidRequest,

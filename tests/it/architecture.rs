@@ -9,7 +9,7 @@ use std::process::Command;
 /// Floors from the bottom; a room may use rooms of lower floors, and of its own floor only itself.
 const FLOORS: &[&[&str]] = &[
     &["error"],
-    &["metrics"],
+    &["metrics", "secret"],
     &["store", "layout", "plan", "disk", "fit", "weights"],
     &["hub", "host", "gpu", "catalogue"],
     &["queue", "ledger"],

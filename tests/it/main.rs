@@ -1,5 +1,6 @@
 //! One binary for everything that is tested from outside: the command line, HTTP, files, other clients.
 
+mod access;
 mod api;
 mod architecture;
 mod bad_input;

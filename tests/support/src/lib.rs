@@ -34,6 +34,7 @@ pub mod redis;
 pub mod repos;
 
 pub use cas::Cas;
+pub use certificates::Certificates;
 pub use daemon::{Daemon, DaemonOptions, Tripwire};
 pub use dice::Dice;
 pub use forward::ForwardProxy;
