@@ -17,6 +17,7 @@ pub mod keeper;
 pub mod layout;
 pub mod ledger;
 pub mod metrics;
+pub mod notify;
 pub mod plan;
 pub mod queue;
 pub mod scout;

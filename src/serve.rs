@@ -11,7 +11,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::{self, Api, Door, Listeners, Sampler};
+use crate::api::{self, Api, Door, Followed, Listeners, Sampler};
 use crate::config::{Config, Environment, Settings, Sources};
 use crate::disk::Reservations;
 use crate::error::{Error, Result};
@@ -21,6 +21,7 @@ use crate::keeper::{self, Keeper};
 use crate::layout::Cache;
 use crate::ledger::Ledger;
 use crate::metrics;
+use crate::notify::Notifier;
 use crate::plan::KeepFree;
 use crate::queue::{self, Embedded, JobStore, Redis, Scope};
 use crate::scout::{Scout, Watch};
@@ -84,19 +85,31 @@ impl House {
         // A foreground command does its own job and needs no fleet for it.
         let fleet = settings.fleet.clone().filter(|_| scope == Scope::All);
         let fleet = fleet.map(|(address, host)| Arc::new(Redis::new(address, queue_config.clone(), host)));
+        let telling = (settings.config.notify.clone(), settings.config.host.name.clone());
         let opened = tokio::task::spawn_blocking(move || {
             let lock = StateLock::acquire(&dir)?.map_err(Error::from)?;
             let (store, opened) = Store::open(&dir)?;
             let grace = keeping.recovery_grace;
             let ledger = Ledger::open(store.clone(), cache.clone(), grace, &opened, Timestamp::now())?;
             let keeper = Keeper::new(cache, Arc::new(ledger), &keeping, Reservations::default());
+            let notifier = Notifier::open(store.clone(), &telling.0, &telling.1)?;
             let queue = Embedded::open(store, queue_config, scope)?;
-            Ok::<_, Error>((lock, keeper, queue))
+            Ok::<_, Error>((lock, keeper, queue, notifier))
         });
-        let (lock, keeper, queue) =
+        let (lock, keeper, queue, notifier) =
             opened.await.map_err(|died| Error::internal(format!("opening died: {died}")))??;
         let hub = hub.await.map_err(|died| Error::internal(format!("setting up HTTPS died: {died}")))??;
         let own = Arc::new(queue);
+        if scope == Scope::All {
+            let tell: queue::Ended = {
+                let notifier = notifier.clone();
+                Arc::new(move |record| notifier.tell(record))
+            };
+            own.on_end(Arc::clone(&tell));
+            if let Some(fleet) = &fleet {
+                fleet.on_end(tell);
+            }
+        }
         let queue: Arc<dyn JobStore> = match &fleet {
             Some(fleet) => {
                 left_behind(&own).await;
@@ -114,6 +127,7 @@ impl House {
             fleet: fleet.is_some(),
             keeper: keeper.clone(),
             limits: hub.limits().clone(),
+            notifier,
             scout,
             planner: Arc::new(move |want, stop| {
                 let context = planning.clone();
@@ -124,6 +138,7 @@ impl House {
             }),
             sampler: Sampler::default(),
             metrics: handle,
+            followed: Followed::default(),
             host: settings.config.host.name.as_str().into(),
             max_models: settings.config.metrics.max_models,
         };
@@ -197,6 +212,10 @@ impl House {
             services.spawn(keeper::keep_until(self.keeper.clone(), Arc::clone(&queue), stop.clone()));
             let interval = self.settings.config.gpu.interval.get();
             services.spawn(watch_hardware(self.api.scout.clone(), interval, stop.clone()));
+        }
+        if self.scope == Scope::All {
+            let (notifier, stop) = (self.api.notifier.clone(), stop.clone());
+            services.spawn(async move { notifier.deliver_until(&stop).await });
         }
         if let Some(fleet) = self.fleet.clone() {
             let stop = stop.clone();

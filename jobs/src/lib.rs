@@ -19,6 +19,7 @@
 
 #[cfg(feature = "client")]
 pub mod client;
+mod cursor;
 mod download;
 mod evict;
 mod file;
@@ -38,6 +39,7 @@ mod variant;
 mod verify;
 mod view;
 
+pub use cursor::Cursor;
 pub use download::{Download, Format, MAX_LEASE, MIN_LEASE};
 pub use evict::{Evict, EvictedModel};
 pub use file::{Digest, FilePath, RepoFile};

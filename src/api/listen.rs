@@ -4,15 +4,16 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use axum::Router;
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::serve::ListenerExt as _;
+use axum::{Extension, Router};
 use larder_jobs::Reason;
 use rustix::net::sockopt;
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio_util::sync::CancellationToken;
 
 use super::connections;
+use super::events::Closing;
 use super::guard::{self, Door};
 use crate::error::{Error, Result};
 
@@ -84,6 +85,7 @@ impl Listeners {
 /// Serves until `stop`, then lets the running requests end.
 pub async fn serve(listeners: Listeners, router: Router, stop: CancellationToken) {
     let Listeners { unix, socket, tcp } = listeners;
+    let router = router.layer(Extension(Closing(stop.clone())));
     let behind_socket = router.clone().layer(from_fn(guard::over_socket));
     let on_unix = connections::serve(unix, behind_socket, None, MAX_UNIX, stop.clone());
     let on_tcp = async {

@@ -4,6 +4,7 @@ mod access;
 mod body;
 mod config;
 mod connections;
+mod events;
 mod eviction;
 mod guard;
 mod health;
@@ -13,6 +14,7 @@ mod limits;
 mod listen;
 mod metrics;
 mod models;
+mod page;
 mod problem;
 mod routes;
 mod sample;
@@ -29,11 +31,13 @@ use tower_http::compression::CompressionLayer;
 
 use crate::hub::Limits;
 use crate::keeper::Keeper;
+use crate::notify::Notifier;
 use crate::queue::JobStore;
 use crate::scout::Scout;
 
 pub use access::Role;
 pub use config::{Config, TlsConfig, TokenConfig};
+pub use events::Followed;
 pub use guard::Door;
 pub use listen::{Listeners, serve};
 pub use sample::{Sampled, Sampler};
@@ -55,6 +59,8 @@ pub struct Api {
     pub keeper: Keeper,
     /// How fast bytes may come.
     pub limits: Limits,
+    /// Who is told when a job has ended.
+    pub notifier: Notifier,
     /// What models need and what this host has.
     pub scout: Scout,
     /// What a download would do.
@@ -63,6 +69,8 @@ pub struct Api {
     pub sampler: Sampler,
     /// The event half of the metrics.
     pub metrics: PrometheusHandle,
+    /// The jobs whose events somebody reads.
+    pub followed: Followed,
     /// This host's name.
     pub host: Arc<str>,
     /// Models with a time series of their own.

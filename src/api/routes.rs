@@ -8,7 +8,9 @@ use larder_jobs::Kind;
 use tower_http::timeout::TimeoutLayer;
 
 use super::access::Role;
-use super::{Api, SCOUT_TIMEOUT, TIMEOUT, eviction, health, jobs, keep, limits, metrics, models, scout};
+use super::{
+    Api, SCOUT_TIMEOUT, TIMEOUT, events, eviction, health, jobs, keep, limits, metrics, models, scout,
+};
 
 /// One way to ask.
 pub(super) struct Route {
@@ -79,6 +81,7 @@ pub(super) static ROUTES: &[Route] = &[
     Route::change(Method::POST, "/v1/jobs", "enqueue", Role::Enqueue, || post(jobs::enqueue)),
     Route::change(Method::POST, "/v1/jobs/redrive", "redrive", Role::Admin, || post(jobs::redrive)),
     Route::look("/v1/jobs/{id}", "show_job", || get(jobs::show)),
+    Route::look("/v1/jobs/{id}/events", "follow_job", || get(events::follow)),
     Route::change(Method::DELETE, "/v1/jobs/{id}", "cancel", Role::Enqueue, || delete(jobs::cancel)),
     Route::change(Method::POST, "/v1/jobs/{id}/retry", "retry", Role::Enqueue, || post(jobs::retry)),
     Route::change(Method::PUT, "/v1/jobs/{id}/bandwidth", "limit_job", Role::Admin, || {

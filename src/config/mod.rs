@@ -16,7 +16,7 @@ use figment::providers::{Format as _, Toml};
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
-use crate::{api, gpu, host, hub, ledger, queue, scout};
+use crate::{api, gpu, host, hub, ledger, notify, queue, scout};
 use larder_jobs::Reason;
 
 use layer::Layer;
@@ -47,6 +47,8 @@ pub struct Config {
     pub models: scout::Config,
     /// The HTTP API.
     pub api: api::Config,
+    /// Who is told when a job has ended.
+    pub notify: notify::Config,
     /// The metrics.
     pub metrics: Metrics,
     /// The log.
@@ -110,7 +112,11 @@ impl Config {
         let mut config: Self = figment.extract().map_err(|error| problem::explain(&error))?;
         config.validate()?;
         let home = environment.home();
-        config.api.expand(|text| expand(text, home.as_deref()).display().to_string());
+        let path = |text: &str| expand(text, home.as_deref()).display().to_string();
+        config.api.expand(path);
+        if !config.notify.secret_file.is_empty() {
+            config.notify.secret_file = path(&config.notify.secret_file);
+        }
         if config.queue.url.has_password() && sources.flags.iter().any(|(key, _)| key == "queue.url") {
             return Err(Error::new(
                 Reason::InvalidRequest,
@@ -164,6 +170,7 @@ impl Config {
         self.cache.validate()?;
         self.gpu.validate()?;
         self.api.validate()?;
+        self.notify.validate()?;
         tracing_subscriber::EnvFilter::try_new(&self.log.level).map(|_| ()).map_err(|error| {
             invalid("log.level", &self.log.level, &error.to_string(), "use error, warn, info, debug or trace")
         })

@@ -12,7 +12,7 @@ const FLOORS: &[&[&str]] = &[
     &["metrics", "secret"],
     &["store", "layout", "plan", "disk", "fit", "weights"],
     &["hub", "host", "gpu", "catalogue"],
-    &["queue", "ledger"],
+    &["queue", "ledger", "notify"],
     &["keeper", "scout"],
     &["worker", "api"],
     &["config"],
@@ -26,7 +26,7 @@ const WALLS: &[(&str, &[&str])] = &[
     ("nvml_wrapper", &["gpu/"]),
     ("apalis_core", &["queue/backend.rs"]),
     ("apalis", &["queue/backend.rs", "worker/runtime.rs"]),
-    ("reqwest", &["hub/", "cli/client.rs"]),
+    ("reqwest", &["hub/", "notify/deliver.rs", "cli/client.rs"]),
     // The room of that name; the crate is larder-jobs' alone.
     ("redis", &["queue/mod.rs"]),
     ("indicatif", &["cli/"]),

@@ -22,6 +22,7 @@ use larder_jobs::{Job, JobId, Kind, Progress, Reason, State};
 use serde_json::Value;
 use tokio::sync::{broadcast, watch};
 
+use super::observe::{Ended, Observer};
 use super::{
     Cancelled, Claimed, Config, Enqueued, Filter, JobStore, Outcome, Reaped, Record, Renewal, Settled,
     Settlement, Stats,
@@ -59,6 +60,7 @@ pub struct Embedded {
     inner: Mutex<Inner>,
     changed: watch::Sender<u64>,
     cancelled: broadcast::Sender<JobId>,
+    observer: Observer,
 }
 
 struct Inner {
@@ -97,7 +99,13 @@ impl Embedded {
             inner: Mutex::new(Inner { index, own: HashSet::new() }),
             changed: watch::Sender::new(0),
             cancelled: broadcast::Sender::new(CANCELLATIONS),
+            observer: Observer::default(),
         })
+    }
+
+    /// From now on tells of every job that ends.
+    pub fn on_end(&self, ended: Ended) {
+        self.observer.set(ended);
     }
 
     fn now(&self) -> Timestamp {

@@ -24,9 +24,10 @@ use larder_jobs::client::{Address, Connection, Queue};
 use larder_jobs::{HostName, Hosts, Job, JobId, Kind, Progress, Record, State, Target};
 use tokio::sync::{Notify, broadcast, watch};
 
+use super::observe::{Ended, Observer};
 use super::{
     Cancelled, Claimed, Config, Enqueued, Filter, JobStore, Outcome, Reaped, Renewal, Settled, Settlement,
-    Stats, observe,
+    Stats,
 };
 use crate::error::{Error, Result};
 
@@ -43,6 +44,7 @@ pub struct Redis {
     held: Mutex<Held>,
     /// Redis has lost what runs here, and so this host's registration, too.
     emptied: Notify,
+    observer: Observer,
 }
 
 /// What this process holds.
@@ -77,7 +79,13 @@ impl Redis {
             cancelled: broadcast::Sender::new(CANCELLATIONS),
             held: Mutex::default(),
             emptied: Notify::new(),
+            observer: Observer::default(),
         }
+    }
+
+    /// From now on tells of every job whose end this process has seen.
+    pub fn on_end(&self, ended: Ended) {
+        self.observer.set(ended);
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
@@ -128,7 +136,7 @@ impl JobStore for Redis {
     async fn cancel(&self, id: JobId, requester: Option<&str>) -> Result<Cancelled> {
         let (outcome, record) = self.queue.cancel(id, requester).await?;
         if outcome == Outcome::Ended {
-            observe::step(None, &record);
+            self.observer.step(None, &record);
         }
         Ok(Cancelled { record, outcome })
     }
@@ -139,7 +147,7 @@ impl JobStore for Redis {
 
     async fn list(&self, filter: Filter) -> Result<Vec<Record>> {
         let kinds = filter.kind.as_ref().map_or(Kind::ALL, std::slice::from_ref);
-        Ok(self.queue.list(kinds, filter.state, filter.limit).await?)
+        Ok(self.queue.list(kinds, filter.state, filter.after, filter.limit).await?)
     }
 
     async fn stats(&self) -> Result<Stats> {
