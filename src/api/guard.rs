@@ -2,7 +2,6 @@
 //! log of who asked for what and what became of it.
 
 use std::net::IpAddr;
-use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use axum::extract::{MatchedPath, Request, State};
@@ -76,7 +75,11 @@ impl Door {
     }
 
     /// Who asks, if that one may.
-    fn admit(&self, route: Option<&Route>, headers: &HeaderMap) -> std::result::Result<Caller, Response> {
+    fn admit(
+        &self,
+        route: Option<&Route>,
+        headers: &HeaderMap,
+    ) -> std::result::Result<Caller, Box<Response>> {
         if self.access.is_empty() {
             return loopback_host(headers).map(|()| Caller::admin("loopback"));
         }
@@ -84,29 +87,29 @@ impl Door {
             return Ok(Caller { name: "public".into(), role: Role::Read });
         }
         let Some(token) = bearer(headers) else {
-            return Err(challenge(
+            return Err(Box::new(challenge(
                 "Bearer realm=\"larder\"",
                 Failure::new(
                     Reason::Unauthorized,
                     "this larder wants a token",
                     "send it as `Authorization: Bearer …`; commands read it from api.token_file",
                 ),
-            ));
+            )));
         };
         let Some(caller) = self.access.whose(token) else {
-            return Err(challenge(
+            return Err(Box::new(challenge(
                 "Bearer realm=\"larder\", error=\"invalid_token\"",
                 Failure::new(
                     Reason::Unauthorized,
                     "this larder does not know that token",
                     "ask its operator for a new one, or for a SIGHUP if the token is new",
                 ),
-            ));
+            )));
         };
         // What is no route is told to everybody who may look.
         let needed = route.map_or(Role::Read, |route| route.role);
         if caller.role < needed {
-            return Err(forbidden(&caller, needed));
+            return Err(Box::new(forbidden(&caller, needed)));
         }
         Ok(caller)
     }
@@ -145,7 +148,7 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 
 /// A page of another site may reach us through a name that it resolves to 127.0.0.1 (DNS rebinding); its
 /// requests carry that name.
-fn loopback_host(headers: &HeaderMap) -> std::result::Result<(), Response> {
+fn loopback_host(headers: &HeaderMap) -> std::result::Result<(), Box<Response>> {
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("");
     let name = host
         .rsplit_once(':')
@@ -160,7 +163,7 @@ fn loopback_host(headers: &HeaderMap) -> std::result::Result<(), Response> {
         "the Host header does not name this machine's loopback",
         "ask for http://127.0.0.1 or http://localhost",
     );
-    Err(failure.into_response())
+    Err(Box::new(failure.into_response()))
 }
 
 /// What a request is about, for the audit log; handlers add what the path does not say.
@@ -199,7 +202,7 @@ pub(super) async fn over_tcp(State(door): State<Door>, request: Request, next: N
             if let Some(route) = route.filter(|route| route.changes) {
                 audit(route, "nobody", &Subject::of(route, request.uri().path()), &refused);
             }
-            refused
+            *refused
         }
     }
 }
@@ -242,14 +245,6 @@ fn audit(route: &Route, who: &str, subject: &Subject, response: &Response) {
         reason,
         "somebody asked for a change"
     );
-}
-
-/// Warns of a key that others can read.
-pub(super) fn warn_if_readable(key: &str, path: &Path) {
-    use std::os::unix::fs::PermissionsExt as _;
-    if std::fs::metadata(path).is_ok_and(|found| found.permissions().mode() & 0o004 != 0) {
-        tracing::warn!(key, path = %path.display(), "everybody on this host can read a file with a secret; chmod 600 it");
-    }
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use axum::extract::{Extension, Path, RawQuery, State as Shared};
 use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use larder_jobs::{Cursor, Hosts, Invalid, Job, JobId, JobView, Kind, Reason, Work};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -22,22 +23,22 @@ use crate::queue::Filter;
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// The answer to a request for a job.
-#[derive(Serialize)]
-struct Accepted {
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Accepted {
     /// Whether the job is a new one; `false` means that an equal want was there.
     created: bool,
     #[serde(flatten)]
     job: JobView,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(super) struct JobList {
     jobs: Vec<JobView>,
     /// The `cursor` of the next page; `null` on the last one.
     next: Option<String>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(super) struct Redriven {
     redriven: usize,
 }

@@ -5,6 +5,7 @@ use axum::body::Bytes;
 use axum::extract::{Path, State as Shared};
 use axum::http::StatusCode;
 use larder_jobs::{Bandwidth, Invalid, JobId, Reason};
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::Api;
@@ -12,7 +13,7 @@ use super::jobs::unknown;
 use super::problem::Failure;
 
 /// The limits that hold now.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(super) struct LimitsView {
     /// Of the host, in bytes per second; `null` is no limit.
     bandwidth: Option<Bandwidth>,
@@ -21,16 +22,17 @@ pub(super) struct LimitsView {
 }
 
 /// The limit of one running job.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(super) struct JobLimitView {
     id: JobId,
     bandwidth: Option<Bandwidth>,
 }
 
 /// What a limit becomes.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Change {
+#[schemars(extend("required" = ["bandwidth"]))]
+pub(super) struct Change {
     /// Must be there: a limit is lifted by `null`, and by nothing else.
     #[serde(deserialize_with = "present")]
     bandwidth: Option<Bandwidth>,

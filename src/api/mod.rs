@@ -14,6 +14,7 @@ mod limits;
 mod listen;
 mod metrics;
 mod models;
+mod openapi;
 mod page;
 mod problem;
 mod routes;

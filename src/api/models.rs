@@ -4,6 +4,7 @@ use axum::Json;
 use axum::extract::{Path, RawQuery, State as Shared};
 use jiff::Timestamp;
 use larder_jobs::{Invalid, ModelRef};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::problem::Failure;
@@ -13,13 +14,13 @@ use crate::keeper::Verdict;
 use crate::ledger::{ModelView, Repaired};
 
 /// Models after something was done to them.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(super) struct ModelList {
     pub(super) models: Vec<ModelView>,
 }
 
 /// The models in the cache, or a page of them.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(super) struct ModelPage {
     models: Vec<ModelView>,
     /// The `cursor` of the next page; `null` on the last one.
@@ -27,7 +28,7 @@ pub(super) struct ModelPage {
 }
 
 /// One model: all its revisions, each with why it would be kept or evicted.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(super) struct VerdictList {
     models: Vec<Verdict>,
 }

@@ -9,7 +9,8 @@ use tower_http::timeout::TimeoutLayer;
 
 use super::access::Role;
 use super::{
-    Api, SCOUT_TIMEOUT, TIMEOUT, events, eviction, health, jobs, keep, limits, metrics, models, scout,
+    Api, SCOUT_TIMEOUT, TIMEOUT, events, eviction, health, jobs, keep, limits, metrics, models, openapi,
+    scout,
 };
 
 /// One way to ask.
@@ -111,6 +112,7 @@ pub(super) static ROUTES: &[Route] = &[
     Route::look("/v1/registry", "list_registry", || get(scout::registry)),
     Route::look("/v1/host", "show_host", || get(scout::host)),
     Route::look("/v1/host/history", "show_host_history", || get(scout::history)),
+    Route::look("/openapi.json", "describe", || get(openapi::show)),
     Route::probe("/metrics", "scrape", || get(metrics::scrape)),
     Route::probe("/healthz", "live", || get(health::healthz)),
     Route::probe("/readyz", "ready", || get(health::readyz)),

@@ -10,8 +10,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::TlsAcceptor;
 
 use super::config::TlsConfig;
-use super::guard::warn_if_readable;
 use crate::error::{Error, Result};
+use crate::secret;
 
 /// A certificate with its key. A clone is the same one.
 #[derive(Debug, Clone)]
@@ -26,7 +26,7 @@ impl Tls {
     /// `invalid_request` if a file cannot be read, is not PEM, or key and certificate do not belong together.
     pub(super) fn open(config: &TlsConfig) -> Result<Self> {
         let (cert, key) = (Path::new(&config.cert_file), Path::new(&config.key_file));
-        warn_if_readable("api.tls.key_file", key);
+        secret::warn_if_readable(key, "api.tls.key_file");
         let bad = |key: &str, path: &Path, error: &dyn std::fmt::Display| {
             let what = format!("api.tls.{key}, {}, is of no use: {error}", path.display());
             Error::new(Reason::InvalidRequest, what, "name a certificate chain and its key, both in PEM")

@@ -167,6 +167,10 @@ impl Notifier {
                 continue;
             }
             let (number, notice) = self.notice(record, url);
+            // A store may tell twice of one end.
+            if matches!(inner.store.get(NOTICES, number.as_bytes()), Ok(Some(_))) {
+                continue;
+            }
             batch.put(NOTICES, number.as_bytes(), &notice);
             *count += 1;
         }

@@ -78,17 +78,17 @@ fn each_role_may_what_its_name_says() {
     let download = br#"{"kind": "download", "repo": "test/tiny-gpt2-1"}"#;
     let evict = br#"{"kind": "evict", "repo": "test/tiny-gpt2-1"}"#;
     let limit = br#"{"bandwidth": null}"#;
-    // The request, its body, the least role, and the answer to whoever has it.
+    // The request, its body, and the least role that may.
     let pin = "PUT /v1/models/test/tiny-gpt2-1/pin";
-    let cases: [(&str, &[u8], &str, u16); 6] = [
-        ("POST /v1/jobs", download, "enqueue", 202),
-        (pin, b"", "enqueue", 404),
-        ("POST /v1/jobs", evict, "admin", 202),
-        ("POST /v1/jobs/redrive", b"", "admin", 202),
-        ("PUT /v1/limits", limit, "admin", 200),
-        ("POST /v1/fit", br#"{"repo": "nothing", "local": true}"#, "read", 404),
+    let cases: [(&str, &[u8], &str); 6] = [
+        ("POST /v1/jobs", download, "enqueue"),
+        (pin, b"", "enqueue"),
+        ("POST /v1/jobs", evict, "admin"),
+        ("POST /v1/jobs/redrive", b"", "admin"),
+        ("PUT /v1/limits", limit, "admin"),
+        ("POST /v1/fit", br#"{"repo": "nothing", "local": true}"#, "read"),
     ];
-    for (request, body, least, answer) in cases {
+    for (request, body, least) in cases {
         let mut may = false;
         for (role, token) in [("read", READ), ("enqueue", ENQUEUE), ("admin", ADMIN)] {
             may |= role == least;
@@ -104,7 +104,6 @@ fn each_role_may_what_its_name_says() {
             );
             assert!(reply.header("www-authenticate").contains(&format!("scope=\"{least}\"")));
         }
-        let _ = answer;
     }
     // The unix socket belongs to the owner of the folder, who needs no token.
     assert_eq!(daemon.request("PUT", "/v1/limits", Some(&json!({"bandwidth": null}))).status, 200);
@@ -173,12 +172,12 @@ fn a_token_is_replaced_without_a_restart_and_probes_can_be_opened() {
         while lines(daemon) < nth {
             assert!(begun.elapsed() < SOON, "{:?}", daemon.logs());
             assert!(daemon.wait_line(|line| line.contains(word), SOON).is_some());
-            std::thread::yield_now();
+            std::thread::sleep(Duration::from_millis(20));
         }
     };
-    reload(&mut daemon, &format!("{new}\n{ADMIN}\n"), 1, "certificate are applied");
+    reload(&mut daemon, &format!("{new}\n{ADMIN}\n"), 1, "certificate are read again");
     assert!(works(&daemon, new) && works(&daemon, ADMIN), "both, while they are handed out");
-    reload(&mut daemon, new, 2, "certificate are applied");
+    reload(&mut daemon, new, 2, "certificate are read again");
     assert!(works(&daemon, new) && !works(&daemon, ADMIN));
     reload(&mut daemon, "short", 1, "stay as they were");
     assert!(works(&daemon, new), "a file that is of no use locks nobody out");

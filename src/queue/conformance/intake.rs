@@ -38,10 +38,12 @@ pub(in crate::queue) async fn a_join_takes_the_more_urgent_of_both(make: Make) {
         (rules::after(now, Duration::from_secs(60)), rules::after(now, Duration::from_secs(90)));
     let first = with("a/b", |c| {
         (c.priority, c.deadline, c.requested_by) = (3, Some(late), Some("alice".into()));
+        c.notify = Some("https://one.example/".into());
     });
     rig.store.enqueue(first).await.expect("accepted");
     let mut second = with("a/b", |c| {
         (c.priority, c.deadline, c.requested_by) = (1, Some(soon), Some("bob".into()));
+        c.notify = Some("https://two.example/".into());
     });
     let larder_jobs::Work::Download(download) = &mut second.work else { panic!("a download") };
     download.pin = true;
@@ -50,6 +52,7 @@ pub(in crate::queue) async fn a_join_takes_the_more_urgent_of_both(make: Make) {
     let record = record.expect("accepted").record;
     assert_eq!((record.priority, record.deadline), (3, Some(soon)));
     assert_eq!(record.requesters, ["alice", "bob"]);
+    assert_eq!(record.notify, ["https://one.example/", "https://two.example/"]);
     let larder_jobs::Work::Download(download) = record.decode().expect("decodes").work else {
         panic!("a download")
     };

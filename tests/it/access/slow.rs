@@ -1,19 +1,19 @@
 //! Clients that take their time, send too much, or take every connection: each is cut, and the others go on.
 
 use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use support::http::{Place, ask};
-use support::{Daemon, Hub, larder};
+use support::{Hub, larder};
 
 use super::SOON;
 
 /// Connections over TCP at a time.
 const MAX_TCP: usize = 256;
 
-fn connect(daemon: &Daemon) -> TcpStream {
-    let stream = TcpStream::connect(daemon.address()).expect("connects");
+fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).expect("connects");
     stream.set_read_timeout(Some(SOON)).expect("a timeout");
     stream.set_write_timeout(Some(SOON)).expect("a timeout");
     stream
@@ -31,16 +31,17 @@ fn who_says_nothing_or_little_is_cut() {
     let hub = Hub::start();
     let larder = larder!(&hub);
     let daemon = larder.serve();
+    let address = daemon.address();
     let begun = Instant::now();
     std::thread::scope(|scope| {
-        let silent = scope.spawn(|| until_cut(&mut connect(&daemon), begun));
+        let silent = scope.spawn(|| until_cut(&mut connect(address), begun));
         let rested = scope.spawn(|| {
-            let mut stream = connect(&daemon);
+            let mut stream = connect(address);
             stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("written");
             until_cut(&mut stream, begun)
         });
         let head = scope.spawn(|| {
-            let mut stream = connect(&daemon);
+            let mut stream = connect(address);
             stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n").expect("written");
             // A header a second, for ever.
             while stream.write_all(b"X: y\r\n").is_ok() && begun.elapsed() < SOON {
@@ -53,7 +54,7 @@ fn who_says_nothing_or_little_is_cut() {
             (String::new(), begun.elapsed())
         });
         let body = scope.spawn(|| {
-            let mut stream = connect(&daemon);
+            let mut stream = connect(address);
             let head = b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{";
             stream.write_all(head).expect("written");
             until_cut(&mut stream, begun)
@@ -76,8 +77,9 @@ fn a_hundred_megabytes_are_refused_without_being_read() {
     let hub = Hub::start();
     let larder = larder!(&hub);
     let daemon = larder.serve();
+    let address = daemon.address();
     for expect in ["", "Expect: 100-continue\r\n"] {
-        let mut stream = connect(&daemon);
+        let mut stream = connect(address);
         let head =
             format!("POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\n{expect}Content-Length: 104857600\r\n\r\n");
         stream.write_all(head.as_bytes()).expect("written");
@@ -88,7 +90,7 @@ fn a_hundred_megabytes_are_refused_without_being_read() {
         );
     }
     // Without a length it is read until it is too much.
-    let mut stream = connect(&daemon);
+    let mut stream = connect(address);
     stream
         .write_all(b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
         .expect("written");
@@ -103,14 +105,15 @@ fn whoever_takes_every_connection_takes_them_from_tcp_alone() {
     let hub = Hub::start();
     let larder = larder!(&hub);
     let daemon = larder.serve();
-    let mut held: Vec<TcpStream> = (0..MAX_TCP).map(|_| connect(&daemon)).collect();
+    let address = daemon.address();
+    let mut held: Vec<TcpStream> = (0..MAX_TCP).map(|_| connect(address)).collect();
     // Each is answered, so each is known to have its slot; and keeps it.
     for stream in &mut held {
         stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("written");
         let mut byte = [0];
         assert_eq!(stream.read(&mut byte).expect("an answer"), 1);
     }
-    let mut next = connect(&daemon);
+    let mut next = connect(address);
     next.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         .expect("written");
     next.set_read_timeout(Some(Duration::from_millis(300))).expect("a timeout");
@@ -124,5 +127,5 @@ fn whoever_takes_every_connection_takes_them_from_tcp_alone() {
     next.set_read_timeout(Some(SOON)).expect("a timeout");
     assert!(until_cut(&mut next, Instant::now()).0.starts_with("HTTP/1.1 200"), "a free slot is given on");
     drop(held);
-    assert_eq!(ask(&Place::Tcp(daemon.address()), "GET /healthz", &[("Host", "localhost")], b"").status, 200);
+    assert_eq!(ask(&Place::Tcp(address), "GET /healthz", &[("Host", "localhost")], b"").status, 200);
 }

@@ -40,7 +40,7 @@ fn a_certificate_is_shown_and_replaced_while_it_is_in_use() {
     // Another authority, in the same files.
     let second = Certificates::make(&dir);
     daemon.signal(Signal::HUP);
-    assert!(daemon.wait_line(|line| line.contains("certificate are applied"), SOON).is_some());
+    assert!(daemon.wait_line(|line| line.contains("certificate are read again"), SOON).is_some());
     far.run(&["jobs"]).expect_code(75);
     std::fs::copy(&second.authority, &trusted).expect("copied");
     far.run(&["jobs", "--json"]).expect_code(0);
