@@ -17,6 +17,18 @@ use super::routes::{self, Route};
 use super::tls::Tls;
 use crate::error::Result;
 
+/// Somebody who is not let in, as far as that one is known.
+struct Refused {
+    who: Arc<str>,
+    answer: Box<Response>,
+}
+
+impl Refused {
+    fn stranger(answer: Response) -> Self {
+        Self { who: "nobody".into(), answer: Box::new(answer) }
+    }
+}
+
 /// Who is let in over TCP, and how. A clone is the same door.
 #[derive(Debug, Clone, Default)]
 pub struct Door {
@@ -75,11 +87,7 @@ impl Door {
     }
 
     /// Who asks, if that one may.
-    fn admit(
-        &self,
-        route: Option<&Route>,
-        headers: &HeaderMap,
-    ) -> std::result::Result<Caller, Box<Response>> {
+    fn admit(&self, route: Option<&Route>, headers: &HeaderMap) -> std::result::Result<Caller, Refused> {
         if self.access.is_empty() {
             return loopback_host(headers).map(|()| Caller::admin("loopback"));
         }
@@ -87,7 +95,7 @@ impl Door {
             return Ok(Caller { name: "public".into(), role: Role::Read });
         }
         let Some(token) = bearer(headers) else {
-            return Err(Box::new(challenge(
+            return Err(Refused::stranger(challenge(
                 "Bearer realm=\"larder\"",
                 Failure::new(
                     Reason::Unauthorized,
@@ -97,7 +105,7 @@ impl Door {
             )));
         };
         let Some(caller) = self.access.whose(token) else {
-            return Err(Box::new(challenge(
+            return Err(Refused::stranger(challenge(
                 "Bearer realm=\"larder\", error=\"invalid_token\"",
                 Failure::new(
                     Reason::Unauthorized,
@@ -109,7 +117,8 @@ impl Door {
         // What is no route is told to everybody who may look.
         let needed = route.map_or(Role::Read, |route| route.role);
         if caller.role < needed {
-            return Err(Box::new(forbidden(&caller, needed)));
+            let answer = Box::new(forbidden(&caller, needed));
+            return Err(Refused { who: caller.name, answer });
         }
         Ok(caller)
     }
@@ -148,7 +157,7 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 
 /// A page of another site may reach us through a name that it resolves to 127.0.0.1 (DNS rebinding); its
 /// requests carry that name.
-fn loopback_host(headers: &HeaderMap) -> std::result::Result<(), Box<Response>> {
+fn loopback_host(headers: &HeaderMap) -> std::result::Result<(), Refused> {
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("");
     let name = host
         .rsplit_once(':')
@@ -163,7 +172,7 @@ fn loopback_host(headers: &HeaderMap) -> std::result::Result<(), Box<Response>> 
         "the Host header does not name this machine's loopback",
         "ask for http://127.0.0.1 or http://localhost",
     );
-    Err(Box::new(failure.into_response()))
+    Err(Refused::stranger(failure.into_response()))
 }
 
 /// What a request is about, for the audit log; handlers add what the path does not say.
@@ -198,11 +207,11 @@ pub(super) async fn over_tcp(State(door): State<Door>, request: Request, next: N
     let route = route_of(&request);
     match door.admit(route, request.headers()) {
         Ok(caller) => pass(route, caller, request, next).await,
-        Err(refused) => {
+        Err(Refused { who, answer }) => {
             if let Some(route) = route.filter(|route| route.changes) {
-                audit(route, "nobody", &Subject::of(route, request.uri().path()), &refused);
+                audit(route, &who, &Subject::of(route, request.uri().path()), &answer);
             }
-            *refused
+            *answer
         }
     }
 }

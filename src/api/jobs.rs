@@ -148,6 +148,10 @@ pub(super) async fn cancel(
     Path(id): Path<String>,
     axum::extract::Query(by): axum::extract::Query<By>,
 ) -> Result<(StatusCode, Json<JobView>), Failure> {
+    if by.requested_by.as_ref().is_some_and(String::is_empty) {
+        let hint = "name who takes the wish back, or leave it out for everybody's";
+        return Err(Invalid::new("`requested_by` is empty", hint).into());
+    }
     let cancelled = api.queue.cancel(id.parse()?, by.requested_by.as_deref()).await?;
     Ok((StatusCode::ACCEPTED, Json(cancelled.record.view(Some(&api.host)))))
 }

@@ -115,7 +115,7 @@ fn described(
         "responses": responses,
     });
     if let Some(body) = operation.body {
-        let content = json!({"application/json": {"schema": body(asked)}});
+        let content = json!({"application/json": {"schema": body(asked), "example": operation.example}});
         described["requestBody"] = json!({"required": true, "content": content});
     }
     described

@@ -21,6 +21,7 @@ pub(super) struct Operation {
     pub(super) query: &'static [&'static str],
     pub(super) headers: &'static [&'static str],
     pub(super) body: Option<Schema>,
+    pub(super) example: Value,
     pub(super) answers: Vec<Answer>,
 }
 
@@ -49,7 +50,7 @@ pub(super) enum Place {
 
 impl Operation {
     fn new(says: &'static str) -> Self {
-        Self { says, query: &[], headers: &[], body: None, answers: Vec::new() }
+        Self { says, query: &[], headers: &[], body: None, example: Value::Null, answers: Vec::new() }
     }
 
     fn query(self, query: &'static [&'static str]) -> Self {
@@ -60,8 +61,8 @@ impl Operation {
         Self { headers, ..self }
     }
 
-    fn body(self, body: Schema) -> Self {
-        Self { body: Some(body), ..self }
+    fn body(self, body: Schema, example: Value) -> Self {
+        Self { body: Some(body), example, ..self }
     }
 
     fn answer(mut self, status: u16, says: &'static str, shape: Shape) -> Self {
@@ -106,7 +107,7 @@ fn of_jobs(name: &str) -> Option<Operation> {
             .json(200, "A page of them.", shape_of::<JobList>),
         "enqueue" => Operation::new("Asks for a job, or joins the one in flight that does the same.")
             .headers(&["Idempotency-Key"])
-            .body(shape_of::<Job>)
+            .body(shape_of::<Job>, json!({"kind": "download", "repo": "openai-community/gpt2", "pin": true}))
             .json(202, "The job is durable.", shape_of::<Accepted>),
         "redrive" => {
             Operation::new("Runs every failed job again.").json(202, "How many.", shape_of::<Redriven>)
@@ -125,7 +126,7 @@ fn of_jobs(name: &str) -> Option<Operation> {
             .json(202, "The job as it stands.", view),
         "retry" => Operation::new("Runs a failed or cancelled job again.").json(202, "The job.", view),
         "limit_job" => Operation::new("Changes the limit of a job that runs on this host.")
-            .body(shape_of::<Change>)
+            .body(shape_of::<Change>, json!({"bandwidth": 20_000_000}))
             .json(200, "The limit.", shape_of::<JobLimitView>),
         _ => return None,
     })
@@ -144,7 +145,7 @@ fn of_models(name: &str) -> Option<Operation> {
         "pin" => changed("Pins a model: it is never evicted."),
         "unpin" => changed("Takes the pin away."),
         "lease" => Operation::new("Leases a model for a while, or renews the lease of that holder.")
-            .body(shape_of::<Wanted>)
+            .body(shape_of::<Wanted>, json!({"holder": "pod-7", "ttl": "15m"}))
             .json(200, "Its revisions.", list),
         "release" => Operation::new("Ends a holder's lease, or everybody's.")
             .query(&["holder", "revision"])
@@ -159,10 +160,10 @@ fn of_models(name: &str) -> Option<Operation> {
             .query(&["free", "older_than", "model"])
             .json(200, "The plan.", shape_of::<PlanView>),
         "fit" => Operation::new("Whether a model fits on a card, and which variant does.")
-            .body(question)
+            .body(question, json!({"repo": "openai-community/gpt2", "gpu": "RTX 4090"}))
             .json(200, "The verdict.", object),
         "plan" => Operation::new("What a download would do, or what it takes to evaluate several models.")
-            .body(question)
+            .body(question, json!({"repo": "openai-community/gpt2", "gpu": "RTX 4090"}))
             .json(200, "The plan.", object),
         "list_registry" => Operation::new("The models that are known by name.").query(&["category"]).json(
             200,
@@ -180,7 +181,7 @@ fn of_the_host(name: &str) -> Option<Operation> {
         "show_limits" => Operation::new("How fast bytes may come.").json(200, "The limits.", limits),
         "limit_host" => {
             Operation::new("Changes the host's limit until larder ends or reads its configuration.")
-                .body(shape_of::<Change>)
+                .body(shape_of::<Change>, json!({"bandwidth": 20_000_000}))
                 .json(200, "The limits.", limits)
         }
         "show_host" => Operation::new("This host now.").json(200, "The host.", object),
@@ -213,7 +214,7 @@ pub(super) fn parameter(place: Place, name: &str) -> Option<Value> {
         "kind" => ("Only jobs of this kind.", json!({"enum": words(larder_jobs::Kind::ALL)})),
         "limit" => ("Most entries of the page.", json!({"type": "integer", "minimum": 1, "maximum": 1000})),
         "cursor" => ("`next` of the page before.", json!({"type": "string"})),
-        "requested_by" => ("Whose wish; everybody's without it.", text(128)),
+        "requested_by" => ("Whose wish; everybody's without it.", json!({"type": "string", "minLength": 1})),
         "revision" => ("Only this commit, branch or tag.", text(255)),
         "holder" => ("Whose lease; everybody's without it.", text(128)),
         "free" => ("Bytes to free, such as 20GB.", text(32)),

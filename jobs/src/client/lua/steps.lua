@@ -288,19 +288,19 @@ end
 -- The ids of one state, among which are the newest behind a place, or the newest of all.
 local function behind(key, word, limit, seq, created)
   if word ~= 'queued' then
-    return redis.call('ZREVRANGEBYSCORE', key, seq and '(' .. seq or '+inf', '-inf', 'LIMIT', 0, limit)
+    return redis.call('ZRANGE', key, seq and '(' .. seq or '+inf', '-inf', 'BYSCORE', 'REV', 'LIMIT', 0, limit)
   end
   -- These lie by when they were queued, and one that was put back lies above its place.
   local ids = redis.call('ZREVRANGE', key, 0, math.max(PAGED, limit) - 1)
   if seq and #ids >= PAGED then
-    for _, id in ipairs(redis.call('ZREVRANGEBYSCORE', key, created, '-inf', 'LIMIT', 0, limit)) do
+    for _, id in ipairs(redis.call('ZRANGE', key, created, '-inf', 'BYSCORE', 'REV', 'LIMIT', 0, limit)) do
       ids[#ids + 1] = id
     end
   end
   return ids
 end
 
--- limit state seq created kind... ; an empty state means every one, seq and created are the place of a job -> jobs behind
+-- limit state seq created kind... ; an empty state is every one, seq and created are the place of a job -> jobs behind
 -- it, or all, the newest first
 function verbs.list(limit, state, seq, created, ...)
   seq = tonumber(seq)
