@@ -131,6 +131,13 @@ fn describe() {
         "larder_store_recoveries_total",
         "Stores that were found damaged or emptied and replaced, by reason."
     );
+    describe_counter!(
+        "larder_webhooks_total",
+        "Notices of ended jobs, and tries to deliver them, by result."
+    );
+    for result in ["delivered", "retried", "failed", "refused", "dropped"] {
+        counter!("larder_webhooks_total", "result" => result).absolute(0);
+    }
     counter!("larder_fit_observations_total").absolute(0);
     counter!("larder_fit_false_yes_total").absolute(0);
     for variant in VARIANTS {
@@ -231,6 +238,12 @@ pub fn verified(bytes: u64) {
 /// A file in the cache has wrong bytes.
 pub fn corrupt() {
     counter!("larder_verify_corrupt_total").increment(1);
+}
+
+/// What became of a notice, or of a try: `delivered`, `retried`, `failed` (given up), `refused` (never goes there) or
+/// `dropped` (too many).
+pub fn webhook(result: &'static str) {
+    counter!("larder_webhooks_total", "result" => result).increment(1);
 }
 
 /// A job ended; `seconds` since a worker first took it.

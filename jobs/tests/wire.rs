@@ -20,6 +20,7 @@ fn the_fullest_job_reads_and_is_written_the_same() {
     for name in [
         "download-full.v1.json",
         "download-limited.v1.json",
+        "download-notify.v1.json",
         "download-pool.v1.json",
         "download-named-host.v1.json",
         "download-named-hosts.v1.json",
@@ -73,6 +74,13 @@ fn what_is_wrong_is_named() {
         ("hosts", json!({"labels": {}}), "selects by no label"),
         ("hosts", json!({"labels": {"a": "b c"}}), "a list of host names"),
         ("requested_by", json!(""), "`requested_by` is empty"),
+        ("notify", json!("hooks.example"), "`notify` is not an HTTP address"),
+        ("notify", json!("https://u:p@hooks.example"), "`notify` is not an HTTP address"),
+        (
+            "notify",
+            json!(format!("https://hooks.example/{}", "x".repeat(512))),
+            "`notify` is not an HTTP address",
+        ),
         ("include", json!(vec!["*"; 65]), "more than 64 patterns"),
         ("deadline", json!("tomorrow"), "`deadline`: "),
         ("v", json!(0), "`v` is not a version"),

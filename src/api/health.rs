@@ -3,13 +3,14 @@
 use axum::Json;
 use axum::extract::State as Shared;
 use larder_jobs::Reason;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::Api;
 use super::problem::Failure;
 
 /// What a ready larder says of itself.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(super) struct Ready {
     ready: bool,
     host: String,

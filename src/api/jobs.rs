@@ -2,49 +2,71 @@
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::{Path, RawQuery, State as Shared};
-use axum::http::{StatusCode, header};
+use axum::extract::{Extension, Path, RawQuery, State as Shared};
+use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use larder_jobs::client::Submitted;
-use larder_jobs::{Invalid, Job, JobId, JobView, Kind, Reason, Work};
+use larder_jobs::{Cursor, Invalid, Job, JobId, JobView, Kind, Reason, Work};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
+use super::access::Caller;
+use super::guard::{Subject, forbidden};
 use super::models::parameters;
+use super::page;
 use super::problem::Failure;
+use super::routes::role_of;
 use super::{Api, place};
 use crate::queue::Filter;
 
-/// Most jobs in one answer.
-const MAX_LIST: usize = 1_000;
+/// Means the same as the field `idempotency_key`.
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// The answer to a request for a job.
-#[derive(Serialize)]
-struct Accepted {
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Accepted {
     /// Whether the job is a new one; `false` means that an equal want was there.
     created: bool,
     #[serde(flatten)]
     job: JobView,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(super) struct JobList {
     jobs: Vec<JobView>,
+    /// The `cursor` of the next page; `null` on the last one.
+    next: Option<String>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(super) struct Redriven {
     redriven: usize,
 }
 
-pub(super) async fn enqueue(Shared(api): Shared<Api>, body: Bytes) -> Result<Response, Failure> {
-    let value = serde_json::from_slice(&body).map_err(|error| {
+pub(super) async fn enqueue(
+    Shared(api): Shared<Api>,
+    caller: Option<Extension<Caller>>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Failure> {
+    let mut value = serde_json::from_slice(&body).map_err(|error| {
         Invalid::new(
             format!("the body is not JSON: {error}"),
             r#"send {"kind": "download", "repo": "owner/name"}"#,
         )
     })?;
+    take_key(&headers, &mut value)?;
     let job = Job::from_json(value)?;
     place::is_for_us(&api, &job.common.hosts)?;
+    let (kind, model) = (job.work.kind(), job.work.model().0.map(ToString::to_string));
+    // Whoever calls within this process is no stranger.
+    if let Some(Extension(caller)) = caller.filter(|caller| caller.role < role_of(kind)) {
+        return Ok(forbidden(&caller, role_of(kind)));
+    }
+    if let Some(url) = &job.common.notify {
+        api.notifier.check(url)?;
+    }
     let (work, want) = (job.work.clone(), place::size(&api, &job).await);
     let submitted = api.queue.submit(job, want).await?;
     // A job that was joined may run here already, with the limit of those who asked before. What an idempotency
@@ -56,31 +78,47 @@ pub(super) async fn enqueue(Shared(api): Shared<Api>, body: Bytes) -> Result<Res
     }
     let answer = Accepted { created: submitted.created(), job: submitted.view(Some(&api.host)) };
     let place = format!("/v1/jobs/{}", answer.job.id);
-    Ok((StatusCode::ACCEPTED, [(header::LOCATION, place)], Json(answer)).into_response())
+    let subject = Subject { job: Some(answer.job.id.to_string()), kind: Some(kind.word()), model };
+    let mut response = (StatusCode::ACCEPTED, [(header::LOCATION, place)], Json(answer)).into_response();
+    response.extensions_mut().insert(subject);
+    Ok(response)
+}
+
+/// Puts the key of the header, with or without quotes around it, where the body has it.
+fn take_key(headers: &HeaderMap, body: &mut Value) -> Result<(), Invalid> {
+    let mut keys = headers.get_all(IDEMPOTENCY_KEY).iter();
+    let Some(key) = keys.next() else { return Ok(()) };
+    let hint = "send one key of at most 128 printable characters, in the header or in the body";
+    let text = key.to_str().map_err(|_| Invalid::new("Idempotency-Key is not printable ASCII", hint))?;
+    let key = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
+    let Value::Object(fields) = body else { return Ok(()) };
+    let other = fields.insert("idempotency_key".into(), key.into());
+    if keys.next().is_some() || other.is_some_and(|other| other != key) {
+        return Err(Invalid::new("there is more than one idempotency key", hint));
+    }
+    Ok(())
 }
 
 fn filter(query: Option<&str>) -> Result<Filter, Invalid> {
-    let [state, kind, limit] = parameters(query, ["state", "kind", "limit"])?;
-    let mut filter = Filter {
+    let [state, kind, limit, cursor] = parameters(query, ["state", "kind", "limit", "cursor"])?;
+    let usual = Filter::default();
+    Ok(Filter {
         state: state.map(|word| word.parse()).transpose()?,
         kind: kind.map(|word| word.parse()).transpose()?,
-        ..Filter::default()
-    };
-    if let Some(limit) = limit {
-        let number = limit.parse().ok().filter(|n| (1..=MAX_LIST).contains(n));
-        filter.limit = number.ok_or_else(|| {
-            Invalid::new("`limit` is not a number from 1 to 1000", "leave it out for the newest hundred")
-        })?;
-    }
-    Ok(filter)
+        after: cursor.map(|text| text.parse()).transpose()?,
+        limit: page::limit(limit.as_deref())?.unwrap_or(usual.limit),
+    })
 }
 
 pub(super) async fn list(
     Shared(api): Shared<Api>,
     RawQuery(query): RawQuery,
 ) -> Result<Json<JobList>, Failure> {
-    let records = api.queue.list(filter(query.as_deref())?).await?;
-    Ok(Json(JobList { jobs: records.iter().map(|record| record.view(Some(&api.host))).collect() }))
+    let filter = filter(query.as_deref())?;
+    // One more, to know whether there is one more.
+    let mut records = api.queue.list(Filter { limit: filter.limit + 1, ..filter }).await?;
+    let next = page::cut(&mut records, filter.limit, |record| Cursor::behind(record).to_string());
+    Ok(Json(JobList { jobs: records.iter().map(|record| record.view(Some(&api.host))).collect(), next }))
 }
 
 pub(super) async fn show(Shared(api): Shared<Api>, Path(id): Path<String>) -> Result<Json<JobView>, Failure> {
@@ -103,6 +141,10 @@ pub(super) async fn cancel(
     Path(id): Path<String>,
     axum::extract::Query(by): axum::extract::Query<By>,
 ) -> Result<(StatusCode, Json<JobView>), Failure> {
+    if by.requested_by.as_ref().is_some_and(String::is_empty) {
+        let hint = "name who takes the wish back, or leave it out for everybody's";
+        return Err(Invalid::new("`requested_by` is empty", hint).into());
+    }
     let (id, by) = (id.parse()?, by.requested_by.as_deref());
     let view = match api.queue.cancel(id, by).await {
         Ok(cancelled) => cancelled.record.view(Some(&api.host)),

@@ -5,6 +5,7 @@ use axum::body::Bytes;
 use axum::extract::{Path, RawQuery, State as Shared};
 use jiff::{SignedDuration, Timestamp};
 use larder_jobs::{Invalid, MAX_LEASE, MIN_LEASE, Revision, Span};
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::Api;
@@ -45,9 +46,9 @@ async fn set_pin(
 }
 
 /// A lease that somebody wants.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Wanted {
+pub(super) struct Wanted {
     /// Who needs the model; asking again under the same name renews the lease.
     holder: String,
     /// For how long from now on.

@@ -8,6 +8,7 @@ use axum::extract::{Path, State as Shared};
 use axum::http::StatusCode;
 use larder_jobs::client::Queue;
 use larder_jobs::{Bandwidth, FleetLimits, Invalid, JobId, Reason};
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::Api;
@@ -15,7 +16,7 @@ use super::jobs::unknown;
 use super::problem::Failure;
 
 /// The limits that hold now.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(super) struct LimitsView {
     /// Of the host, in bytes per second; `null` is no limit.
     bandwidth: Option<Bandwidth>,
@@ -24,16 +25,17 @@ pub(super) struct LimitsView {
 }
 
 /// The limit of one running job.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(super) struct JobLimitView {
     id: JobId,
     bandwidth: Option<Bandwidth>,
 }
 
 /// What a limit becomes.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Change {
+#[schemars(extend("required" = ["bandwidth"]))]
+pub(super) struct Change {
     /// Must be there: a limit is lifted by `null`, and by nothing else.
     #[serde(deserialize_with = "present")]
     bandwidth: Option<Bandwidth>,

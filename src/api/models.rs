@@ -4,27 +4,53 @@ use axum::Json;
 use axum::extract::{Path, RawQuery, State as Shared};
 use jiff::Timestamp;
 use larder_jobs::{Invalid, ModelRef};
+use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::Api;
 use super::problem::Failure;
+use super::{Api, page};
 use crate::error::blocking;
 use crate::keeper::Verdict;
 use crate::ledger::{ModelView, Repaired};
 
-#[derive(Serialize)]
+/// Models after something was done to them.
+#[derive(Serialize, JsonSchema)]
 pub(super) struct ModelList {
     pub(super) models: Vec<ModelView>,
 }
 
+/// The models in the cache, or a page of them.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct ModelPage {
+    models: Vec<ModelView>,
+    /// The `cursor` of the next page; `null` on the last one.
+    next: Option<String>,
+}
+
 /// One model: all its revisions, each with why it would be kept or evicted.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(super) struct VerdictList {
     models: Vec<Verdict>,
 }
 
-pub(super) async fn list(Shared(api): Shared<Api>) -> Json<ModelList> {
-    Json(ModelList { models: api.keeper.ledger().shelf().views(Timestamp::now()) })
+pub(super) async fn list(
+    Shared(api): Shared<Api>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<ModelPage>, Failure> {
+    let [limit, cursor] = parameters(query.as_deref(), ["limit", "cursor"])?;
+    let limit = page::limit(limit.as_deref())?.unwrap_or(usize::MAX);
+    let mut models = api.keeper.ledger().shelf().views(Timestamp::now());
+    models.sort_by_cached_key(place);
+    if let Some(cursor) = cursor {
+        models.retain(|model| place(model) > cursor);
+    }
+    let next = page::cut(&mut models, limit, place);
+    Ok(Json(ModelPage { models, next }))
+}
+
+/// The place of a revision in the list, which a page ends with: it is good also when that revision is gone.
+fn place(model: &ModelView) -> String {
+    format!("{}@{}", model.repo, model.commit)
 }
 
 pub(super) async fn show(

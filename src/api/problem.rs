@@ -48,7 +48,9 @@ impl Failure {
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let reason = self.0.reason;
         let mut response = (status, Json(self.0)).into_response();
+        response.extensions_mut().insert(reason);
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM));
         response
     }
@@ -67,8 +69,7 @@ pub(super) async fn no_method(uri: Uri) -> Failure {
     .status(StatusCode::METHOD_NOT_ALLOWED)
 }
 
-/// Errors of the layers around the handlers (a body that is too large, an address that cannot be decoded, an
-/// answer that took too long) are plain texts; here they become problems too.
+/// Errors of the layers around the handlers (an address that cannot be decoded, an answer that took too long) are plain texts; here they become problems too.
 pub(super) async fn every_error(response: Response) -> Response {
     let status = response.status();
     let is_problem = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == PROBLEM);
@@ -78,11 +79,6 @@ pub(super) async fn every_error(response: Response) -> Response {
     let text = axum::body::to_bytes(response.into_body(), MAX_TEXT).await.unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
     let failure = match status {
-        StatusCode::PAYLOAD_TOO_LARGE => Failure::new(
-            Reason::InvalidRequest,
-            format!("the body is larger than {} KiB", super::MAX_BODY >> 10),
-            "send one job at a time; a job has a few hundred bytes",
-        ),
         StatusCode::SERVICE_UNAVAILABLE => Failure::new(
             Reason::Internal,
             format!("larder had no answer within {} s", super::TIMEOUT.as_secs()),

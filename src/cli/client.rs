@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::{Method, Request, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
 use larder_jobs::client as fleet;
 use larder_jobs::{Bandwidth, Job, JobId, JobView, ModelRef, Problem, Reason, Span, State};
 use serde::de::DeserializeOwned;
@@ -103,7 +103,7 @@ impl Client {
         if url.is_empty() {
             return Ok(None);
         }
-        let http = reqwest::Client::builder().timeout(TIMEOUT).build().map_err(|error| no_client(&error))?;
+        let http = elsewhere(&settings.config.api)?;
         Ok(Some(Self { transport: Transport::Http { http, base: url.to_owned(), name: url.to_owned() } }))
     }
 
@@ -362,6 +362,31 @@ impl Client {
             "correct api.url, or upgrade so that both sides have the same version",
         )
     }
+}
+
+/// The client for `api.url`, with its token and the certificates to trust. It follows no redirect, which would take
+/// the token elsewhere.
+fn elsewhere(config: &crate::api::Config) -> Result<reqwest::Client> {
+    let mut http = reqwest::Client::builder().timeout(TIMEOUT).redirect(reqwest::redirect::Policy::none());
+    if !config.ca_file.is_empty() {
+        let file = Path::new(&config.ca_file);
+        let bad = |error: &dyn std::fmt::Display| {
+            let what = format!("api.ca_file, {}, is of no use: {error}", file.display());
+            Error::new(Reason::InvalidRequest, what, "name a file with certificates in PEM")
+        };
+        let text = std::fs::read(file).map_err(|error| bad(&error))?;
+        let certificates = reqwest::Certificate::from_pem_bundle(&text).map_err(|error| bad(&error))?;
+        http = http.tls_certs_only(certificates);
+    }
+    if !config.token_file.is_empty() {
+        let secrets = crate::secret::read(Path::new(&config.token_file), "api.token_file")?;
+        // The first line, where a file has several.
+        let value = secrets.first().map(|secret| format!("Bearer {}", secret.reveal())).unwrap_or_default();
+        let mut value = HeaderValue::from_str(&value).map_err(|error| Error::internal(error.to_string()))?;
+        value.set_sensitive(true);
+        http = http.default_headers(HeaderMap::from_iter([(header::AUTHORIZATION, value)]));
+    }
+    http.build().map_err(|error| no_client(&error))
 }
 
 /// The path of a model in the API.

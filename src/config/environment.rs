@@ -60,7 +60,7 @@ impl Environment {
         self.var(name).map(|text| expand(text, self.home().as_deref()))
     }
 
-    fn home(&self) -> Option<PathBuf> {
+    pub(super) fn home(&self) -> Option<PathBuf> {
         self.var("HOME").map(PathBuf::from).or_else(|| etcetera::home_dir().ok())
     }
 

@@ -16,7 +16,7 @@ use figment::providers::{Format as _, Toml};
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
-use crate::{api, gpu, host, hub, ledger, queue, scout};
+use crate::{api, gpu, host, hub, ledger, notify, queue, scout};
 use larder_jobs::Reason;
 
 use layer::Layer;
@@ -47,6 +47,8 @@ pub struct Config {
     pub models: scout::Config,
     /// The HTTP API.
     pub api: api::Config,
+    /// Who is told when a job has ended.
+    pub notify: notify::Config,
     /// The metrics.
     pub metrics: Metrics,
     /// The log.
@@ -107,8 +109,14 @@ impl Config {
     /// `invalid_request` naming the key, the source it came from, and the nearest key for a typo.
     pub fn load(sources: &Sources, environment: &Environment) -> Result<Self> {
         let figment = Self::figment(sources, environment)?;
-        let config: Self = figment.extract().map_err(|error| problem::explain(&error))?;
+        let mut config: Self = figment.extract().map_err(|error| problem::explain(&error))?;
         config.validate()?;
+        let home = environment.home();
+        let path = |text: &str| expand(text, home.as_deref()).display().to_string();
+        config.api.expand(path);
+        if !config.notify.secret_file.is_empty() {
+            config.notify.secret_file = path(&config.notify.secret_file);
+        }
         if let Some(name) = config.queue.key_with_password()
             && sources.flags.iter().any(|(key, _)| key == name)
         {
@@ -166,6 +174,7 @@ impl Config {
         self.cache.validate()?;
         self.gpu.validate()?;
         self.api.validate()?;
+        self.notify.validate()?;
         tracing_subscriber::EnvFilter::try_new(&self.log.level).map(|_| ()).map_err(|error| {
             invalid("log.level", &self.log.level, &error.to_string(), "use error, warn, info, debug or trace")
         })

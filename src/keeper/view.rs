@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use larder_jobs::{CommitId, ModelRef, RepoId};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Keeper;
@@ -14,7 +15,7 @@ use crate::ledger::{Gone, ModelView, Repaired};
 use crate::plan::{EvictionPlan, Goal, Keep};
 
 /// An eviction plan as it is shown.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PlanView {
     /// Bytes that would become free.
     pub freed_bytes: u64,
@@ -27,7 +28,7 @@ pub struct PlanView {
 }
 
 /// One revision of a plan.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct KeptView {
     /// The repo.
     pub repo: RepoId,
@@ -42,7 +43,7 @@ pub struct KeptView {
 }
 
 /// Whether a revision would go on its own now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Decision {
     /// It stays.
@@ -52,7 +53,7 @@ pub enum Decision {
 }
 
 /// What would become of a revision, and because of what.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Verdict {
     /// The revision.
     #[serde(flatten)]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use larder_jobs::{CommitId, ModelRef, RepoId, Revision};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// `owner/name@commit`.
@@ -34,7 +35,7 @@ impl fmt::Display for Key {
 }
 
 /// How a revision came into the cache.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Origin {
     /// Fetched by larder, with a receipt.
@@ -109,7 +110,7 @@ impl ModelView {
 }
 
 /// A lease as it is shown.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LeaseView {
     /// Who needs it.
     pub holder: String,
@@ -118,7 +119,7 @@ pub struct LeaseView {
 }
 
 /// A revision as `GET /v1/models` and `larder ls --json` show it. Unknown is `null`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ModelView {
     /// The repo.
     pub repo: RepoId,

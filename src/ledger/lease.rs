@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 use larder_jobs::{CommitId, Reason, RepoId};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Entry, Key, Ledger};
@@ -36,7 +37,7 @@ pub struct Lease {
 }
 
 /// A revision that was evicted.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Gone {
     /// The repo.
     pub repo: RepoId,

@@ -8,6 +8,9 @@ use serde_json::Value;
 /// Most requesters and idempotency keys that are remembered, and their bytes as JSON.
 const MAX_NAMES: usize = 64;
 const MAX_NAMES_BYTES: usize = 6 << 10;
+/// Most addresses that are told of a job's end, and their bytes as JSON.
+const MAX_NOTIFY: usize = 8;
+const MAX_NOTIFY_BYTES: usize = 2 << 10;
 /// Most bytes of a message, as JSON.
 const MAX_MESSAGE: usize = 2 << 10;
 /// Most files in flight that are kept, and their bytes as JSON.
@@ -21,7 +24,7 @@ const MAX_RAW: usize = 4 << 10;
 
 /// Remembers who asks for the job.
 pub(super) fn remember_requester(record: &mut Record, name: Option<&str>) {
-    let known = name.is_some_and(|name| remember(&mut record.requesters, name));
+    let known = name.is_some_and(|name| remember(&mut record.requesters, name, MAX_NAMES, MAX_NAMES_BYTES));
     record.anonymous |= !known;
 }
 
@@ -29,7 +32,14 @@ pub(super) fn remember_requester(record: &mut Record, name: Option<&str>) {
 /// job's end makes a new job.
 pub(super) fn remember_key(record: &mut Record, key: Option<&str>) {
     if let Some(key) = key {
-        remember(&mut record.keys, key);
+        remember(&mut record.keys, key, MAX_NAMES, MAX_NAMES_BYTES);
+    }
+}
+
+/// Remembers whom to tell of the job's end. One beyond the bound is not told.
+pub(super) fn remember_notify(record: &mut Record, url: Option<&str>) {
+    if let Some(url) = url {
+        remember(&mut record.notify, url, MAX_NOTIFY, MAX_NOTIFY_BYTES);
     }
 }
 
@@ -77,12 +87,12 @@ fn json_size<T: Serialize>(value: &T) -> usize {
 }
 
 /// Adds `name` unless it is there; false if there is no room.
-fn remember(names: &mut Vec<String>, name: &str) -> bool {
+fn remember(names: &mut Vec<String>, name: &str, most: usize, bytes: usize) -> bool {
     if names.iter().any(|known| known == name) {
         return true;
     }
     names.push(name.to_owned());
-    let fits = names.len() <= MAX_NAMES && json_size(names) <= MAX_NAMES_BYTES;
+    let fits = names.len() <= most && json_size(names) <= bytes;
     if !fits {
         names.pop();
     }
@@ -120,12 +130,18 @@ mod tests {
         for n in 0..99 {
             remember_requester(&mut record, Some(&format!("{n}{}", "\"é".repeat(62))));
             remember_key(&mut record, Some(&format!("{n}{}", "k".repeat(125))));
+            remember_notify(&mut record, Some(&format!("https://{n}.example/{}", "n".repeat(480))));
         }
         let file = FileProgress { path: "\u{1}".repeat(1_024), bytes_total: u64::MAX, bytes_done: u64::MAX };
         record.progress = progress(Progress { active: vec![file; 99], ..Progress::default() });
         record.path = Some("p".repeat(4_096));
         record.owner = Some("h".repeat(253).parse().expect("a name"));
-        assert!(record.anonymous && record.requesters.len() > 10 && record.keys.len() > 40);
+        assert!(
+            record.anonymous
+                && record.requesters.len() > 10
+                && record.keys.len() > 40
+                && record.notify.len() == 4
+        );
         assert!(json_size(&record) < 32 << 10, "{}", json_size(&record));
     }
 

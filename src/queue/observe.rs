@@ -1,9 +1,36 @@
-//! Counts what happens to jobs, the same for every store.
+//! Counts what happens to jobs, and tells of those that ended, the same for every store.
+
+use std::sync::{Arc, OnceLock};
 
 use larder_jobs::{Reason, State};
 
 use super::Record;
 use crate::metrics;
+
+/// Is told of every job that ended. It may be told twice of one, and must not block.
+pub type Ended = Arc<dyn Fn(&Record) + Send + Sync>;
+
+/// Who is told, once there is somebody.
+#[derive(Default)]
+pub(super) struct Observer(OnceLock<Ended>);
+
+impl Observer {
+    /// The first one stays.
+    pub(super) fn set(&self, ended: Ended) {
+        let _ = self.0.set(ended);
+    }
+
+    /// The step from `before` to `now`.
+    pub(super) fn step(&self, before: Option<&Record>, now: &Record) {
+        step(before, now);
+        if let Some(ended) = self.0.get()
+            && now.state.is_terminal()
+            && !before.is_some_and(|before| before.state.is_terminal())
+        {
+            ended(now);
+        }
+    }
+}
 
 /// Counts the step from `before` to `now`.
 pub(super) fn step(before: Option<&Record>, now: &Record) {

@@ -44,6 +44,7 @@ pub fn accept(job: &Job, id: JobId, seq: u64, now: Timestamp) -> Result<Record> 
     };
     bounds::remember_requester(&mut record, job.common.requested_by.as_deref());
     bounds::remember_key(&mut record, job.common.idempotency_key.as_deref());
+    bounds::remember_notify(&mut record, job.common.notify.as_deref());
     Ok(record)
 }
 
@@ -51,12 +52,14 @@ pub fn accept(job: &Job, id: JobId, seq: u64, now: Timestamp) -> Result<Record> 
 ///
 /// Without a deadline a job has all the time there is, so any deadline is earlier. A job that only waits
 /// for its `not_before` runs when the more impatient request says; one that waits for a retry waits on. Of two
-/// limits the more generous one holds, and none at all is more generous than any; of two leases the longer one.
+/// limits the more generous one holds, and none at all is more generous than any; of two leases the longer one; of those
+/// who want to be told of the end all, within the record's bound.
 pub fn join(mut record: Record, job: &Job, now: Timestamp) -> Record {
     record.priority = record.priority.max(job.common.priority);
     record.deadline = record.deadline.into_iter().chain(job.common.deadline).min();
     bounds::remember_requester(&mut record, job.common.requested_by.as_deref());
     bounds::remember_key(&mut record, job.common.idempotency_key.as_deref());
+    bounds::remember_notify(&mut record, job.common.notify.as_deref());
     if let (Work::Download(download), Value::Object(fields)) = (&job.work, &mut record.job) {
         if download.pin {
             fields.insert("pin".into(), Value::Bool(true));

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use larder_jobs::client::{Outcome, Submitted, Title, Want};
-use larder_jobs::{Batch, Job, JobId, Kind, Progress, State};
+use larder_jobs::{Batch, Cursor, Job, JobId, Kind, Progress, State};
 use tokio::sync::{broadcast, watch};
 
 use super::{Record, Settlement};
@@ -81,13 +81,15 @@ pub struct Filter {
     pub kind: Option<Kind>,
     /// Only in this state.
     pub state: Option<State>,
+    /// Only those behind that one in the list.
+    pub after: Option<Cursor>,
     /// At most so many.
     pub limit: usize,
 }
 
 impl Default for Filter {
     fn default() -> Self {
-        Self { kind: None, state: None, limit: 100 }
+        Self { kind: None, state: None, after: None, limit: 100 }
     }
 }
 

@@ -139,7 +139,7 @@ fn models_are_shown() {
     let hub = hub_of(2);
     let larder = larder(&hub);
     let daemon = larder.serve();
-    assert_eq!(daemon.get("/v1/models").expect(200), json!({"models": []}));
+    assert_eq!(daemon.get("/v1/models").expect(200), json!({"models": [], "next": null}));
     daemon.wait_job(&id(&daemon.post("/v1/jobs", &with(want(1), "pin", json!(true))).expect(202)), SOON);
     let all = daemon.get("/v1/models").expect(200);
     let one = daemon.get("/v1/models/test/tiny-gpt2-1").expect(200);
@@ -170,6 +170,7 @@ fn queued_running_and_ended_jobs_are_cancelled_and_run_again() {
     let queued = id(&daemon.post("/v1/jobs", &want(2)).expect(202));
     let delete = |job: &str, query: &str| daemon.request("DELETE", &format!("/v1/jobs/{job}{query}"), None);
     assert_eq!(delete(&queued, "?by=me").status, 400, "a typo in the parameter cancels nothing");
+    assert_eq!(delete(&queued, "?requested_by=").status, 400, "nobody's wish is not everybody's");
     assert_eq!(state(&daemon, &queued), "queued");
     let ended = delete(&queued, "").expect(202);
     assert_eq!((&ended["state"], &ended["reason"]), (&json!("cancelled"), &json!("cancelled")));
@@ -347,7 +348,11 @@ fn malformed_requests_are_problems_and_the_worker_goes_on() {
     post(&daemon, large.as_bytes()).problem(413, "invalid_request");
     let deep = "[".repeat(10_000);
     post(&daemon, deep.as_bytes()).problem(400, "invalid_request");
-    assert_eq!(daemon.get("/v1/jobs").expect(200), json!({"jobs": []}), "nothing of it became a job");
+    assert_eq!(
+        daemon.get("/v1/jobs").expect(200),
+        json!({"jobs": [], "next": null}),
+        "nothing of it became a job"
+    );
     let good = id(&daemon.post("/v1/jobs", &want(1)).expect(202));
     assert_eq!(daemon.wait_job(&good, SOON)["state"], "ready");
 }

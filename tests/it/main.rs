@@ -1,5 +1,6 @@
 //! One binary for everything that is tested from outside: the command line, HTTP, files, other clients.
 
+mod access;
 mod api;
 mod architecture;
 mod bad_input;
@@ -9,6 +10,7 @@ mod demo;
 mod deploy;
 mod docs;
 mod doctor;
+mod events;
 mod evict;
 mod faults;
 mod fit;
@@ -19,11 +21,14 @@ mod languages;
 mod limits;
 mod metrics;
 mod monitoring;
+mod openapi;
 mod queue_input;
 mod redis;
 mod repos;
 mod resume;
+mod secrets;
 mod stage;
 mod store;
 mod web;
+mod webhooks;
 mod xet;

@@ -64,6 +64,7 @@ impl Queue {
         let mut rows = Vec::with_capacity(jobs.len());
         for placed in jobs {
             let mut fields = request(placed.id, &placed.job, &placed.target)?.to_vec();
+            fields.push(placed.job.common.notify.as_ref().map(ToString::to_string).unwrap_or_default());
             fields.push(placed.why.clone().unwrap_or_default());
             rows.push(fields);
         }

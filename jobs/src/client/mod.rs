@@ -199,7 +199,7 @@ impl Client {
     /// # Errors
     /// `queue_unavailable`.
     pub async fn list(&self, state: Option<State>, limit: usize) -> Result<Vec<JobView>> {
-        let records = self.queue.list(Kind::ALL, state, limit).await?;
+        let records = self.queue.list(Kind::ALL, state, None, limit).await?;
         Ok(records.iter().map(|record| record.view(None)).collect())
     }
 

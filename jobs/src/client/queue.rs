@@ -9,7 +9,7 @@ use redis::Value;
 use super::connection::{Connection, Step};
 use super::error::{Error, Result};
 use super::row::{self, Unreadable};
-use crate::{Job, JobId, Kind, Reason, Record, State, Target, Work};
+use crate::{Cursor, Job, JobId, Kind, Reason, Record, State, Target, Work};
 
 /// Jobs that may wait, unless the caller says otherwise; further ones are refused.
 const MAX_QUEUED: usize = 100_000;
@@ -84,7 +84,7 @@ impl Queue {
     /// The step that puts a job into a queue.
     pub(super) fn request(&self, verb: &str, id: JobId, job: &Job, target: &Target) -> Result<Step> {
         let step = request(id, job, target)?.iter().fold(Step::new(verb), Step::arg);
-        Ok(step.arg(self.max_queued))
+        Ok(step.arg(self.max_queued).maybe(job.common.notify.as_ref()))
     }
 
     /// The answer to that step.
@@ -120,17 +120,35 @@ impl Queue {
         }
     }
 
-    /// At most `limit` jobs of these kinds, the newest first; those that cannot be read are left out.
+    /// At most `limit` jobs of these kinds, the newest first, from behind `after` on; those that cannot be read are
+    /// left out. While more than 2,000 are queued, one that was put back among them may be missing behind `after`.
     ///
     /// # Errors
     /// `queue_unavailable`.
-    pub async fn list(&self, kinds: &[Kind], state: Option<State>, limit: usize) -> Result<Vec<Record>> {
+    pub async fn list(
+        &self,
+        kinds: &[Kind],
+        state: Option<State>,
+        after: Option<Cursor>,
+        limit: usize,
+    ) -> Result<Vec<Record>> {
         // Beyond this Redis takes no number for an index.
-        let step = Step::new("list").arg(limit.min(u32::MAX as usize)).maybe(state);
-        let step = kinds.iter().fold(step, Step::arg);
-        match self.connection.run(&step).await? {
-            Value::Array(rows) => Ok(rows.iter().filter_map(|row| row::read(row).ok()).collect()),
-            _ => Err(strange()),
+        let limit = limit.min(u32::MAX as usize);
+        let mut ask = limit;
+        loop {
+            let step = Step::new("list").arg(ask).maybe(state);
+            let step = step
+                .maybe(after.map(|after| after.seq))
+                .maybe(after.map(|after| after.created_at.as_microsecond()));
+            let step = kinds.iter().fold(step, Step::arg);
+            let Value::Array(rows) = self.connection.run(&step).await? else { return Err(strange()) };
+            let mut records: Vec<_> = rows.iter().filter_map(|row| row::read(row).ok()).collect();
+            // So that a page is short only when it is the last one.
+            if rows.len() < ask || records.len() >= limit {
+                records.truncate(limit);
+                return Ok(records);
+            }
+            ask += rows.len() - records.len();
         }
     }
 
@@ -191,7 +209,7 @@ impl Queue {
     pub async fn redrive(&self, kind: Kind) -> Result<usize> {
         let (mut count, mut passed_over) = (0, HashSet::new());
         loop {
-            let failed = self.list(&[kind], Some(State::Failed), REDRIVE + passed_over.len()).await?;
+            let failed = self.list(&[kind], Some(State::Failed), None, REDRIVE + passed_over.len()).await?;
             let fresh: Vec<_> = failed.iter().filter(|record| !passed_over.contains(&record.id)).collect();
             if fresh.is_empty() {
                 return Ok(count);

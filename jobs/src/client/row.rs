@@ -11,7 +11,7 @@ use crate::{Invalid, JobId, Progress, RECORD_VERSION, Record, Span};
 
 const NUMBERS: [&str; 5] = ["v", "seq", "priority", "attempts", "token"];
 const TIMES: [&str; 6] = ["due", "lease_until", "created_at", "started_at", "finished_at", "deadline"];
-const JSON: [&str; 4] = ["job", "requesters", "keys", "progress"];
+const JSON: [&str; 5] = ["job", "requesters", "keys", "notify", "progress"];
 const WORDS: [&str; 12] = [
     "id", "kind", "target", "owner", "want", "state", "reason", "message", "path", "nonce", "placed",
     "parent",

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use larder_jobs::{Bandwidth, Job, JobId, Reason, State};
+use larder_jobs::{Bandwidth, Cursor, Job, JobId, Reason, State};
 use serde_json::json;
 
 use super::{KIND, Make, Rig, done};
@@ -38,10 +38,12 @@ pub(in crate::queue) async fn a_join_takes_the_more_urgent_of_both(make: Make) {
         (rules::after(now, Duration::from_secs(60)), rules::after(now, Duration::from_secs(90)));
     let first = with("a/b", |c| {
         (c.priority, c.deadline, c.requested_by) = (3, Some(late), Some("alice".into()));
+        c.notify = Some("https://one.example/".into());
     });
     rig.store.enqueue(first).await.expect("accepted");
     let mut second = with("a/b", |c| {
         (c.priority, c.deadline, c.requested_by) = (1, Some(soon), Some("bob".into()));
+        c.notify = Some("https://two.example/".into());
     });
     let larder_jobs::Work::Download(download) = &mut second.work else { panic!("a download") };
     download.pin = true;
@@ -50,6 +52,7 @@ pub(in crate::queue) async fn a_join_takes_the_more_urgent_of_both(make: Make) {
     let record = record.expect("accepted").record;
     assert_eq!((record.priority, record.deadline), (3, Some(soon)));
     assert_eq!(record.requesters, ["alice", "bob"]);
+    assert_eq!(record.notify, ["https://one.example/", "https://two.example/"]);
     let larder_jobs::Work::Download(download) = record.decode().expect("decodes").work else {
         panic!("a download")
     };
@@ -208,13 +211,20 @@ pub(in crate::queue) async fn list_is_newest_first_and_stats_count(make: Make) {
     rig.claim().await;
     rig.pass_ms(300).await;
     let list = async |state, limit| {
-        let list = rig.store.list(Filter { kind: Some(KIND), state, limit }).await.expect("lists");
+        let list =
+            rig.store.list(Filter { kind: Some(KIND), state, after: None, limit }).await.expect("lists");
         list.into_iter().map(|record| record.id).collect::<Vec<_>>()
     };
     assert_eq!(list(None, 9).await, [ids[2], ids[1], ids[0]]);
     assert_eq!(list(None, 2).await, [ids[2], ids[1]]);
     assert_eq!(list(Some(State::Queued), 9).await, [ids[2], ids[1]]);
     assert_eq!(list(Some(State::Failed), 9).await, []);
+    let mut page = Filter { limit: 2, ..Filter::default() };
+    let first = rig.store.list(page).await.expect("lists");
+    page.after = first.last().map(Cursor::behind);
+    let rest = rig.store.list(page).await.expect("lists");
+    let paged: Vec<_> = first.iter().chain(&rest).map(|record| record.id).collect();
+    assert_eq!(paged, [ids[2], ids[1], ids[0]], "page by page the same");
     let stats = rig.store.stats().await.expect("counts");
     assert_eq!(stats.jobs.get(&(KIND, State::Queued)), Some(&2));
     assert_eq!(stats.jobs.get(&(KIND, State::Planning)), Some(&1));

@@ -149,8 +149,9 @@ impl Index {
         let fits = |kind: Kind, state: State| {
             filter.kind.is_none_or(|k| k == kind) && filter.state.is_none_or(|s| s == state)
         };
-        let all = self.all.values().rev().filter(|(_, kind, state)| fits(*kind, *state));
-        all.take(filter.limit).map(|(id, ..)| *id).collect()
+        let below = filter.after.map_or(u64::MAX, |after| after.seq);
+        let all = self.all.range(..below).rev().filter(|(_, (_, kind, state))| fits(*kind, *state));
+        all.take(filter.limit).map(|(_, (id, ..))| *id).collect()
     }
 
     /// Number of jobs that wait for a worker or for their time.

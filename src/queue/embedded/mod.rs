@@ -24,6 +24,7 @@ use larder_jobs::{Batch, Job, JobId, Kind, Progress, Reason, State};
 use serde_json::Value;
 use tokio::sync::{broadcast, watch};
 
+use super::observe::{Ended, Observer};
 use super::{
     Cancelled, Claimed, Config, Enqueued, Filter, JobStore, Outcome, Reaped, Record, Renewal, Settled,
     Settlement, Stats,
@@ -61,6 +62,7 @@ pub struct Embedded {
     inner: Mutex<Inner>,
     changed: watch::Sender<u64>,
     cancelled: broadcast::Sender<JobId>,
+    observer: Observer,
 }
 
 struct Inner {
@@ -99,7 +101,13 @@ impl Embedded {
             inner: Mutex::new(Inner { index, own: HashSet::new() }),
             changed: watch::Sender::new(0),
             cancelled: broadcast::Sender::new(CANCELLATIONS),
+            observer: Observer::default(),
         })
+    }
+
+    /// From now on tells of every job that ends.
+    pub fn on_end(&self, ended: Ended) {
+        self.observer.set(ended);
     }
 
     fn now(&self) -> Timestamp {

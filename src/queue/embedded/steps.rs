@@ -9,8 +9,7 @@ use serde_json::Value;
 use super::{Embedded, Inner, JOBS, Scope, key};
 use crate::error::{Error, Result};
 use crate::queue::{
-    Cancelled, Claim, Claimed, Enqueued, Filter, Reaped, Record, Renewal, Settled, Settlement, bounds,
-    observe, rules,
+    Cancelled, Claim, Claimed, Enqueued, Filter, Reaped, Record, Renewal, Settled, Settlement, bounds, rules,
 };
 use crate::store::Batch;
 
@@ -46,7 +45,7 @@ impl Embedded {
             }
             if let Some(after) = &after {
                 inner.index.insert(after);
-                observe::step(before.as_ref(), after);
+                self.observer.step(before.as_ref(), after);
                 if after.state.is_terminal() {
                     inner.own.remove(&after.id);
                 }
@@ -227,7 +226,7 @@ impl Embedded {
     pub(super) fn run_failed_again(&self, kind: Kind) -> Result<usize> {
         let now = self.now();
         let mut count = 0;
-        let failed = Filter { kind: Some(kind), state: Some(State::Failed), limit: usize::MAX };
+        let failed = Filter { kind: Some(kind), state: Some(State::Failed), after: None, limit: usize::MAX };
         let ids = self.lock().index.list(failed);
         for id in ids {
             let mut inner = self.lock();

@@ -35,9 +35,10 @@ use larder_jobs::{
 };
 use tokio::sync::{Notify, broadcast, watch};
 
+use super::observe::{Ended, Observer};
 use super::{
     Cancelled, Claimed, Config, Enqueued, Filter, JobStore, Outcome, Reaped, Renewal, Settled, Settlement,
-    Stats, observe,
+    Stats,
 };
 use crate::error::{Error, Result};
 
@@ -64,6 +65,7 @@ pub struct Redis {
     watched: Mutex<gone::Watched>,
     /// A program put something into the inbox.
     inbox: Notify,
+    observer: Observer,
 }
 
 /// What this host says of itself: its record, and the models in its cache.
@@ -113,7 +115,13 @@ impl Redis {
             changed_self: Notify::new(),
             watched: Mutex::default(),
             inbox: Notify::new(),
+            observer: Observer::default(),
         }
+    }
+
+    /// From now on tells of every job whose end this process has seen.
+    pub fn on_end(&self, ended: Ended) {
+        self.observer.set(ended);
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
@@ -232,7 +240,7 @@ impl JobStore for Redis {
     async fn cancel(&self, id: JobId, requester: Option<&str>) -> Result<Cancelled> {
         let (outcome, record) = self.queue.cancel(id, requester).await?;
         if outcome == Outcome::Ended {
-            observe::step(None, &record);
+            self.observer.step(None, &record);
         }
         Ok(Cancelled { record, outcome })
     }
@@ -243,7 +251,7 @@ impl JobStore for Redis {
 
     async fn list(&self, filter: Filter) -> Result<Vec<Record>> {
         let kinds = filter.kind.as_ref().map_or(Kind::ALL, std::slice::from_ref);
-        Ok(self.queue.list(kinds, filter.state, filter.limit).await?)
+        Ok(self.queue.list(kinds, filter.state, filter.after, filter.limit).await?)
     }
 
     async fn stats(&self) -> Result<Stats> {

@@ -48,6 +48,7 @@ struct Ask {
     bandwidth: Option<u64>,
     requester: Option<&'static str>,
     key: Option<&'static str>,
+    notify: Option<u8>,
     not_before: Option<i64>,
     deadline: Option<i64>,
 }
@@ -69,14 +70,17 @@ fn ask() -> impl Strategy<Value = Ask> {
     let key = prop::option::weighted(0.2, prop::sample::select(vec!["k", "night/1", "ключ"]));
     let moment = || prop::option::weighted(0.3, prop_oneof![-500..0_i64, 0..3_000_i64, Just(60_000_i64)]);
     let bandwidth = prop::option::weighted(0.8, 1..4_u64);
-    let fields = (0..6_u8, -1..2_i16, any::<bool>(), bandwidth, maybe_name(), key, moment(), moment());
-    fields.prop_map(|(repo, priority, pin, bandwidth, requester, key, not_before, deadline)| Ask {
+    let notify = prop::option::weighted(0.5, 0..12_u8);
+    let fields =
+        (0..6_u8, -1..2_i16, any::<bool>(), bandwidth, maybe_name(), key, notify, moment(), moment());
+    fields.prop_map(|(repo, priority, pin, bandwidth, requester, key, notify, not_before, deadline)| Ask {
         repo,
         priority,
         pin,
         bandwidth,
         requester,
         key,
+        notify,
         not_before,
         deadline,
     })
@@ -211,6 +215,8 @@ impl Twins {
         job.common.priority = ask.priority;
         job.common.requested_by = ask.requester.map(str::to_owned);
         job.common.idempotency_key = ask.key.map(str::to_owned);
+        // Twelve, of which a record keeps eight.
+        job.common.notify = ask.notify.map(|n| format!("https://hooks.example/{n}"));
         job.common.not_before = ask.not_before.map(moment);
         job.common.deadline = ask.deadline.map(moment);
         job
@@ -272,7 +278,7 @@ fn plain(record: Record) -> Record {
 /// All that `store` shows: every list, each job, the stats.
 async fn look(store: &dyn JobStore, ids: &[JobId]) -> (Vec<Vec<Record>>, Vec<Option<Record>>, Stats) {
     let states = std::iter::once(None).chain(State::ALL.iter().copied().map(Some));
-    let lists = states.map(|state| store.list(Filter { kind: None, state, limit: 1_000 }));
+    let lists = states.map(|state| store.list(Filter { kind: None, state, after: None, limit: 1_000 }));
     let plain_list = |list: Result<Vec<_>>| list.expect("lists").into_iter().map(plain).collect();
     let lists = join_all(lists).await.into_iter().map(plain_list).collect();
     let jobs = join_all(ids.iter().map(|id| store.get(*id))).await;

@@ -7,7 +7,7 @@ use larder_jobs::{JobId, Kind, Progress, Record, State};
 
 use super::Redis;
 use crate::error::{Error, Result};
-use crate::queue::{Claim, Claimed, Reaped, Renewal, Settled, Settlement, Stats, bounds, observe, rules};
+use crate::queue::{Claim, Claimed, Reaped, Renewal, Settled, Settlement, Stats, bounds, rules};
 
 /// Most jobs that one step of tidying changes, so that Redis is not kept from others.
 const CHUNK: usize = 256;
@@ -47,7 +47,7 @@ impl Redis {
             };
             let [word, answer, missed] = parts(&reply)?;
             for record in list(missed) {
-                observe::step(None, &record);
+                self.observer.step(None, &record);
             }
             if !matches!(word, Reply::Int(1)) {
                 let wait = reply_text(answer).filter(|text| !text.is_empty());
@@ -154,7 +154,7 @@ impl Redis {
         }
         let record = read_record(&reply).map_err(|unreadable| Error::from(unreadable.invalid))?;
         if let Some(before) = &before {
-            observe::step(Some(before), &record);
+            self.observer.step(Some(before), &record);
         }
         Ok(Settled::Done(Box::new(record)))
     }
@@ -246,7 +246,7 @@ impl Redis {
                     "the worker of a job vanished"
                 );
                 let before = Record { state: State::Planning, ..after.clone() };
-                observe::step(Some(&before), &after);
+                self.observer.step(Some(&before), &after);
                 // The claim was given up: it must not bring the job back once it is forgotten.
                 self.held().jobs.retain(|id, held| *id != after.id || held.token >= after.token);
                 if after.state.is_terminal() { reaped.ended += 1 } else { reaped.returned += 1 }

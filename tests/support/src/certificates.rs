@@ -6,16 +6,18 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, 
 
 /// Files in PEM.
 #[derive(Clone, Debug)]
-pub(crate) struct Certificates {
+pub struct Certificates {
     /// The authority, whom a client has to trust.
-    pub(crate) authority: PathBuf,
-    pub(crate) server: PathBuf,
-    pub(crate) key: PathBuf,
+    pub authority: PathBuf,
+    /// The chain that the server shows.
+    pub server: PathBuf,
+    /// The key of it.
+    pub key: PathBuf,
 }
 
 impl Certificates {
     /// Writes them into the folder, for `localhost` and `127.0.0.1`.
-    pub(crate) fn make(dir: &Path) -> Self {
+    pub fn make(dir: &Path) -> Self {
         let mut authority = named("larder test authority", &[]);
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         authority.key_usages = vec![KeyUsagePurpose::KeyCertSign];

@@ -37,6 +37,7 @@ pub mod repos;
 
 pub use browser::Browser;
 pub use cas::Cas;
+pub use certificates::Certificates;
 pub use daemon::{Daemon, DaemonOptions, Tripwire};
 pub use dice::Dice;
 pub use forward::ForwardProxy;

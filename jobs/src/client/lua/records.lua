@@ -33,6 +33,8 @@ local CHUNK = 64
 -- A point of priority is worth ten minutes of waiting, so that the least urgent job has its turn too.
 local AGE = 600000000
 local KINDS = { 'download', 'evict', 'verify', 'profile', 'preload' }
+-- Queued jobs that are looked at for one page of a list.
+local PAGED = 2000
 local UNENDED = { 'queued', 'waiting', 'planning', 'fetching', 'verifying', 'running' }
 local RUNNING = { planning = true, fetching = true, verifying = true, running = true }
 local ENDED = { ready = true, done = true, failed = true, cancelled = true }
@@ -165,14 +167,14 @@ end
 local function written(list) return #list > 0 and cjson.encode(list) end
 
 -- Adds a name within the bounds of a record; says whether it is remembered.
-local function remember(job, field, name)
+local function remember(job, field, name, most, bytes)
   local list = names(job[field])
   for _, known in ipairs(list) do
     if known == name then return true end
   end
   list[#list + 1] = name
   local text = cjson.encode(list)
-  if #list > 64 or #text > 6144 then return false end
+  if #list > (most or 64) or #text > (bytes or 6144) then return false end
   job[field] = text
   return true
 end
@@ -183,5 +185,9 @@ end
 
 local function remember_key(job, key)
   if key and remember(job, 'keys', key) then redis.call('SET', P .. 'key:' .. key, job.id) end
+end
+
+local function remember_notify(job, url)
+  if given(url) then remember(job, 'notify', url, 8, 2048) end
 end
 

@@ -2,10 +2,10 @@
 
 local verbs = {}
 
--- id kind target want job priority deadline not_before requester key pin bandwidth lease max_queued placed parent
+-- id kind target want job priority deadline not_before requester key pin bandwidth lease max_queued notify placed parent
 -- -> created, job; or FULL and how many wait; or BATCH and the id that the key stands for
 function verbs.enqueue(id, kind, target, want, payload, priority, deadline, not_before, requester, key, pin, bandwidth,
-  lease, most, placed, parent)
+  lease, most, notify, placed, parent)
   deadline, not_before, requester, key = given(deadline), given(not_before), given(requester), given(key)
   -- The answer to the first try may have got lost, and the job may even be done by now.
   local mine = load(id)
@@ -25,6 +25,7 @@ function verbs.enqueue(id, kind, target, want, payload, priority, deadline, not_
     remember_requester(job, requester)
     remember_key(job, key)
     job.placed = job.placed or given(placed)
+    remember_notify(job, notify)
     if pin == '1' then job.pin = '1' end
     -- The more generous limit; none at all beats any, and what is not there was never limited.
     local limit = tonumber(job.bandwidth)
@@ -59,6 +60,7 @@ function verbs.enqueue(id, kind, target, want, payload, priority, deadline, not_
   job.created_at, job.seq = int(NOW), int(redis.call('INCR', P .. 'seq') - 1)
   remember_requester(job, requester)
   remember_key(job, key)
+  remember_notify(job, notify)
   save(nil, job)
   -- So that a host that never comes is seen to be missing.
   local host = string.match(target, '^host:(.*)$')
@@ -316,17 +318,36 @@ function verbs.reap(limit, max_attempts, retention, max_finished)
   return { reaped, #old }
 end
 
--- limit state kind... ; an empty state means every one -> jobs, the newest first
-function verbs.list(limit, state, ...)
+-- The ids of one state, among which are the newest behind a place, or the newest of all.
+local function behind(key, word, limit, seq, created)
+  if word ~= 'queued' then
+    return redis.call('ZRANGE', key, seq and '(' .. seq or '+inf', '-inf', 'BYSCORE', 'REV', 'LIMIT', 0, limit)
+  end
+  -- These lie by when they were queued, and one that was put back lies above its place.
+  local ids = redis.call('ZREVRANGE', key, 0, math.max(PAGED, limit) - 1)
+  if seq and #ids >= PAGED then
+    for _, id in ipairs(redis.call('ZRANGE', key, created, '-inf', 'BYSCORE', 'REV', 'LIMIT', 0, limit)) do
+      ids[#ids + 1] = id
+    end
+  end
+  return ids
+end
+
+-- limit state seq created kind... ; an empty state is every one, seq and created are the place of a job -> jobs behind
+-- it, or all, the newest first
+function verbs.list(limit, state, seq, created, ...)
+  seq = tonumber(seq)
   local states = state ~= '' and { state }
     or { 'queued', 'waiting', 'planning', 'fetching', 'verifying', 'running', 'ready', 'done', 'failed',
       'cancelled' }
-  local found = {}
+  local found, known = {}, {}
   for _, kind in ipairs({ ... }) do
     for _, word in ipairs(states) do
-      for _, id in ipairs(redis.call('ZREVRANGE', P .. 'jobs:' .. kind .. ':' .. word, 0, limit - 1)) do
-        local seq = redis.call('HGET', P .. 'job:' .. id, 'seq')
-        if seq then found[#found + 1] = { tonumber(seq) or 0, id } end
+      for _, id in ipairs(behind(P .. 'jobs:' .. kind .. ':' .. word, word, limit, seq and int(seq), created)) do
+        local place = not known[id] and redis.call('HGET', P .. 'job:' .. id, 'seq')
+        known[id] = true
+        local n = place and (tonumber(place) or 0)
+        if n and (not seq or n < seq) then found[#found + 1] = { n, id } end
       end
     end
   end
