@@ -185,7 +185,7 @@ impl House {
     pub async fn listen(&self) -> Result<Listeners> {
         let config = &self.settings.config.api;
         let tcp = match (self.scope, config.address()?) {
-            (Scope::All, Some(address)) => Some((address, Door::open(config)?)),
+            (Scope::All, Some(address)) => Some((address, Door::open(config)?.with_pages(web::paths()))),
             _ => None,
         };
         Listeners::bind(&self.settings.socket(), tcp).await

@@ -5,6 +5,7 @@ use axum::extract::{Path, RawQuery, State as Shared};
 use axum::http::StatusCode;
 use larder_jobs::client::{Queue, near_hosts};
 use larder_jobs::{CommitId, HeldModel, HostName, HostState, Labels, ModelRef, Presence, Reason};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Api;
@@ -13,14 +14,14 @@ use super::problem::Failure;
 use crate::error::Result;
 
 /// Several hosts.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct HostList {
     /// The hosts, by name.
     pub hosts: Vec<HostView>,
 }
 
 /// A host and, if somebody asked, models in its cache.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct HostView {
     /// The host.
     #[serde(flatten)]

@@ -9,8 +9,8 @@ use tower_http::timeout::TimeoutLayer;
 
 use super::access::Role;
 use super::{
-    Api, SCOUT_TIMEOUT, TIMEOUT, events, eviction, health, jobs, keep, limits, metrics, models, openapi,
-    scout,
+    Api, SCOUT_TIMEOUT, TIMEOUT, cache, events, eviction, health, hosts, jobs, keep, limits, metrics, models,
+    openapi, scout,
 };
 
 /// One way to ask.
@@ -106,10 +106,20 @@ pub(super) static ROUTES: &[Route] = &[
         post(keep::restore)
     }),
     Route::change(Method::POST, "/v1/reconcile", "reconcile", Role::Admin, || post(models::reconcile)),
+    Route::look("/v1/cache", "show_cache", || get(cache::show)),
     Route::look("/v1/eviction-plan", "plan_eviction", || get(eviction::plan)),
     Route::question("/v1/fit", "fit", || post(scout::fit)),
     Route::question("/v1/plan", "plan", || post(scout::plan)),
     Route::look("/v1/registry", "list_registry", || get(scout::registry)),
+    Route::look("/v1/hosts", "list_hosts", || get(hosts::list)),
+    Route::look("/v1/hosts/{host}", "show_host_of_fleet", || get(hosts::show)),
+    Route::change(Method::PUT, "/v1/hosts/{host}/drain", "drain", Role::Admin, || put(hosts::drain)),
+    Route::change(Method::DELETE, "/v1/hosts/{host}/drain", "undrain", Role::Admin, || {
+        delete(hosts::undrain)
+    }),
+    Route::look("/v1/fleet/limits", "show_fleet_limits", || get(limits::show_fleet)),
+    Route::change(Method::PUT, "/v1/fleet/limits", "limit_fleet", Role::Admin, || put(limits::change_fleet)),
+    Route::look("/v1/host/vram", "show_vram", || get(scout::vram)),
     Route::look("/v1/host", "show_host", || get(scout::host)),
     Route::look("/v1/host/history", "show_host_history", || get(scout::history)),
     Route::look("/openapi.json", "describe", || get(openapi::show)),

@@ -36,6 +36,11 @@ static TAGGED: LazyLock<Vec<(&Asset, String)>> = LazyLock::new(|| {
     ASSETS.iter().map(|asset| (asset, tag(asset))).collect()
 });
 
+/// The paths of the page and its files, which are the same on every host.
+pub fn paths() -> impl Iterator<Item = &'static str> {
+    ASSETS.iter().map(|asset| asset.path)
+}
+
 /// The routes of the page. They need no state, and no token: what they show is asked for at the API.
 pub fn router() -> Router {
     let mut router = Router::new();

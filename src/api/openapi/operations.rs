@@ -1,10 +1,11 @@
 //! What there is to say of each route: what it does, its parameters, its body, its answers.
 
-use larder_jobs::{Job, JobView};
+use larder_jobs::{FleetLimits, Job, JobView};
 use schemars::SchemaGenerator;
 use serde_json::{Value, json};
 
 use super::super::health::Ready;
+use super::super::hosts::{HostList, HostView};
 use super::super::jobs::{Accepted, JobList, Redriven};
 use super::super::keep::Wanted;
 use super::super::limits::{Change, JobLimitView, LimitsView};
@@ -184,6 +185,36 @@ fn of_the_host(name: &str) -> Option<Operation> {
                 .body(shape_of::<Change>, json!({"bandwidth": 20_000_000}))
                 .json(200, "The limits.", limits)
         }
+        "list_hosts" => {
+            Operation::new("Every host that the fleet knows, or those that have a model or labels.")
+                .query(&["model", "labels"])
+                .json(200, "The hosts.", shape_of::<HostList>)
+        }
+        "show_host_of_fleet" => {
+            Operation::new("A host and all models in its cache.").json(200, "The host.", shape_of::<HostView>)
+        }
+        "drain" => Operation::new("Lets a host take no more jobs; what runs there goes on.")
+            .query(&["requested_by"])
+            .json(200, "The host.", shape_of::<HostView>),
+        "undrain" => {
+            Operation::new("Lets a host take jobs again.").json(200, "The host.", shape_of::<HostView>)
+        }
+        "show_fleet_limits" => Operation::new("What all hosts of the fleet together may take.").json(
+            200,
+            "The limits.",
+            shape_of::<FleetLimits>,
+        ),
+        "limit_fleet" => Operation::new("Changes that; what is not sent stays as it is.")
+            .body(shape_of::<FleetLimits>, json!({"bandwidth": 1_000_000_000, "requests_per_second": 50}))
+            .json(200, "The limits.", shape_of::<FleetLimits>),
+        "show_cache" => Operation::new("The disk by class, and where its watermarks stand.").json(
+            200,
+            "The disk.",
+            object,
+        ),
+        "show_vram" => {
+            Operation::new("The memory of the GPUs over the last hours.").json(200, "By the minute.", object)
+        }
         "show_host" => Operation::new("This host now.").json(200, "The host.", object),
         "show_host_history" => Operation::new("What was measured, and which hardware there was.").json(
             200,
@@ -210,6 +241,8 @@ pub(super) fn parameter(place: Place, name: &str) -> Option<Value> {
         "name" => {
             ("The repo's name.", json!({"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9_-]{0,90}$"}))
         }
+        "host" => ("The host's name.", json!({"type": "string", "pattern": "^[A-Za-z0-9._-]{1,253}$"})),
+        "labels" => ("Only hosts with these labels, such as zone=a,gpu=h100.", text(1024)),
         "state" => ("Only jobs in this state.", json!({"enum": words(larder_jobs::State::ALL)})),
         "kind" => ("Only jobs of this kind.", json!({"enum": words(larder_jobs::Kind::ALL)})),
         "limit" => ("Most entries of the page.", json!({"type": "integer", "minimum": 1, "maximum": 1000})),
