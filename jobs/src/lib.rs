@@ -37,6 +37,7 @@ mod state;
 mod variant;
 mod verify;
 mod view;
+mod window;
 
 pub use download::{Download, Format, MAX_LEASE, MIN_LEASE};
 pub use evict::{Evict, EvictedModel};
@@ -56,3 +57,4 @@ pub use state::{Kind, State};
 pub use variant::{ChosenVariant, Variant, VariantWord};
 pub use verify::Verify;
 pub use view::{FileProgress, JobView, Progress};
+pub use window::{MAX_WINDOWS, Phase, Window, Windows, Zone};
