@@ -28,7 +28,7 @@ const MAX_TRANSITIONS: usize = 16;
 const MAX_SPANS: usize = 400 * MAX_WINDOWS;
 
 /// A time zone by its name in the IANA database, such as `Europe/Berlin` or `UTC`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Zone(TimeZone);
 
 impl Zone {
@@ -42,6 +42,14 @@ impl Zone {
         &self.0
     }
 }
+
+impl PartialEq for Zone {
+    fn eq(&self, other: &Self) -> bool {
+        self.name() == other.name()
+    }
+}
+
+impl Eq for Zone {}
 
 impl Hash for Zone {
     fn hash<H: Hasher>(&self, state: &mut H) {

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args as Group, Parser, Subcommand, ValueEnum};
 use larder_jobs::{
-    Bandwidth, Format, Glob, Hosts, Invalid, Job, JobId, ModelRef, Size, Span, State, Test, Variant, Work,
+    Bandwidth, Format, Glob, Hosts, Invalid, Job, JobId, ModelRef, Size, Span, State, Test, Variant, Windows,
+    Work,
 };
 
 use super::name::model;
@@ -251,6 +252,12 @@ pub(super) struct Stage {
     /// Bytes per second that this job may take of the network, for example 20MB
     #[arg(long, value_name = "SIZE", value_parser = bandwidth)]
     bandwidth: Option<Bandwidth>,
+    /// Fetch only in these hours, for example "22:00-06:00 Europe/Berlin"; until then the job waits and keeps its bytes
+    #[arg(long, value_name = "HOURS")]
+    window: Option<Windows>,
+    /// Bytes per second outside of --window; without it nothing comes then
+    #[arg(long, value_name = "SIZE", value_parser = bandwidth, requires = "window")]
+    bandwidth_outside: Option<Bandwidth>,
     /// Evict other models by the rules of the configuration if there is no room (a running larder does so by itself)
     #[arg(long)]
     pub(super) evict: bool,
@@ -474,6 +481,8 @@ impl Stage {
     pub(super) fn also(&self, job: &mut Job) -> error::Result<()> {
         if let Work::Download(download) = &mut job.work {
             download.bandwidth = self.bandwidth;
+            download.window.clone_from(&self.window);
+            download.bandwidth_outside = self.bandwidth_outside;
             download.lease_ttl = self.lease;
             download.pin |= self.pin;
         }

@@ -1,5 +1,5 @@
 //! How many bytes per second may come: one bucket for the host, one for each running job, each with a speed that can
-//! be changed while others wait for it, and one for each source.
+//! be changed while others wait for it, and one for each source. Jobs that share a window have one bucket more, together.
 //!
 //! A bucket holds a tenth of a second, so short transfers obey too. Who takes more than is there goes into debt and
 //! waits until the debt is paid; who waits when the speed changes gives back what it took and asks again.
@@ -33,11 +33,14 @@ struct Host {
     bucket: Bucket,
     /// The jobs that run here; an entry goes with its job.
     jobs: Mutex<BTreeMap<JobId, Weak<Running>>>,
+    /// Buckets that some of them share, by name; an entry goes when the next one comes after its last job.
+    shared: Mutex<BTreeMap<String, Weak<Bucket>>>,
 }
 
 struct Running {
     id: JobId,
     bucket: Bucket,
+    shared: Mutex<Option<Arc<Bucket>>>,
     host: Arc<Host>,
 }
 
@@ -51,8 +54,8 @@ pub struct JobLimit {
 impl Limits {
     /// A host whose jobs together take at most `bandwidth`.
     pub fn new(bandwidth: Option<Bandwidth>) -> Self {
-        let (bucket, jobs) = (Bucket::new(bandwidth), Mutex::default());
-        Self { host: Arc::new(Host { bucket, jobs }) }
+        let (jobs, shared) = (Mutex::default(), Mutex::default());
+        Self { host: Arc::new(Host { bucket: Bucket::new(bandwidth), jobs, shared }) }
     }
 
     /// What the host's jobs may take together.
@@ -68,7 +71,8 @@ impl Limits {
     /// Registers a job that begins to run here.
     pub fn job(&self, id: JobId, bandwidth: Option<Bandwidth>) -> JobLimit {
         let host = Arc::clone(&self.host);
-        let running = Arc::new(Running { id, bucket: Bucket::new(bandwidth), host });
+        let shared = Mutex::default();
+        let running = Arc::new(Running { id, bucket: Bucket::new(bandwidth), shared, host });
         self.host.jobs().insert(id, Arc::downgrade(&running));
         JobLimit { running }
     }
@@ -112,6 +116,27 @@ impl Host {
     fn jobs(&self) -> MutexGuard<'_, BTreeMap<JobId, Weak<Running>>> {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// The bucket of that name, with that speed from now on.
+    fn shared(&self, name: &str, bandwidth: Option<Bandwidth>) -> Arc<Bucket> {
+        let mut all = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|_, bucket| bucket.strong_count() > 0);
+        if let Some(bucket) = all.get(name).and_then(Weak::upgrade) {
+            if bucket.bandwidth() != bandwidth {
+                bucket.set(bandwidth);
+            }
+            return bucket;
+        }
+        let bucket = Arc::new(Bucket::new(bandwidth));
+        all.insert(name.to_owned(), Arc::downgrade(&bucket));
+        bucket
+    }
+}
+
+impl Running {
+    fn shared(&self) -> MutexGuard<'_, Option<Arc<Bucket>>> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Drop for Running {
@@ -127,13 +152,30 @@ impl Drop for Running {
 impl JobLimit {
     /// Whether the job or its host has a limit now.
     pub fn is_set(&self) -> bool {
-        self.running.bucket.bandwidth().or_else(|| self.running.host.bucket.bandwidth()).is_some()
+        let own = self.running.bucket.bandwidth().or_else(|| self.running.host.bucket.bandwidth());
+        own.is_some() || self.running.shared().is_some()
+    }
+
+    /// From now on the job shares `bandwidth` with all jobs of the host that name the same bucket; whoever says it last
+    /// changes it for all.
+    pub fn share(&self, name: &str, bandwidth: Option<Bandwidth>) {
+        let bucket = self.running.host.shared(name, bandwidth);
+        *self.running.shared() = Some(bucket);
+    }
+
+    /// The job shares nothing any more.
+    pub fn share_nothing(&self) {
+        self.running.shared().take();
     }
 
     /// Takes what came: waits until the job may have it, and then until its host may. The bytes count from the call
     /// on, also if the future is dropped.
     pub async fn take(&self, bytes: u64) {
         self.running.bucket.take(bytes).await;
+        let shared = self.running.shared().clone();
+        if let Some(shared) = shared {
+            shared.take(bytes).await;
+        }
         self.running.host.bucket.take(bytes).await;
     }
 }

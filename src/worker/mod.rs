@@ -2,6 +2,7 @@
 
 mod download;
 mod evict;
+mod hours;
 mod planned;
 mod preload;
 mod profile;

@@ -84,6 +84,8 @@ impl Queue {
             .arg(u8::from(download.is_some_and(|download| download.pin)))
             .maybe(download.and_then(|download| download.bandwidth).map(crate::Bandwidth::bytes))
             .maybe(download.and_then(|download| download.lease_ttl).map(|ttl| ttl.get().as_secs()))
+            .maybe(download.and_then(|download| download.window.as_ref()))
+            .maybe(download.and_then(|download| download.bandwidth_outside).map(crate::Bandwidth::bytes))
             .arg(self.max_queued);
         let reply = self.connection.run(&step).await?;
         if let Some(full) = row::text(&reply) {

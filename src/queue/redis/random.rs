@@ -21,6 +21,7 @@ use crate::queue::{
 
 const KIND: Kind = Kind::Download;
 const NAMES: [&str; 2] = ["bob/ci", "\"Zoë\""];
+const HOURS: [&str; 3] = ["22:00-06:00 UTC", "12:00-13:00 UTC", "12:00-13:00 UTC; 01:00-02:00 Asia/Tokyo"];
 
 #[derive(Debug, Clone)]
 enum Event {
@@ -44,6 +45,8 @@ struct Ask {
     priority: i16,
     pin: bool,
     bandwidth: Option<u64>,
+    window: Option<&'static str>,
+    outside: Option<u64>,
     requester: Option<&'static str>,
     key: Option<&'static str>,
     not_before: Option<i64>,
@@ -67,12 +70,16 @@ fn ask() -> impl Strategy<Value = Ask> {
     let key = prop::option::weighted(0.2, prop::sample::select(vec!["k", "night/1", "ключ"]));
     let moment = || prop::option::weighted(0.3, prop_oneof![-500..0_i64, 0..3_000_i64, Just(60_000_i64)]);
     let bandwidth = prop::option::weighted(0.8, 1..4_u64);
-    let fields = (0..6_u8, -1..2_i16, any::<bool>(), bandwidth, maybe_name(), key, moment(), moment());
-    fields.prop_map(|(repo, priority, pin, bandwidth, requester, key, not_before, deadline)| Ask {
+    let window = prop::option::weighted(0.8, prop::sample::select(&HOURS[..]));
+    let hours = (window, prop::option::of(1..4_u64));
+    let fields = (0..6_u8, -1..2_i16, any::<bool>(), bandwidth, hours, maybe_name(), key, moment(), moment());
+    fields.prop_map(|(repo, priority, pin, bandwidth, (window, outside), requester, key, not_before, deadline)| Ask {
         repo,
         priority,
         pin,
         bandwidth,
+        window,
+        outside: outside.filter(|_| window.is_some()),
         requester,
         key,
         not_before,
@@ -91,7 +98,7 @@ fn progress() -> impl Strategy<Value = Progress> {
 fn settlement() -> impl Strategy<Value = Settlement> {
     // The last one is longer than a record keeps.
     let message = || prop_oneof![7 => Just("it/\"broke\"".to_owned()), 1 => Just("é\n".repeat(900))];
-    let reason = || prop::sample::select(&[Reason::Stalled, Reason::RateLimited, Reason::HostDrained][..]);
+    let reason = || prop::sample::select(&[Reason::Stalled, Reason::RateLimited, Reason::HostDrained, Reason::OutsideWindow][..]);
     let pause = || (prop_oneof![5 => 0..3_000_u64, 1 => Just(9_999_999_999)]).prop_map(Duration::from_millis);
     prop_oneof![
         2 => (prop::option::of(Just("/cache/a".to_owned())), progress())
@@ -190,6 +197,8 @@ impl Twins {
         let Work::Download(download) = &mut job.work else { unreachable!("a download") };
         download.pin = ask.pin;
         download.bandwidth = ask.bandwidth.and_then(|bytes| Bandwidth::new(bytes).ok());
+        download.window = ask.window.map(|text| text.parse().expect("a window"));
+        download.bandwidth_outside = ask.outside.and_then(|bytes| Bandwidth::new(bytes).ok());
         let moment = |millis| self.hands.now() + jiff::SignedDuration::from_millis(millis);
         job.common.priority = ask.priority;
         job.common.requested_by = ask.requester.map(str::to_owned);

@@ -21,6 +21,8 @@
 
 local P = KEYS[1]
 local CHUNK = 64
+-- Windows of a job, as in jobs/src/window.rs.
+local MAX_WINDOWS = 8
 local UNENDED = { 'queued', 'waiting', 'planning', 'fetching', 'verifying', 'running' }
 local RUNNING = { planning = true, fetching = true, verifying = true, running = true }
 local ENDED = { ready = true, done = true, failed = true, cancelled = true }
