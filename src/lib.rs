@@ -22,5 +22,6 @@ pub mod queue;
 pub mod scout;
 pub mod serve;
 pub mod store;
+pub mod warm;
 pub mod weights;
 pub mod worker;

@@ -1,6 +1,7 @@
 //! The only wiring: rooms are built, started and drained here, in order.
 
 mod library;
+mod night;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -109,6 +110,10 @@ impl House {
         let planning = planner(&settings, hub.clone(), scope == Scope::Own)?;
         let scout = planning.scout.clone().on_host(Arc::clone(keeper.ledger()), watched.clone());
         let planning = Context { scout: scout.clone(), ..planning };
+        // Nobody who stages one model by hand expects that another goes.
+        let may_evict = scope == Scope::All;
+        let warming = Context { keeper: Some(keeper.clone()), may_evict, ..planning.clone() };
+        let warmer = night::warmer(warming, settings.config.host.name.clone());
         let api = Api {
             queue: Arc::clone(&queue),
             fleet: fleet.is_some(),
@@ -122,6 +127,7 @@ impl House {
                     serde_json::to_value(&view).map_err(|error| Error::internal(error.to_string()))
                 })
             }),
+            warmer,
             sampler: Sampler::default(),
             metrics: handle,
             host: settings.config.host.name.as_str().into(),
@@ -130,8 +136,6 @@ impl House {
         // So that the first scrape and the first probe already know, unless the queue is away.
         let sampled = api.sampler.refresh(&*queue, &settings.cache_root, &api.scout);
         let _ = tokio::time::timeout(FIRST_SAMPLE, sampled).await;
-        // Nobody who stages one model by hand expects that another goes.
-        let may_evict = scope == Scope::All;
         Ok(Self { settings, scope, queue, fleet, keeper, watched, may_evict, hub, api, _lock: lock })
     }
 
@@ -196,6 +200,10 @@ impl House {
             services.spawn(keeper::keep_until(self.keeper.clone(), Arc::clone(&queue), stop.clone()));
             let interval = self.settings.config.gpu.interval.get();
             services.spawn(watch_hardware(self.api.scout.clone(), interval, stop.clone()));
+            for config in self.settings.config.warm.clone() {
+                let night = night::Nightly::new(config, self.context(drain.clone()), Arc::clone(&queue), &self.api);
+                services.spawn(night.run_until(stop.clone()));
+            }
         }
         if let Some(fleet) = self.fleet.clone() {
             let stop = stop.clone();

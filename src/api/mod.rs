@@ -9,8 +9,10 @@ mod listen;
 mod metrics;
 mod models;
 mod problem;
+mod report;
 mod sample;
 mod scout;
+mod warm;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -36,9 +38,12 @@ use crate::scout::Scout;
 pub use listen::{Listeners, serve};
 pub use sample::{Sampled, Sampler};
 pub use scout::Planner;
+pub use warm::Warmer;
 
 /// Largest request body, in bytes; a job has a few hundred.
 const MAX_BODY: usize = 64 << 10;
+/// The same for a manifest, which JSON makes longer.
+const MAX_MANIFEST: usize = 2 * crate::warm::MAX_BYTES;
 /// Longest answer; nothing here waits for a hub or a transfer.
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// The same for questions that the hub is asked, once for each model and file.
@@ -113,6 +118,8 @@ pub struct Api {
     pub scout: Scout,
     /// What a download would do.
     pub planner: Planner,
+    /// What a manifest would do.
+    pub warmer: Warmer,
     /// What was sampled last, so that no scrape waits.
     pub sampler: Sampler,
     /// The event half of the metrics.
@@ -134,6 +141,12 @@ pub fn router(api: Api) -> Router {
     let asks_the_hub = Router::new()
         .route("/v1/fit", post(scout::fit))
         .route("/v1/plan", post(scout::plan))
+        .layer(RequestBodyLimitLayer::new(MAX_BODY))
+        .layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, SCOUT_TIMEOUT));
+    let reads_a_manifest = Router::new()
+        .route("/v1/warm", post(warm::plan))
+        .layer(axum::extract::DefaultBodyLimit::disable())
+        .layer(RequestBodyLimitLayer::new(MAX_MANIFEST))
         .layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, SCOUT_TIMEOUT));
     let answers_at_once = Router::new()
         .merge(jobs)
@@ -145,19 +158,21 @@ pub fn router(api: Api) -> Router {
         .route("/v1/models/{owner}/{name}/restore", post(keep::restore))
         .route("/v1/reconcile", post(models::reconcile))
         .route("/v1/eviction-plan", get(eviction::plan))
+        .route("/v1/report", get(report::show))
         .route("/v1/registry", get(scout::registry))
         .route("/v1/host", get(scout::host))
         .route("/v1/host/history", get(scout::history))
         .route("/metrics", get(metrics::scrape))
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))
+        .layer(RequestBodyLimitLayer::new(MAX_BODY))
         .layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, TIMEOUT));
     Router::new()
         .merge(answers_at_once)
         .merge(asks_the_hub)
+        .merge(reads_a_manifest)
         .fallback(problem::no_route)
         .method_not_allowed_fallback(problem::no_method)
-        .layer(RequestBodyLimitLayer::new(MAX_BODY))
         .layer(map_response(problem::every_error))
         .layer(CompressionLayer::new())
         .with_state(api)

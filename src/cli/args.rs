@@ -213,6 +213,10 @@ pub(super) enum Verb {
         #[arg(long, value_name = "ID")]
         job: Option<JobId>,
     },
+    /// Plan a night from a manifest, and ask a running larder for its jobs
+    Warm(Warm),
+    /// What the last night did: done, failed and why, where the bytes came from
+    Report(Reported),
     /// Look at jobs and change them
     Jobs {
         #[command(subcommand)]
@@ -377,6 +381,32 @@ pub(super) struct FileChoice {
 }
 
 /// What a limit becomes.
+#[derive(Debug, Group)]
+pub(super) struct Reported {
+    /// How far it looks back [default: 24h]
+    #[arg(long, value_name = "DURATION")]
+    pub(super) since: Option<Span>,
+    /// Only what this requester asked for; manifests ask as warm
+    #[arg(long, value_name = "NAME")]
+    pub(super) requested_by: Option<String>,
+    /// Also write it as a page
+    #[arg(long, value_name = "FILE")]
+    pub(super) html: Option<PathBuf>,
+    /// End with 75 if something failed
+    #[arg(long)]
+    pub(super) check: bool,
+}
+
+#[derive(Debug, Group)]
+pub(super) struct Warm {
+    /// The manifest, in TOML or (by its ending) YAML; - for stdin
+    #[arg(value_name = "MANIFEST")]
+    pub(super) manifest: PathBuf,
+    /// Only show what would be fetched and evicted, and whether it is there by the deadline
+    #[arg(long)]
+    pub(super) dry_run: bool,
+}
+
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limit(pub(super) Option<Bandwidth>);
 

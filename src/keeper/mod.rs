@@ -12,7 +12,7 @@ mod trash;
 mod verify;
 mod view;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -93,6 +93,12 @@ impl Keeper {
     /// Room that was promised to running downloads.
     pub fn reservations(&self) -> &Reservations {
         &self.inner.reservations
+    }
+
+    /// Bytes of a staged revision by the source that they came from; nothing without a receipt. Blocks.
+    pub fn sources(&self, repo: &RepoId, commit: &CommitId) -> BTreeMap<String, u64> {
+        let receipt = self.inner.cache.repo(repo).read_receipt(commit).ok().flatten();
+        receipt.map(|receipt| receipt.bytes_by_source).unwrap_or_default()
     }
 
     /// Bytes that the cache may take, if that is less than its disk.

@@ -4,6 +4,7 @@ mod download;
 mod evict;
 mod reason;
 mod select;
+mod warm;
 
 pub use download::{DownloadPlan, Evictable, Facts, FileFact, KeepFree, PlannedFile, plan_download};
 pub use evict::{
@@ -12,3 +13,7 @@ pub use evict::{
 };
 pub use reason::{Evict, Keep};
 pub use select::{Selection, Skip, Weights, describe, gguf_sets, select};
+pub use warm::{
+    DropReason, Dropped, Entry, Fetching, Finish, HostNight, Need, NightAsk, NightHost, NightOrder, NightPlan, Piece,
+    Present, Rate, Route, Victim, plan_night,
+};
