@@ -20,4 +20,5 @@ mod repos;
 mod resume;
 mod stage;
 mod store;
+mod warm;
 mod xet;

@@ -2,7 +2,7 @@
 //! are killed, stopped and cut off, and clocks that are wrong. Whatever happens, a job runs once at a time and to its end.
 
 mod away;
-mod clock;
+pub(crate) mod clock;
 mod killed;
 mod poison;
 mod stopping;

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::*;
 
 /// The library that lies about the time; its package is called faketime.
-fn liar() -> Option<PathBuf> {
+pub(crate) fn liar() -> Option<PathBuf> {
     let places = std::fs::read_dir("/usr/lib").ok()?.flatten().map(|entry| entry.path());
     let found = places.map(|place| place.join("faketime/libfaketimeMT.so.1")).find(|path| path.exists());
     if found.is_none() {
