@@ -286,6 +286,24 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn jobs_that_share_a_rate_have_it_together() {
+        let limits = Limits::new(None);
+        let jobs = [limits.job(id(1), None), limits.job(id(2), None)];
+        jobs.iter().for_each(|job| job.share("night", of(1_000_000)));
+        let begun = Instant::now();
+        tokio::join!(seconds(&jobs[0], 1_000_000), seconds(&jobs[1], 1_000_000));
+        let both = begun.elapsed().as_secs_f64();
+        assert!((1.85..2.1).contains(&both), "{both}");
+        assert!(jobs[0].is_set());
+        jobs[1].share("night", of(2_000_000));
+        let one = seconds(&jobs[0], 2_000_000).await;
+        assert!((0.85..1.1).contains(&one), "the last word holds for all: {one}");
+        jobs[0].share_nothing();
+        assert_eq!(seconds(&jobs[0], 1_000_000).await, 0.0);
+        assert!(!jobs[0].is_set());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn the_smaller_of_both_limits_holds_and_none_costs_no_time() {
         for (host, job, least, most) in [
             (None, None, 0.0, 0.0),

@@ -6,10 +6,11 @@ use larder_jobs::{Format, Variant};
 
 use super::*;
 
-/// `gpt2` is the only short name.
+/// Two short names of the registry, which is not known here.
 fn name(text: &str) -> Result<ModelRef, Invalid> {
     match text {
         "gpt2" => "openai-community/gpt2".parse(),
+        "Qwen2.5-32B-Instruct" => "Qwen/Qwen2.5-32B-Instruct".parse(),
         text => text.parse(),
     }
 }
