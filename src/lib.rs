@@ -25,6 +25,7 @@ pub mod scout;
 pub mod secret;
 pub mod serve;
 pub mod store;
+pub mod warm;
 pub mod web;
 pub mod weights;
 pub mod worker;

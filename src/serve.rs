@@ -1,6 +1,7 @@
 //! The only wiring: rooms are built, started and drained here, in order.
 
 mod library;
+mod night;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -122,6 +123,11 @@ impl House {
             scout: scout.clone(),
             keeper: keeper.clone(),
         };
+        // Nobody who stages one model by hand expects that another goes.
+        let may_evict = scope == Scope::All;
+        let warming = Context { keeper: Some(keeper.clone()), may_evict, ..planning.clone() };
+        let warmer =
+            night::warmer(warming, own_name(&settings), fleet.as_ref().map(|fleet| fleet.fleet().clone()));
         let api = Api {
             queue: Arc::clone(&queue),
             fleet: fleet.as_ref().map(|fleet| fleet.fleet().clone()),
@@ -137,6 +143,7 @@ impl House {
                     serde_json::to_value(&view).map_err(|error| Error::internal(error.to_string()))
                 })
             }),
+            warmer,
             sampler: Sampler::default(),
             metrics: handle,
             followed: Followed::default(),
@@ -146,8 +153,6 @@ impl House {
         // So that the first scrape and the first probe already know, unless the queue is away.
         let sampled = api.sampler.refresh(&*queue, &settings.cache_root, &api.scout);
         let _ = tokio::time::timeout(FIRST_SAMPLE, sampled).await;
-        // Nobody who stages one model by hand expects that another goes.
-        let may_evict = scope == Scope::All;
         Ok(Self { settings, scope, queue, fleet, keeper, watched, may_evict, hub, api, _lock: lock })
     }
 
@@ -213,6 +218,11 @@ impl House {
             services.spawn(keeper::keep_until(self.keeper.clone(), Arc::clone(&queue), stop.clone()));
             let interval = self.settings.config.gpu.interval.get();
             services.spawn(watch_hardware(self.api.scout.clone(), interval, stop.clone()));
+            for config in self.settings.config.warm.clone() {
+                let night =
+                    night::Nightly::new(config, self.context(drain.clone()), Arc::clone(&queue), &self.api);
+                services.spawn(night.run_until(stop.clone()));
+            }
         }
         if self.scope == Scope::All {
             let (notifier, stop) = (self.api.notifier.clone(), stop.clone());

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Bandwidth, Glob, Invalid, ModelRef, RepoId, Revision, Span, Variant};
+use crate::{Bandwidth, Glob, Invalid, ModelRef, RepoId, Revision, Span, Variant, Windows};
 
 /// Most patterns of one kind that a job may carry.
 const MAX_GLOBS: usize = 64;
@@ -73,6 +73,14 @@ pub struct Download {
     /// Bytes per second that the job may take of the network; without it only the host's limit holds.
     #[serde(default, skip_serializing_if = "is_default")]
     pub bandwidth: Option<Bandwidth>,
+    /// The hours in which bytes may come, `22:00-06:00 Europe/Berlin`, several with `; ` between them. Outside of them the
+    /// job waits with `outside_window`, which spends no attempt, and keeps its bytes.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub window: Option<Windows>,
+    /// Bytes per second outside the window; without it nothing comes then. All jobs of a host that have the same window
+    /// and the same rates share them: this one, and `bandwidth` within the window.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub bandwidth_outside: Option<Bandwidth>,
     /// Nobody evicts the staged revision for so long after it is ready, unless the lease is released before; held by
     /// `requested_by`.
     #[serde(default, skip_serializing_if = "is_default")]
@@ -94,6 +102,8 @@ impl Download {
         "pin",
         "allow_unsafe",
         "bandwidth",
+        "window",
+        "bandwidth_outside",
         "lease_ttl",
     ];
 
@@ -109,6 +119,8 @@ impl Download {
             pin: false,
             allow_unsafe: false,
             bandwidth: None,
+            window: None,
+            bandwidth_outside: None,
             lease_ttl: None,
         }
     }
@@ -140,6 +152,12 @@ impl Download {
             return Err(Invalid::new(
                 "format `pickle` is asked for, but loading pickled weights runs code from the repo",
                 "set allow_unsafe (--allow-unsafe) if you trust it, or choose safetensors",
+            ));
+        }
+        if self.bandwidth_outside.is_some() && self.window.is_none() {
+            return Err(Invalid::new(
+                "`bandwidth_outside` is set, but there is no `window` to be outside of",
+                "add \"window\": \"22:00-06:00 Europe/Berlin\", or set `bandwidth`",
             ));
         }
         if self.lease_ttl.is_some_and(|ttl| ttl.get() < MIN_LEASE || ttl.get() > MAX_LEASE) {

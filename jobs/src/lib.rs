@@ -42,6 +42,7 @@ mod state;
 mod variant;
 mod verify;
 mod view;
+mod window;
 
 pub use batch::{Batch, MAX_BATCH};
 pub use cursor::Cursor;
@@ -69,3 +70,4 @@ pub use state::{Kind, State};
 pub use variant::{ChosenVariant, Variant, VariantWord};
 pub use verify::Verify;
 pub use view::{ChildView, FileProgress, JobView, Progress};
+pub use window::{MAX_WINDOWS, Phase, Window, Windows, Zone};

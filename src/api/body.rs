@@ -13,18 +13,21 @@ use super::problem::Failure;
 
 /// Largest request body, in bytes; a job has a few hundred.
 const MAX_BODY: usize = 64 << 10;
+/// The same for a manifest, which JSON makes longer.
+const MAX_MANIFEST: usize = 2 * crate::warm::MAX_BYTES;
 /// How long all of it may take.
 const TIME: Duration = Duration::from_secs(10);
 
 pub(super) async fn bounded(request: Request, next: Next) -> Response {
+    let most = if request.uri().path().starts_with("/v1/warm") { MAX_MANIFEST } else { MAX_BODY };
     let declared = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok());
-    if declared.and_then(|length| length.parse::<u64>().ok()).is_some_and(|length| length > MAX_BODY as u64) {
-        return too_large();
+    if declared.and_then(|length| length.parse::<u64>().ok()).is_some_and(|length| length > most as u64) {
+        return too_large(most);
     }
     let (head, body) = request.into_parts();
-    match tokio::time::timeout(TIME, to_bytes(body, MAX_BODY)).await {
+    match tokio::time::timeout(TIME, to_bytes(body, most)).await {
         Ok(Ok(bytes)) => next.run(Request::from_parts(head, Body::from(bytes))).await,
-        Ok(Err(error)) if is_too_large(&error) => too_large(),
+        Ok(Err(error)) if is_too_large(&error) => too_large(most),
         Ok(Err(error)) => closing(
             Failure::new(
                 Reason::InvalidRequest,
@@ -55,11 +58,11 @@ fn is_too_large(error: &axum::Error) -> bool {
     false
 }
 
-fn too_large() -> Response {
+fn too_large(most: usize) -> Response {
     closing(
         Failure::new(
             Reason::InvalidRequest,
-            format!("the body is larger than {} KiB", MAX_BODY >> 10),
+            format!("the body is larger than {} KiB", most >> 10),
             "send one job at a time; a job has a few hundred bytes",
         )
         .status(StatusCode::PAYLOAD_TOO_LARGE),

@@ -20,10 +20,12 @@ mod openapi;
 mod page;
 mod place;
 mod problem;
+mod report;
 mod routes;
 mod sample;
 mod scout;
 mod tls;
+mod warm;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,6 +50,7 @@ pub use hosts::{HostList, HostView as FleetHost};
 pub use listen::{Listeners, serve};
 pub use sample::{Sampled, Sampler};
 pub use scout::Planner;
+pub use warm::Warmer;
 
 /// Longest answer; nothing here waits for a hub or a transfer.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -73,6 +76,8 @@ pub struct Api {
     pub scout: Scout,
     /// What a download would do.
     pub planner: Planner,
+    /// What a manifest would do.
+    pub warmer: Warmer,
     /// What was sampled last, so that no scrape waits.
     pub sampler: Sampler,
     /// The event half of the metrics.

@@ -10,7 +10,7 @@ use tower_http::timeout::TimeoutLayer;
 use super::access::Role;
 use super::{
     Api, SCOUT_TIMEOUT, TIMEOUT, cache, events, eviction, health, hosts, jobs, keep, limits, metrics, models,
-    openapi, scout,
+    openapi, report, scout, warm,
 };
 
 /// One way to ask.
@@ -58,6 +58,13 @@ impl Route {
     /// A question to the hub, in a body.
     const fn question(path: &'static str, name: &'static str, handler: fn() -> MethodRouter<Api>) -> Self {
         let mut route = Self::new(Method::POST, path, name, Role::Read, handler);
+        route.asks_the_hub = true;
+        route
+    }
+
+    /// Jobs that are asked for when the hub has been asked what they come to.
+    const fn order(path: &'static str, name: &'static str, handler: fn() -> MethodRouter<Api>) -> Self {
+        let mut route = Self::change(Method::POST, path, name, Role::Enqueue, handler);
         route.asks_the_hub = true;
         route
     }
@@ -110,6 +117,13 @@ pub(super) static ROUTES: &[Route] = &[
     Route::look("/v1/eviction-plan", "plan_eviction", || get(eviction::plan)),
     Route::question("/v1/fit", "fit", || post(scout::fit)),
     Route::question("/v1/plan", "plan", || post(scout::plan)),
+    Route::question("/v1/warm", "plan_night", || {
+        post(warm::plan).layer(axum::extract::DefaultBodyLimit::disable())
+    }),
+    Route::order("/v1/warm/jobs", "warm", || {
+        post(warm::ask).layer(axum::extract::DefaultBodyLimit::disable())
+    }),
+    Route::look("/v1/report", "report", || get(report::show)),
     Route::look("/v1/registry", "list_registry", || get(scout::registry)),
     Route::look("/v1/hosts", "list_hosts", || get(hosts::list)),
     Route::look("/v1/hosts/{host}", "show_host_of_fleet", || get(hosts::show)),
@@ -160,7 +174,7 @@ mod tests {
     #[test]
     fn what_changes_something_needs_more_than_looking_and_leaves_a_trace() {
         for route in ROUTES {
-            let is_question = ["fit", "plan"].contains(&route.name);
+            let is_question = ["fit", "plan", "plan_night"].contains(&route.name);
             let looks = route.method == Method::GET || is_question;
             assert_eq!(looks, !route.changes, "{}", route.name);
             assert_eq!(looks, route.role == Role::Read, "{}", route.name);

@@ -32,7 +32,7 @@ pub(super) struct RegistryView {
 }
 
 /// Stops what is under way when whoever asked has gone.
-struct Stop(CancellationToken);
+pub(super) struct Stop(pub(super) CancellationToken);
 
 impl Drop for Stop {
     fn drop(&mut self) {

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use larder_jobs::{Invalid, ModelRef};
 use serde::Serialize;
 
 use super::entry::parse;
@@ -173,6 +174,36 @@ impl Registry {
     pub fn find(&self, name: &str) -> Result<&Model, UnknownModel> {
         self.get(name)
             .ok_or_else(|| UnknownModel { asked: shown(name), nearest: self.nearest(name, OFFERED) })
+    }
+
+    /// The model that people mean: `owner/name[@revision]`, or a short name with or without a revision.
+    ///
+    /// # Errors
+    /// As those of a model's name; for a short name that nobody knows the nearest ones.
+    pub fn model(&self, text: &str) -> Result<ModelRef, Invalid> {
+        if text.contains('/') {
+            return text.parse();
+        }
+        let (name, revision) = match text.split_once('@') {
+            Some((name, revision)) => (name, Some(revision)),
+            None => (text, None),
+        };
+        let id = match self.find(name) {
+            Ok(entry) => entry.id.clone(),
+            // What is no name at all says so better by itself.
+            Err(unknown) if unknown.nearest.is_empty() => return text.parse(),
+            Err(unknown) => {
+                let what = format!(
+                    "`{}` is not a model name, and the registry has no such short name",
+                    unknown.asked
+                );
+                return Err(Invalid::new(what, unknown.hint()));
+            }
+        };
+        match revision {
+            Some(revision) => format!("{id}@{revision}").parse(),
+            None => Ok(ModelRef::new(id, None)),
+        }
     }
 
     /// The entries of a category, in the order of the file.

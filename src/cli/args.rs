@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args as Group, Parser, Subcommand, ValueEnum};
 use larder_jobs::{
     Bandwidth, Format, Glob, HostName, Invalid, Job, JobId, Labels, ModelRef, Size, Span, State, Test,
-    Variant, Work,
+    Variant, Windows, Work,
 };
 
 use super::name::model;
@@ -228,6 +228,10 @@ pub(super) enum Verb {
         #[command(subcommand)]
         verb: Option<Hosts>,
     },
+    /// Plan a night from a manifest, and ask a running larder for its jobs
+    Warm(Warm),
+    /// What the last night did: done, failed and why, where the bytes came from
+    Report(Reported),
     /// Look at jobs and change them
     Jobs {
         #[command(subcommand)]
@@ -267,6 +271,12 @@ pub(super) struct Stage {
     /// Bytes per second that this job may take of the network, for example 20MB
     #[arg(long, value_name = "SIZE", value_parser = bandwidth)]
     bandwidth: Option<Bandwidth>,
+    /// Fetch only in these hours, for example "22:00-06:00 Europe/Berlin"; until then the job waits and keeps its bytes
+    #[arg(long, value_name = "HOURS")]
+    window: Option<Windows>,
+    /// Bytes per second outside of --window; without it nothing comes then
+    #[arg(long, value_name = "SIZE", value_parser = bandwidth, requires = "window")]
+    bandwidth_outside: Option<Bandwidth>,
     /// Evict other models by the rules of the configuration if there is no room (a running larder does so by itself)
     #[arg(long)]
     pub(super) evict: bool,
@@ -387,6 +397,32 @@ pub(super) struct FileChoice {
 }
 
 /// What a limit becomes.
+#[derive(Debug, Group)]
+pub(super) struct Reported {
+    /// How far it looks back [default: 24h]
+    #[arg(long, value_name = "DURATION")]
+    pub(super) since: Option<Span>,
+    /// Only what this requester asked for; manifests ask as warm
+    #[arg(long, value_name = "NAME")]
+    pub(super) requested_by: Option<String>,
+    /// Also write it as a page
+    #[arg(long, value_name = "FILE")]
+    pub(super) html: Option<PathBuf>,
+    /// End with 75 if something failed
+    #[arg(long)]
+    pub(super) check: bool,
+}
+
+#[derive(Debug, Group)]
+pub(super) struct Warm {
+    /// The manifest, in TOML or (by its ending) YAML; - for stdin
+    #[arg(value_name = "MANIFEST")]
+    pub(super) manifest: PathBuf,
+    /// Only show what would be fetched and evicted, and whether it is there by the deadline
+    #[arg(long)]
+    pub(super) dry_run: bool,
+}
+
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limit(pub(super) Option<Bandwidth>);
 
@@ -491,6 +527,8 @@ impl Stage {
     pub(super) fn also(&self, job: &mut Job) -> error::Result<()> {
         if let Work::Download(download) = &mut job.work {
             download.bandwidth = self.bandwidth;
+            download.window.clone_from(&self.window);
+            download.bandwidth_outside = self.bandwidth_outside;
             download.lease_ttl = self.lease;
             download.pin |= self.pin;
         }

@@ -20,6 +20,8 @@ use crate::ledger::{ModelView, Repaired};
 use crate::queue::Scope;
 use crate::scout::{EvaluationView, FitView, HostView};
 use crate::serve::House;
+use crate::warm::{Report, Syntax};
+use crate::worker::NightView;
 
 /// The API answers from memory, so silence means trouble.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -279,6 +281,20 @@ impl Client {
         self.call(Method::POST, "/v1/plan", Some(body.to_string().into_bytes())).await
     }
 
+    /// What the downloads of the last hours did.
+    pub(super) async fn report(&self, since: Option<Span>, by: Option<&str>) -> Result<Report> {
+        let mut query = Vec::new();
+        query.extend(since.map(|since| ("since", since.to_string().replace(' ', ""))));
+        query.extend(by.map(|by| ("requested_by", by.to_owned())));
+        self.call(Method::GET, &format!("/v1/report{}", queried(&query)), None).await
+    }
+
+    /// What a manifest would do.
+    pub(super) async fn warm(&self, text: &str, syntax: Syntax) -> Result<NightView> {
+        let body = serde_json::json!({"manifest": text, "syntax": syntax});
+        self.call(Method::POST, "/v1/warm", Some(body.to_string().into_bytes())).await
+    }
+
     pub(super) async fn host(&self) -> Result<HostView> {
         self.call(Method::GET, "/v1/host", None).await
     }
@@ -322,7 +338,7 @@ impl Client {
                     )
                 };
                 let mut request = http.request(method, format!("{base}{path}"));
-                if ["/v1/fit", "/v1/plan"].contains(&path) {
+                if ["/v1/fit", "/v1/plan", "/v1/warm"].contains(&path) {
                     request = request.timeout(ASKS_THE_HUB);
                 }
                 if let Some(body) = body {

@@ -21,9 +21,11 @@ mod output;
 mod plan;
 mod profile;
 mod progress;
+mod report;
 mod serve;
 mod stage;
 mod verify;
+mod warm;
 mod watch;
 mod why;
 mod xet_fetch;
@@ -147,6 +149,8 @@ fn run(args: Args, output: &Output) -> Result<u8> {
             Verb::Preload { model, force, detach } => {
                 profile::preload(settings, model, force, detach, output, bars).await
             }
+            Verb::Report(ask) => report::run(settings, ask, output).await,
+            Verb::Warm(warm) => warm::run(settings, warm, output).await,
             Verb::Ls { model } => ls::run(settings, model, output).await,
             Verb::Evict(evict) => evict::run(settings, evict, output, bars).await,
             Verb::Why { model } => why::run(settings, model, output).await,

@@ -10,33 +10,7 @@ use crate::config::{Config, Environment, Sources};
 /// # Errors
 /// As those of a model's name; for a short name that nobody knows the nearest ones.
 pub(super) fn model(text: &str) -> Result<ModelRef, Invalid> {
-    if text.contains('/') {
-        return text.parse();
-    }
-    let (name, revision) = match text.split_once('@') {
-        Some((name, revision)) => (name, Some(revision)),
-        None => (text, None),
-    };
-    let builtin = Registry::builtin();
-    let id = match builtin.get(name) {
-        Some(entry) => entry.id.clone(),
-        None => match registry().find(name) {
-            Ok(entry) => entry.id.clone(),
-            // What is no name at all says so better by itself.
-            Err(unknown) if unknown.nearest.is_empty() => return text.parse(),
-            Err(unknown) => {
-                let what = format!(
-                    "`{}` is not a model name, and the registry has no such short name",
-                    unknown.asked
-                );
-                return Err(Invalid::new(what, unknown.hint()));
-            }
-        },
-    };
-    match revision {
-        Some(revision) => format!("{id}@{revision}").parse(),
-        None => Ok(ModelRef::new(id, None)),
-    }
+    Registry::builtin().model(text).or_else(|_| registry().model(text))
 }
 
 /// The registry with the operator's entries, as far as files and variables tell of them.

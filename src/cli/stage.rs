@@ -114,7 +114,7 @@ pub(super) async fn finish(
     Err(last.unwrap_or_else(|| nobody(&settings)))
 }
 
-fn nobody(settings: &Settings) -> Error {
+pub(super) fn nobody(settings: &Settings) -> Error {
     Error::new(
         Reason::QueueUnavailable,
         format!("no larder runs for {}, so nobody would do a detached job", settings.state_dir.display()),

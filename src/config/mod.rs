@@ -16,7 +16,7 @@ use figment::providers::{Format as _, Toml};
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
-use crate::{api, gpu, host, hub, ledger, notify, queue, scout};
+use crate::{api, gpu, host, hub, ledger, notify, queue, scout, warm};
 use larder_jobs::Reason;
 
 use layer::Layer;
@@ -53,6 +53,9 @@ pub struct Config {
     pub metrics: Metrics,
     /// The log.
     pub log: Log,
+    /// Manifests that are looked at on a schedule; none by default.
+    #[serde(default)]
+    pub warm: Vec<warm::Config>,
 }
 
 /// Where larder's own records are.
@@ -175,6 +178,11 @@ impl Config {
         self.gpu.validate()?;
         self.api.validate()?;
         self.notify.validate()?;
+        for (n, warm) in self.warm.iter().enumerate() {
+            warm.due().map_err(|error| {
+                Error::new(error.reason(), format!("warm[{n}].schedule: {error}"), error.hint())
+            })?;
+        }
         tracing_subscriber::EnvFilter::try_new(&self.log.level).map(|_| ()).map_err(|error| {
             invalid("log.level", &self.log.level, &error.to_string(), "use error, warn, info, debug or trace")
         })

@@ -1,6 +1,6 @@
 //! How many bytes per second may come: one bucket for the host, one for each running job, each with a speed that can
-//! be changed while others wait for it, and one for each source. In a fleet that has limits the host has one bucket more,
-//! for its share, and each source one that counts requests.
+//! be changed while others wait for it, and one for each source. Jobs that share a window have one bucket more, together.
+//! In a fleet that has limits the host has one for its share, and each source one that counts requests.
 //!
 //! A bucket holds a tenth of a second, so short transfers obey too. Who takes more than is there goes into debt and
 //! waits until the debt is paid; who waits when the speed changes gives back what it took and asks again.
@@ -38,11 +38,14 @@ struct Host {
     began: Notify,
     /// The jobs that run here; an entry goes with its job.
     jobs: Mutex<BTreeMap<JobId, Weak<Running>>>,
+    /// Buckets that some of them share, by name; an entry goes when the next one comes after its last job.
+    shared: Mutex<BTreeMap<String, Weak<Bucket>>>,
 }
 
 struct Running {
     id: JobId,
     bucket: Bucket,
+    shared: Mutex<Option<Arc<Bucket>>>,
     host: Arc<Host>,
 }
 
@@ -57,7 +60,8 @@ impl Limits {
     /// A host whose jobs together take at most `bandwidth`.
     pub fn new(bandwidth: Option<Bandwidth>) -> Self {
         let (bucket, fleet) = (Bucket::new(bandwidth), Bucket::new(None));
-        Self { host: Arc::new(Host { bucket, fleet, began: Notify::new(), jobs: Mutex::default() }) }
+        let (jobs, shared) = (Mutex::default(), Mutex::default());
+        Self { host: Arc::new(Host { bucket, fleet, began: Notify::new(), jobs, shared }) }
     }
 
     /// Changes what the host may take of what its fleet may.
@@ -90,7 +94,8 @@ impl Limits {
     /// Registers a job that begins to run here.
     pub fn job(&self, id: JobId, bandwidth: Option<Bandwidth>) -> JobLimit {
         let host = Arc::clone(&self.host);
-        let running = Arc::new(Running { id, bucket: Bucket::new(bandwidth), host });
+        let shared = Mutex::default();
+        let running = Arc::new(Running { id, bucket: Bucket::new(bandwidth), shared, host });
         self.host.jobs().insert(id, Arc::downgrade(&running));
         self.host.began.notify_one();
         JobLimit { running }
@@ -135,6 +140,27 @@ impl Host {
     fn jobs(&self) -> MutexGuard<'_, BTreeMap<JobId, Weak<Running>>> {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// The bucket of that name, with that speed from now on.
+    fn shared(&self, name: &str, bandwidth: Option<Bandwidth>) -> Arc<Bucket> {
+        let mut all = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|_, bucket| bucket.strong_count() > 0);
+        if let Some(bucket) = all.get(name).and_then(Weak::upgrade) {
+            if bucket.bandwidth() != bandwidth {
+                bucket.set(bandwidth);
+            }
+            return bucket;
+        }
+        let bucket = Arc::new(Bucket::new(bandwidth));
+        all.insert(name.to_owned(), Arc::downgrade(&bucket));
+        bucket
+    }
+}
+
+impl Running {
+    fn shared(&self) -> MutexGuard<'_, Option<Arc<Bucket>>> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Drop for Running {
@@ -152,12 +178,29 @@ impl JobLimit {
     pub fn is_set(&self) -> bool {
         let Running { bucket, host, .. } = &*self.running;
         [bucket, &host.bucket, &host.fleet].iter().any(|bucket| bucket.bandwidth().is_some())
+            || self.running.shared().is_some()
+    }
+
+    /// From now on the job shares `bandwidth` with all jobs of the host that name the same bucket; whoever says it last
+    /// changes it for all.
+    pub fn share(&self, name: &str, bandwidth: Option<Bandwidth>) {
+        let bucket = self.running.host.shared(name, bandwidth);
+        *self.running.shared() = Some(bucket);
+    }
+
+    /// The job shares nothing any more.
+    pub fn share_nothing(&self) {
+        self.running.shared().take();
     }
 
     /// Takes what came: waits until the job may have it, then until its host may, then until the fleet may. The bytes count from the call
     /// on, also if the future is dropped.
     pub async fn take(&self, bytes: u64) {
         self.running.bucket.take(bytes).await;
+        let shared = self.running.shared().clone();
+        if let Some(shared) = shared {
+            shared.take(bytes).await;
+        }
         self.running.host.bucket.take(bytes).await;
         self.running.host.fleet.take(bytes).await;
     }
@@ -273,6 +316,24 @@ mod tests {
             limit.take(total / 100).await;
         }
         begun.elapsed().as_secs_f64()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn jobs_that_share_a_rate_have_it_together() {
+        let limits = Limits::new(None);
+        let jobs = [limits.job(id(1), None), limits.job(id(2), None)];
+        jobs.iter().for_each(|job| job.share("night", of(1_000_000)));
+        let begun = Instant::now();
+        tokio::join!(seconds(&jobs[0], 1_000_000), seconds(&jobs[1], 1_000_000));
+        let both = begun.elapsed().as_secs_f64();
+        assert!((1.85..2.1).contains(&both), "{both}");
+        assert!(jobs[0].is_set());
+        jobs[1].share("night", of(2_000_000));
+        let one = seconds(&jobs[0], 2_000_000).await;
+        assert!((0.85..1.1).contains(&one), "the last word holds for all: {one}");
+        jobs[0].share_nothing();
+        assert_eq!(seconds(&jobs[0], 1_000_000).await, 0.0);
+        assert!(!jobs[0].is_set());
     }
 
     #[tokio::test(start_paused = true)]

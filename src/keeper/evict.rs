@@ -98,6 +98,19 @@ impl Keeper {
         Ok(evictable)
     }
 
+    /// What may go for downloads without being named, in its order. Blocks for the disk's answer.
+    ///
+    /// # Errors
+    /// `io_error` if the disk does not answer.
+    pub fn victims(&self, now: Timestamp) -> Result<Vec<Chosen>> {
+        let mut plan = self.plan(&Goal::Free(u64::MAX), now)?;
+        let automatic = plan_eviction(&self.stock(now)?, &self.inner.policy, &Goal::Room(0), now);
+        let stays = automatic.keep.iter().filter(|kept| kept.reason != Keep::NotNeeded);
+        let stays: BTreeSet<&Name> = stays.map(|kept| &kept.name).collect();
+        plan.evict.retain(|chosen| !stays.contains(&chosen.name));
+        Ok(plan.evict)
+    }
+
     /// Evicts for `goal` until it is reached, nothing more may go, or `stop` says so. Blocks.
     ///
     /// # Errors

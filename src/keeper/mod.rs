@@ -12,7 +12,7 @@ mod trash;
 mod verify;
 mod view;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -104,6 +104,12 @@ impl Keeper {
     /// The rules by which it keeps and evicts.
     pub fn policy(&self) -> &Policy {
         &self.inner.policy
+    }
+
+    /// Bytes of a staged revision by the source that they came from; nothing without a receipt. Blocks.
+    pub fn sources(&self, repo: &RepoId, commit: &CommitId) -> BTreeMap<String, u64> {
+        let receipt = self.inner.cache.repo(repo).read_receipt(commit).ok().flatten();
+        receipt.map(|receipt| receipt.bytes_by_source).unwrap_or_default()
     }
 
     /// Bytes that the cache may take, if that is less than its disk.

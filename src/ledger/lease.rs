@@ -247,6 +247,20 @@ impl Ledger {
         Ok(found)
     }
 
+    /// What went, or came back after that, since `from`.
+    ///
+    /// # Errors
+    /// `io_error`.
+    pub fn gone_since(&self, from: Timestamp) -> Result<Vec<Gone>> {
+        let mut found = Vec::new();
+        for item in self.store.scan(GONE, b"") {
+            found.extend(item?.1);
+        }
+        found.retain(|gone: &Gone| gone.at >= from || gone.back_at.is_some_and(|back| back >= from));
+        found.sort_by_key(|gone| gone.at);
+        Ok(found)
+    }
+
     /// A revision comes back: what is remembered of it, if this is the first time since it went.
     pub(super) fn recall(&self, key: &Key, now: Timestamp) -> Option<Gone> {
         let gone = self.store.get(GONE, key.as_bytes()).ok().flatten();

@@ -5,6 +5,7 @@ mod evict;
 mod level;
 mod reason;
 mod select;
+mod warm;
 
 pub use download::{DownloadPlan, Evictable, Facts, FileFact, KeepFree, PlannedFile, plan_download};
 pub use evict::{
@@ -14,3 +15,7 @@ pub use evict::{
 pub use level::{Level, LevelOf};
 pub use reason::{Evict, Keep};
 pub use select::{Selection, Skip, Weights, describe, gguf_sets, select};
+pub use warm::{
+    DropReason, Dropped, Entry, Fetching, Finish, HostNight, Need, NightAsk, NightHost, NightOrder,
+    NightPlan, Piece, Present, Rate, Route, Victim, plan_night,
+};

@@ -126,6 +126,17 @@ impl Lease {
         left.saturating_sub(since.elapsed())
     }
 
+    /// The time by the clock of the queue.
+    pub fn now(&self) -> Timestamp {
+        let (begun, since) = self.claimed;
+        super::rules::after(begun, since.elapsed())
+    }
+
+    /// The job as its queue has it now: others may have joined it. `None` if the queue does not say.
+    pub async fn job(&self) -> Option<Job> {
+        self.store.get(self.id).await.ok()??.decode().ok()
+    }
+
     /// Where the job stands now; others see it within half a second. Cheap, the latest wins.
     pub fn set(&self, state: State, progress: Progress) {
         self.report.send_if_modified(|report| {

@@ -24,6 +24,7 @@ mod redis;
 pub mod rules;
 mod store;
 mod verdict;
+mod window;
 
 #[cfg(test)]
 mod conformance;

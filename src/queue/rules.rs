@@ -8,6 +8,7 @@ use larder_jobs::{Bandwidth, Job, JobId, Progress, Reason, Record, Span, State, 
 use serde_json::Value;
 
 use super::bounds::{self, clipped_payload};
+use super::window;
 use super::{Config, Outcome, Settlement};
 use crate::error::{Error, Result};
 
@@ -52,15 +53,19 @@ pub fn accept(job: &Job, id: JobId, seq: u64, now: Timestamp) -> Result<Record> 
 ///
 /// Without a deadline a job has all the time there is, so any deadline is earlier. A job that only waits
 /// for its `not_before` runs when the more impatient request says; one that waits for a retry waits on. Of two
-/// limits the more generous one holds, and none at all is more generous than any; of two leases the longer one; of those
-/// who want to be told of the end all, within the record's bound.
+/// limits the more generous one holds, and none at all is more generous than any; of two leases the longer one; of two
+/// windows their union; of those who want to be told of the end all, within the record's bound. Who waits for a window that
+/// is another one now looks at it again.
 pub fn join(mut record: Record, job: &Job, now: Timestamp) -> Record {
     record.priority = record.priority.max(job.common.priority);
     record.deadline = record.deadline.into_iter().chain(job.common.deadline).min();
     bounds::remember_requester(&mut record, job.common.requested_by.as_deref());
     bounds::remember_key(&mut record, job.common.idempotency_key.as_deref());
     bounds::remember_notify(&mut record, job.common.notify.as_deref());
+    let mut looks_again = record.state == State::Waiting && record.reason.is_none();
+    let is_shut_out = window::is_shut_out(&record);
     if let (Work::Download(download), Value::Object(fields)) = (&job.work, &mut record.job) {
+        looks_again |= window::widen(fields, download) && is_shut_out;
         if download.pin {
             fields.insert("pin".into(), Value::Bool(true));
         }
@@ -77,7 +82,7 @@ pub fn join(mut record: Record, job: &Job, now: Timestamp) -> Record {
             fields.insert("lease_ttl".into(), ttl.to_string().into());
         }
     }
-    if record.state == State::Waiting && record.reason.is_none() {
+    if looks_again {
         record.due = record.due.min(job.common.not_before.or(Some(now)));
         record = wake(record, now);
     }
@@ -164,6 +169,9 @@ pub fn settle(mut record: Record, settlement: Settlement, config: &Config, now: 
         }
         Settlement::Wait { reason, message, wait } => {
             record.attempts = record.attempts.saturating_sub(1);
+            if reason == Reason::OutsideWindow && !window::has_window(&record) {
+                return requeue(record, now);
+            }
             snooze(record, reason, &message, after(now, wait.min(MAX_WAIT)), now)
         }
         Settlement::Release => {

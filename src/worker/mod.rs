@@ -2,6 +2,8 @@
 
 mod download;
 mod evict;
+mod hours;
+mod night;
 mod planned;
 mod preload;
 mod profile;
@@ -24,6 +26,7 @@ use crate::plan::KeepFree;
 use crate::queue::Done;
 use crate::scout::Scout;
 
+pub use night::{NightView, Occasion, night};
 pub use planned::{Planned, plan};
 pub use runtime::run;
 pub use view::{PlanView, SkippedFile, plan_view};

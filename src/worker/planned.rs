@@ -45,14 +45,19 @@ impl Planned {
 /// Whatever the hub answers, `unsafe_format`, `structure_invalid`, `insufficient_disk`; `offline` if the
 /// model is not there and the hub must not be asked.
 pub async fn plan(context: &Context, want: &Download, stop: &CancellationToken) -> Result<Planned> {
-    let looked = look(context, want, stop).await?;
-    let (root, keep_free) = (context.cache.root().to_owned(), context.keep_free);
-    // What a daemon has promised to its downloads, or could evict for them, is not known here.
-    let planned = blocking(move || looked.decide(&root, keep_free, None, None)).await?;
+    let planned = size(context, want, stop).await?;
     match planned.plan.disk_short {
         0 => Ok(planned),
         _ => Err(planned.plan.no_room(context.keep_free, None)),
     }
+}
+
+/// As [`plan`], whether there is room or not.
+pub(super) async fn size(context: &Context, want: &Download, stop: &CancellationToken) -> Result<Planned> {
+    let looked = look(context, want, stop).await?;
+    let (root, keep_free) = (context.cache.root().to_owned(), context.keep_free);
+    // What a daemon has promised to its downloads, or could evict for them, is not known here.
+    blocking(move || looked.decide(&root, keep_free, None, None)).await
 }
 
 /// As [`plan`], and promises the download its room on the disk: nobody else gets it. Where there is none, room is made

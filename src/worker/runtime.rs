@@ -13,7 +13,7 @@ use larder_jobs::{Job, Kind, Reason, Work};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
-use super::{Context, download, evict, preload, profile, verify};
+use super::{Context, download, evict, hours, preload, profile, verify};
 use crate::error::{Error, Result};
 use crate::queue::{Assignment, Done, JobStore, Lease, RELEASE, Settled, Source, Stop, Verdict};
 
@@ -50,14 +50,17 @@ struct Begun {
 /// Runs the job, and stops it when the lease, the drain or the deadline says so.
 async fn perform(job: Job, begun: Begun, lease: Arc<Lease>, context: Context) -> Result<Done> {
     let stop = CancellationToken::new();
+    let limit = hours::enter(&job, &lease, &context)?;
     let cause = {
         let (stop, lease, drain, deadline) =
             (stop.clone(), Arc::clone(&lease), context.drain.clone(), job.common.deadline);
+        let hours = hours::Hours::of(&job).zip(limit.clone());
         tokio::spawn(async move {
             let cause = tokio::select! {
                 () = lease.stop_requested().cancelled() => stopped(&lease),
                 () = drain.cancelled() => interrupted(),
                 () = passed(&lease, deadline) => missed(),
+                over = hours::over(&lease, hours) => over,
             };
             stop.cancel();
             cause
@@ -67,7 +70,7 @@ async fn perform(job: Job, begun: Begun, lease: Arc<Lease>, context: Context) ->
     let result = match &job.work {
         Work::Download(want) => {
             tracing::info!(model = %want.model(), "staging");
-            let limit = context.hub.limits().job(lease.id(), want.bandwidth);
+            let limit = limit.unwrap_or_else(|| context.hub.limits().job(lease.id(), want.bandwidth));
             download::variant(&context, want, begun.bytes_fetched, limit, report, &stop).await
         }
         Work::Evict(want) => evict::evict(&context, want, report, &stop).await,

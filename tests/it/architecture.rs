@@ -11,7 +11,7 @@ const FLOORS: &[&[&str]] = &[
     &["error"],
     &["metrics", "secret"],
     &["store", "layout", "plan", "disk", "fit", "weights"],
-    &["hub", "host", "gpu", "catalogue"],
+    &["hub", "host", "gpu", "catalogue", "warm"],
     &["queue", "ledger", "notify"],
     &["keeper", "scout"],
     &["fleet"],
@@ -35,7 +35,7 @@ const WALLS: &[(&str, &[&str])] = &[
     ("metrics_exporter_prometheus", &["metrics.rs", "api/mod.rs", "serve.rs"]),
 ];
 /// Crates behind larder-jobs, itself included: exactly, and at most with the feature `client`.
-const LETTERBOX: usize = 29;
+const LETTERBOX: usize = 30;
 const LETTERBOX_CLIENT: usize = 95;
 const HARD_LIMIT: usize = 600;
 /// At most one file in so many may be longer than the soft limit.
@@ -131,7 +131,8 @@ fn walled_crates_are_named_only_inside_their_walls() {
 
 #[test]
 fn decisions_read_no_clock_and_do_no_io() {
-    let pure = ["src/plan", "src/fit", "src/weights", "src/catalogue"].into_iter().flat_map(sources);
+    let pure =
+        ["src/plan", "src/fit", "src/weights", "src/catalogue", "src/warm"].into_iter().flat_map(sources);
     // Tests may read what they like.
     let is_test = |path: &Path| path.ends_with("tests.rs") || path.iter().any(|part| part == "tests");
     for (path, text) in pure.filter(|(path, _)| !is_test(path)) {

@@ -22,6 +22,8 @@ fn examples() -> Vec<PathBuf> {
     let entries = fs::read_dir(root().join("config/examples")).expect("config/examples");
     let mut found: Vec<_> = entries.map(|entry| entry.expect("an entry").path()).collect();
     found.retain(|path| path.extension().is_some_and(|ending| ending == "toml"));
+    // A manifest is no configuration.
+    found.retain(|path| !path.ends_with("warm.toml"));
     found.sort();
     assert!(found.len() >= 2, "examples: {found:?}");
     found
@@ -94,6 +96,14 @@ fn the_example_configurations_are_valid_and_explained() {
             from_file.filter(|key| key["source"].as_str().is_some_and(|from| from.ends_with(".toml")));
         assert!(from_file.count() >= 3, "{file} is read: {shown}");
     }
+}
+
+#[test]
+fn the_example_manifest_is_explained() {
+    let text = read("config/examples/warm.toml");
+    assert_eq!(bare_keys(&text), Vec::<String>::new());
+    // That it reads is held where manifests are read, but not that the registry knows its short name.
+    larder().run(&["models", "Qwen2.5-32B-Instruct"]).expect_code(0);
 }
 
 #[test]

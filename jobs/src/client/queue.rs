@@ -255,11 +255,12 @@ impl Queue {
     }
 }
 
-/// What a step takes of a job: id kind target want job priority deadline not_before requester key pin bandwidth lease.
+/// What a step takes of a job: id kind target want job priority deadline not_before requester key pin bandwidth lease
+/// window bandwidth_outside.
 ///
 /// # Errors
 /// `invalid_request` for a job that breaks the contract.
-pub(super) fn request(id: JobId, job: &Job, target: &Target) -> Result<[String; 13]> {
+pub(super) fn request(id: JobId, job: &Job, target: &Target) -> Result<[String; 15]> {
     let common = &job.common;
     let micros = |time: Option<jiff::Timestamp>| time.map(|time| time.as_microsecond().to_string());
     let download = match &job.work {
@@ -267,6 +268,7 @@ pub(super) fn request(id: JobId, job: &Job, target: &Target) -> Result<[String; 
         _ => None,
     };
     let bandwidth = download.and_then(|download| download.bandwidth).map(crate::Bandwidth::bytes);
+    let outside = download.and_then(|download| download.bandwidth_outside).map(crate::Bandwidth::bytes);
     let lease = download.and_then(|download| download.lease_ttl).map(|ttl| ttl.get().as_secs());
     Ok([
         id.to_string(),
@@ -282,6 +284,8 @@ pub(super) fn request(id: JobId, job: &Job, target: &Target) -> Result<[String; 
         u8::from(download.is_some_and(|download| download.pin)).to_string(),
         bandwidth.map(|bandwidth| bandwidth.to_string()).unwrap_or_default(),
         lease.map(|lease| lease.to_string()).unwrap_or_default(),
+        download.and_then(|download| download.window.as_ref()).map(ToString::to_string).unwrap_or_default(),
+        outside.map(|outside| outside.to_string()).unwrap_or_default(),
     ])
 }
 

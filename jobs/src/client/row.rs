@@ -124,6 +124,17 @@ fn document(fields: &BTreeMap<String, String>) -> Result<Map<String, Value>, Str
             }
             None => {}
         }
+        if let Some(bytes) = fields.get("bandwidth_outside") {
+            let bytes: u64 = bytes.parse().map_err(|_| "`bandwidth_outside` is not a number".to_owned())?;
+            job.insert("bandwidth_outside".into(), bytes.into());
+        }
+        match fields.get("window").map(String::as_str) {
+            Some("none") => {
+                ["window", "bandwidth_outside"].into_iter().for_each(|name| drop(job.remove(name)))
+            }
+            Some(windows) => drop(job.insert("window".into(), windows.into())),
+            None => {}
+        }
         if let Some(seconds) = fields.get("lease_ttl") {
             let seconds = seconds.parse().map_err(|_| "`lease_ttl` is not a number".to_owned())?;
             let longest = Span(Duration::from_secs(seconds));
@@ -265,6 +276,25 @@ mod tests {
         assert_eq!(with("900").expect("reads").job["lease_ttl"], "15m");
         assert_eq!(with("7200").expect("reads").job["lease_ttl"], "2h");
         assert!(with("long").expect_err("damaged").invalid.to_string().contains("`lease_ttl`"));
+    }
+
+    #[test]
+    fn a_wider_window_of_somebody_who_joined_reaches_the_payload() {
+        let mut record = record();
+        record.job["window"] = "22:00-06:00 UTC".into();
+        record.job["bandwidth_outside"] = 5.into();
+        let with = |window: &str, rate: &str| {
+            let mut fields = write(&record);
+            fields.push(("window", window.into()));
+            fields.push(("bandwidth_outside", rate.into()));
+            read(&reply(&fields))
+        };
+        let wider = with("22:00-06:00 UTC; 12:00-13:00 UTC", "7").expect("reads");
+        assert_eq!(wider.job["window"], "22:00-06:00 UTC; 12:00-13:00 UTC");
+        assert_eq!(wider.job["bandwidth_outside"], 7);
+        let lifted = with("none", "7").expect("reads");
+        assert_eq!((lifted.job.get("window"), lifted.job.get("bandwidth_outside")), (None, None));
+        assert!(with("none", "x").expect_err("damaged").invalid.to_string().contains("`bandwidth_outside`"));
     }
 
     #[test]

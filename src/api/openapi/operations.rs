@@ -166,6 +166,18 @@ fn of_models(name: &str) -> Option<Operation> {
         "plan" => Operation::new("What a download would do, or what it takes to evaluate several models.")
             .body(question, json!({"repo": "openai-community/gpt2", "gpu": "RTX 4090"}))
             .json(200, "The plan.", object),
+        "plan_night" => Operation::new("What a manifest would do, and the jobs that do it.")
+            .body(object, json!({"manifest": "[[models]]\nmodel = \"openai-community/gpt2\"\n"}))
+            .json(200, "The plan.", object),
+        "warm" => Operation::new("Asks for a manifest's jobs, for all of them or for none.")
+            .body(
+                object,
+                json!({"manifest": "[[models]]\nmodel = \"openai-community/gpt2\"\n", "name": "night"}),
+            )
+            .json(202, "The batch, and what was dropped.", object),
+        "report" => Operation::new("What the downloads of the last hours did.")
+            .query(&["since", "requested_by"])
+            .json(200, "The report.", object),
         "list_registry" => Operation::new("The models that are known by name.").query(&["category"]).json(
             200,
             "The models.",
@@ -253,6 +265,7 @@ pub(super) fn parameter(place: Place, name: &str) -> Option<Value> {
         "free" => ("Bytes to free, such as 20GB.", text(32)),
         "older_than" => ("What was not used for so long, such as 30d.", text(32)),
         "model" => ("One model, owner/name or owner/name@revision.", text(355)),
+        "since" => ("From when on: a time, or how long ago such as 12h.", text(64)),
         "category" => ("Only this category.", json!({"enum": ["tiny", "coding", "general", "instruct"]})),
         "Idempotency-Key" => ("As the field idempotency_key.", text(128)),
         "Last-Event-ID" => ("The id of the event that came last.", json!({"type": "string"})),

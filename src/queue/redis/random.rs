@@ -23,6 +23,7 @@ use crate::queue::{
 
 const KIND: Kind = Kind::Download;
 const NAMES: [&str; 2] = ["bob/ci", "\"Zoë\""];
+const HOURS: [&str; 3] = ["22:00-06:00 UTC", "12:00-13:00 UTC", "12:00-13:00 UTC; 01:00-02:00 Asia/Tokyo"];
 
 #[derive(Debug, Clone)]
 enum Event {
@@ -46,6 +47,8 @@ struct Ask {
     priority: i16,
     pin: bool,
     bandwidth: Option<u64>,
+    window: Option<&'static str>,
+    outside: Option<u64>,
     requester: Option<&'static str>,
     key: Option<&'static str>,
     notify: Option<u8>,
@@ -71,18 +74,25 @@ fn ask() -> impl Strategy<Value = Ask> {
     let moment = || prop::option::weighted(0.3, prop_oneof![-500..0_i64, 0..3_000_i64, Just(60_000_i64)]);
     let bandwidth = prop::option::weighted(0.8, 1..4_u64);
     let notify = prop::option::weighted(0.5, 0..12_u8);
+    let window = prop::option::weighted(0.8, prop::sample::select(&HOURS[..]));
+    let extras = (window, prop::option::of(1..4_u64), notify);
     let fields =
-        (0..6_u8, -1..2_i16, any::<bool>(), bandwidth, maybe_name(), key, notify, moment(), moment());
-    fields.prop_map(|(repo, priority, pin, bandwidth, requester, key, notify, not_before, deadline)| Ask {
-        repo,
-        priority,
-        pin,
-        bandwidth,
-        requester,
-        key,
-        notify,
-        not_before,
-        deadline,
+        (0..6_u8, -1..2_i16, any::<bool>(), bandwidth, extras, maybe_name(), key, moment(), moment());
+    fields.prop_map(|(repo, priority, pin, bandwidth, extras, requester, key, not_before, deadline)| {
+        let (window, outside, notify) = extras;
+        Ask {
+            repo,
+            priority,
+            pin,
+            bandwidth,
+            window,
+            outside: outside.filter(|_| window.is_some()),
+            requester,
+            key,
+            notify,
+            not_before,
+            deadline,
+        }
     })
 }
 
@@ -112,7 +122,11 @@ fn progress() -> impl Strategy<Value = Progress> {
 fn settlement() -> impl Strategy<Value = Settlement> {
     // The last one is longer than a record keeps.
     let message = || prop_oneof![7 => Just("it/\"broke\"".to_owned()), 1 => Just("é\n".repeat(900))];
-    let reason = || prop::sample::select(&[Reason::Stalled, Reason::RateLimited, Reason::HostDrained][..]);
+    let reason = || {
+        prop::sample::select(
+            &[Reason::Stalled, Reason::RateLimited, Reason::HostDrained, Reason::OutsideWindow][..],
+        )
+    };
     let pause = || (prop_oneof![5 => 0..3_000_u64, 1 => Just(9_999_999_999)]).prop_map(Duration::from_millis);
     prop_oneof![
         2 => (prop::option::of(Just("/cache/a".to_owned())), progress())
@@ -211,6 +225,8 @@ impl Twins {
         let Work::Download(download) = &mut job.work else { unreachable!("a download") };
         download.pin = ask.pin;
         download.bandwidth = ask.bandwidth.and_then(|bytes| Bandwidth::new(bytes).ok());
+        download.window = ask.window.map(|text| text.parse().expect("a window"));
+        download.bandwidth_outside = ask.outside.and_then(|bytes| Bandwidth::new(bytes).ok());
         let moment = |millis| self.hands.now() + jiff::SignedDuration::from_millis(millis);
         job.common.priority = ask.priority;
         job.common.requested_by = ask.requester.map(str::to_owned);

@@ -1,8 +1,8 @@
 -- The steps of a fleet: who is there, what they have, who takes no jobs, and jobs that are asked for together.
 
 -- batch most key requester name payload want job... -> whether it is new, its id, which of its jobs are; or FULL.
--- All of it is accepted, or nothing: each job is a list of what enqueue takes up to the lease, then notify and
--- placed.
+-- All of it is accepted, or nothing: each job is a list of what enqueue takes before max_queued, then notify
+-- and placed.
 function verbs.enqueue_all(id, most, key, requester, name, payload, want, jobs)
   local known = redis.call('HGET', P .. 'batch:' .. id, 'id') or given(key) and redis.call('GET', P .. 'key:' .. key)
   if known and redis.call('EXISTS', P .. 'batch:' .. known) == 1 then return { 0, known, {} } end
@@ -18,8 +18,8 @@ function verbs.enqueue_all(id, most, key, requester, name, payload, want, jobs)
   local ids, fresh = {}, {}
   for n, job in ipairs(list) do
     local placed, notify = table.remove(job), table.remove(job)
-    job[14], job[15], job[16], job[17] = most, notify, placed, id
-    local answer = verbs.enqueue(unpack(job, 1, 17))
+    job[16], job[17], job[18], job[19] = most, notify, placed, id
+    local answer = verbs.enqueue(unpack(job, 1, 19))
     local row = answer[2]
     for i = 1, #row, 2 do
       if row[i] == 'id' then ids[n] = row[i + 1] end

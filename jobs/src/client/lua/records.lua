@@ -35,6 +35,8 @@ local AGE = 600000000
 local KINDS = { 'download', 'evict', 'verify', 'profile', 'preload' }
 -- Queued jobs that are looked at for one page of a list.
 local PAGED = 2000
+-- Windows of a job, as in jobs/src/window.rs.
+local MAX_WINDOWS = 8
 local UNENDED = { 'queued', 'waiting', 'planning', 'fetching', 'verifying', 'running' }
 local RUNNING = { planning = true, fetching = true, verifying = true, running = true }
 local ENDED = { ready = true, done = true, failed = true, cancelled = true }

@@ -48,6 +48,50 @@ local function snooze(job, reason, message, due, retention)
   quiet(job)
 end
 
+-- The hours in which a job may run, as text; nil if it may at any time.
+local function window_of(job)
+  if job.window then return job.window ~= 'none' and job.window or nil end
+  local fine, payload = pcall(cjson.decode, job.job)
+  local own = fine and type(payload) == 'table' and payload.window
+  return type(own) == 'string' and own or nil
+end
+
+local function outside_of(job)
+  if job.bandwidth_outside then return tonumber(job.bandwidth_outside) end
+  local fine, payload = pcall(cjson.decode, job.job)
+  return fine and type(payload) == 'table' and tonumber(payload.bandwidth_outside) or nil
+end
+
+local function pieces(text)
+  local list = {}
+  for piece in string.gmatch(text, '[^;]+') do
+    piece = string.match(piece, '^%s*(.-)%s*$')
+    if piece ~= '' then list[#list + 1] = piece end
+  end
+  return list
+end
+
+-- The window of somebody who wants the same: none at all is the widest, two are a union. Whether it is another one now.
+local function widen_window(job, window, outside)
+  local own = window_of(job)
+  if not own then return false end
+  if not window then
+    job.window = 'none'
+    return true
+  end
+  local rate = outside and tonumber(outside)
+  local faster = rate and rate > (outside_of(job) or 0)
+  if faster then job.bandwidth_outside = int(rate) end
+  local union, known = pieces(own), {}
+  for _, piece in ipairs(union) do known[piece] = true end
+  local before = #union
+  for _, piece in ipairs(pieces(window)) do
+    if not known[piece] and #union < MAX_WINDOWS then union[#union + 1] = piece end
+  end
+  if #union > before then job.window = table.concat(union, '; ') end
+  return faster or #union > before
+end
+
 local function requeue(job)
   job.state = 'queued'
   job.reason = false

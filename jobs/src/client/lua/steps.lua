@@ -2,10 +2,11 @@
 
 local verbs = {}
 
--- id kind target want job priority deadline not_before requester key pin bandwidth lease max_queued notify placed parent
+-- id kind target want job priority deadline not_before requester key pin bandwidth lease window bandwidth_outside
+-- max_queued notify placed parent
 -- -> created, job; or FULL and how many wait; or BATCH and the id that the key stands for
 function verbs.enqueue(id, kind, target, want, payload, priority, deadline, not_before, requester, key, pin, bandwidth,
-  lease, most, notify, placed, parent)
+  lease, window, outside, most, notify, placed, parent)
   deadline, not_before, requester, key = given(deadline), given(not_before), given(requester), given(key)
   -- The answer to the first try may have got lost, and the job may even be done by now.
   local mine = load(id)
@@ -36,7 +37,9 @@ function verbs.enqueue(id, kind, target, want, payload, priority, deadline, not_
     end
     -- The longest lease, in seconds.
     if given(lease) and tonumber(lease) > (tonumber(job.lease_ttl) or 0) then job.lease_ttl = lease end
-    if job.state == 'waiting' and not job.reason then
+    local shut_out = job.state == 'waiting' and job.reason == 'outside_window'
+    local widened = kind == 'download' and widen_window(job, given(window), given(outside))
+    if widened and shut_out or job.state == 'waiting' and not job.reason then
       local due = not_before and tonumber(not_before) or NOW
       if job.due then job.due = int(math.min(tonumber(job.due), due)) end
       wake(job)
@@ -210,6 +213,9 @@ function verbs.settle(id, token, how, reason, message, pause, max_attempts, rete
     fail(job, reason, message .. ' (given up after ' .. job.attempts .. ' attempts)', retention)
   elseif how == 'retry' then
     snooze(job, reason, message, NOW + pause, retention)
+  elseif how == 'wait' and reason == 'outside_window' and not window_of(job) then
+    give_attempt_back(job)
+    requeue(job)
   elseif how == 'wait' then
     give_attempt_back(job)
     snooze(job, reason, message, NOW + pause, retention)

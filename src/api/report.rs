@@ -1,0 +1,87 @@
+//! `GET /v1/report`: what the downloads of the last hours did, from the jobs of the queue, the receipts of this host's
+//! cache and the ledger.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::{RawQuery, State as Shared};
+use jiff::{SignedDuration, Timestamp};
+use larder_jobs::{HostName, Invalid, JobView, Kind, Span, State};
+
+use super::Api;
+use super::models::parameters;
+use super::problem::Failure;
+use crate::error::{Result, blocking};
+use crate::keeper::Keeper;
+use crate::queue::Filter;
+use crate::warm::{Regret, Report};
+
+/// What a report is about if nobody says: a night, and the evening before.
+const SINCE: Duration = Duration::from_secs(24 * 3_600);
+/// The longest time; jobs are not kept longer by default.
+const MOST: Duration = Duration::from_secs(31 * 24 * 3_600);
+/// Jobs of each state that are looked at, the newest.
+const MAX_JOBS: usize = 1_000;
+
+fn since(text: Option<String>) -> Result<SignedDuration, Invalid> {
+    let Some(text) = text else { return Ok(SignedDuration::try_from(SINCE).unwrap_or(SignedDuration::MAX)) };
+    let span: Span = text.parse()?;
+    match SignedDuration::try_from(span.get()) {
+        Ok(since) if span.get() <= MOST && !since.is_zero() => Ok(since),
+        _ => Err(Invalid::new("`since` is not between 1s and 31 days", "leave it out for the last 24h")),
+    }
+}
+
+pub(super) async fn show(
+    Shared(api): Shared<Api>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<Report>, Failure> {
+    let [span, by] = parameters(query.as_deref(), ["since", "requested_by"])?;
+    let (since, to) = (since(span)?, Timestamp::now());
+    let from = to.checked_sub(since).unwrap_or(Timestamp::MIN);
+    let host: HostName = api.host.parse()?;
+    let mut report = Report::new(host, from, to, by);
+    let mut staged = Vec::new();
+    for state in State::ALL {
+        let filter =
+            Filter { kind: Some(Kind::Download), state: Some(*state), limit: MAX_JOBS, ..Filter::default() };
+        let records = api.queue.list(filter).await?;
+        let oldest = records.iter().filter_map(|record| record.finished_at).min();
+        report.is_partial |= records.len() >= MAX_JOBS && oldest.is_none_or(|oldest| oldest >= from);
+        for record in records {
+            let view = record.view(Some(&api.host));
+            if report.add(&view) && *state == State::Ready && view.bytes_fetched > 0 {
+                staged.push(view);
+            }
+        }
+    }
+    let keeper = api.keeper.clone();
+    Ok(Json(blocking(move || remembered(&keeper, report, &staged)).await?))
+}
+
+/// Adds what this host remembers: the sources of what it staged, and what went. Blocks.
+fn remembered(keeper: &Keeper, mut report: Report, staged: &[JobView]) -> Result<Report> {
+    for (source, bytes) in staged.iter().flat_map(|view| sources(keeper, view)) {
+        *report.bytes_by_source.entry(source).or_default() += bytes;
+    }
+    for gone in keeper.ledger().gone_since(report.from)? {
+        if gone.at >= report.from && gone.at <= report.to {
+            report.evicted.models += 1;
+            report.evicted.bytes = report.evicted.bytes.saturating_add(gone.bytes);
+        }
+        if gone.is_regretted()
+            && let Some(back_at) = gone.back_at.filter(|back| *back >= report.from)
+        {
+            let (repo, commit, bytes) = (gone.repo.clone(), gone.commit.clone(), gone.bytes);
+            report.regretted.push(Regret { repo, commit, bytes, evicted_at: gone.at, back_at });
+        }
+    }
+    Ok(report)
+}
+
+/// Where the bytes of a staged model came from, by its receipt; nothing for what other hosts staged.
+fn sources(keeper: &Keeper, view: &JobView) -> Vec<(String, u64)> {
+    let repo = view.chosen.as_ref().map(|chosen| &chosen.repo).or(view.repo.as_ref());
+    let Some((repo, commit)) = repo.zip(view.commit.as_ref()) else { return Vec::new() };
+    keeper.sources(repo, commit).into_iter().collect()
+}

@@ -1,0 +1,10 @@
+//! Pre-warming: the manifest that says what should be there by morning, and the schedule that says when it is looked at.
+//! Text in, wishes and times out: no I/O, no clock. The plan of the night itself is `plan`'s.
+
+mod manifest;
+mod report;
+mod schedule;
+
+pub use manifest::{Deadline, Impossible, MAX_BYTES, MAX_MODELS, Manifest, Syntax, Wish};
+pub use report::{Evicted, Regret, Report, ReportRow};
+pub use schedule::{Config, Due, Schedule};

@@ -1,0 +1,244 @@
+//! What a night did: the downloads that ended, those that still wait, where the bytes came from, and what went too early.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use larder_jobs::{CommitId, HostName, JobId, JobView, Kind, RepoId, State};
+use serde::{Deserialize, Serialize};
+
+/// Which part of a report a job is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Done,
+    Skipped,
+    Failed,
+    Cancelled,
+    Waiting,
+    Running,
+}
+
+/// One download.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ReportRow {
+    /// The job.
+    pub id: JobId,
+    /// The model, `owner/name@revision`, as far as it is known.
+    pub model: String,
+    /// Its hosts, as far as they are known.
+    pub hosts: Vec<String>,
+    /// Bytes of its files.
+    pub bytes_total: Option<u64>,
+    /// Bytes that came over the network.
+    pub bytes_fetched: u64,
+    /// When a worker took it.
+    pub started_at: Option<Timestamp>,
+    /// When it ended.
+    pub finished_at: Option<Timestamp>,
+    /// Why it failed or waits.
+    pub reason: Option<String>,
+    /// The same in words, with what to do.
+    pub message: Option<String>,
+    /// Until when it waits.
+    pub until: Option<Timestamp>,
+}
+
+/// A model that was evicted and came back within a day.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Regret {
+    /// The repo.
+    pub repo: RepoId,
+    /// The commit.
+    pub commit: CommitId,
+    /// Bytes that became free, and had to come again.
+    pub bytes: u64,
+    /// When it went.
+    pub evicted_at: Timestamp,
+    /// When it came back.
+    pub back_at: Timestamp,
+}
+
+/// What went, as far as this host remembers it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Evicted {
+    /// Revisions.
+    pub models: usize,
+    /// Bytes that became free.
+    pub bytes: u64,
+}
+
+/// The report.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// The host that tells it.
+    pub host: HostName,
+    /// The beginning of the time that it is about.
+    pub from: Timestamp,
+    /// The end.
+    pub to: Timestamp,
+    /// Only what this requester asked for.
+    pub requested_by: Option<String>,
+    /// Staged, with bytes that came for it.
+    pub done: Vec<ReportRow>,
+    /// Staged before; nothing came.
+    pub skipped: Vec<ReportRow>,
+    /// Ended without success.
+    pub failed: Vec<ReportRow>,
+    /// Called off.
+    pub cancelled: Vec<ReportRow>,
+    /// Not ended: waits, or is queued.
+    pub waiting: Vec<ReportRow>,
+    /// Not ended: a worker is at it.
+    pub running: Vec<ReportRow>,
+    /// How many failed, by reason.
+    pub failed_by_reason: BTreeMap<String, usize>,
+    /// How many wait, by reason; `queued` for those that wait for a worker only.
+    pub waiting_by_reason: BTreeMap<String, usize>,
+    /// Bytes that came over the network.
+    pub bytes_fetched: u64,
+    /// Those of them whose source this host knows, by source; what came to other hosts is in none of them.
+    pub bytes_by_source: BTreeMap<String, u64>,
+    /// What went on this host.
+    pub evicted: Evicted,
+    /// What of it should have stayed.
+    pub regretted: Vec<Regret>,
+    /// There were more jobs than are looked at, so the oldest are missing.
+    pub is_partial: bool,
+}
+
+impl Report {
+    /// A report without anything in it.
+    pub fn new(host: HostName, from: Timestamp, to: Timestamp, requested_by: Option<String>) -> Self {
+        Self {
+            host,
+            from,
+            to,
+            requested_by,
+            done: Vec::new(),
+            skipped: Vec::new(),
+            failed: Vec::new(),
+            cancelled: Vec::new(),
+            waiting: Vec::new(),
+            running: Vec::new(),
+            failed_by_reason: BTreeMap::new(),
+            waiting_by_reason: BTreeMap::new(),
+            bytes_fetched: 0,
+            bytes_by_source: BTreeMap::new(),
+            evicted: Evicted::default(),
+            regretted: Vec::new(),
+            is_partial: false,
+        }
+    }
+
+    /// Adds a job, if it is a download of that time and that requester; says whether it is.
+    pub fn add(&mut self, job: &JobView) -> bool {
+        let is_theirs = self.requested_by.as_ref().is_none_or(|name| job.requested_by.contains(name));
+        let is_in_time = match job.finished_at {
+            Some(at) => at >= self.from && at <= self.to,
+            None => !job.state.is_terminal(),
+        };
+        if job.kind != Kind::Download || !is_theirs || !is_in_time {
+            return false;
+        }
+        let row = row(job);
+        let reason = row.reason.clone();
+        self.bytes_fetched = self.bytes_fetched.saturating_add(job.bytes_fetched);
+        let rows = match part(job) {
+            Part::Done => &mut self.done,
+            Part::Skipped => &mut self.skipped,
+            Part::Failed => {
+                *self.failed_by_reason.entry(reason.unwrap_or_else(|| "unknown".into())).or_default() += 1;
+                &mut self.failed
+            }
+            Part::Cancelled => &mut self.cancelled,
+            Part::Waiting => {
+                *self.waiting_by_reason.entry(reason.unwrap_or_else(|| "queued".into())).or_default() += 1;
+                &mut self.waiting
+            }
+            Part::Running => &mut self.running,
+        };
+        rows.push(row);
+        true
+    }
+}
+
+fn part(job: &JobView) -> Part {
+    match job.state {
+        State::Ready | State::Done if job.bytes_fetched > 0 => Part::Done,
+        State::Ready | State::Done => Part::Skipped,
+        State::Failed => Part::Failed,
+        State::Cancelled => Part::Cancelled,
+        state if state.is_running() => Part::Running,
+        _ => Part::Waiting,
+    }
+}
+
+fn row(job: &JobView) -> ReportRow {
+    let revision = job.revision.as_ref().map(|revision| format!("@{revision}")).unwrap_or_default();
+    ReportRow {
+        id: job.id,
+        model: job.repo.as_ref().map_or_else(|| "unknown".into(), |repo| format!("{repo}{revision}")),
+        hosts: job.hosts.clone(),
+        bytes_total: job.bytes_total,
+        bytes_fetched: job.bytes_fetched,
+        started_at: job.started_at,
+        finished_at: job.finished_at,
+        reason: job.reason.map(|reason| reason.word().to_owned()),
+        message: job.message.clone(),
+        until: job.until,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use larder_jobs::{Job, Reason, Record};
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().expect("a time")
+    }
+
+    fn job(state: State, fetched: u64, finished: Option<&str>, by: &str) -> JobView {
+        let mut record =
+            Record::new(JobId::new(Timestamp::UNIX_EPOCH, 7), Kind::Download, 0, at("2026-06-01T20:00:00Z"));
+        let wanted = Job::download("a/b@main".parse().expect("a model"));
+        record.job = serde_json::to_value(&wanted).expect("JSON");
+        record.state = state;
+        record.progress.bytes_fetched = fetched;
+        record.finished_at = finished.map(at);
+        record.requesters = vec![by.to_owned()];
+        record.view(Some("gpu-1"))
+    }
+
+    #[test]
+    fn a_night_is_told_in_parts() {
+        let (from, to) = (at("2026-06-01T18:00:00Z"), at("2026-06-02T06:00:00Z"));
+        let mut report = Report::new("gpu-1".parse().expect("a name"), from, to, Some("warm".into()));
+        let night = Some("2026-06-02T01:00:00Z");
+        assert!(report.add(&job(State::Ready, 5, night, "warm")));
+        assert!(report.add(&job(State::Ready, 0, night, "warm")));
+        let failed = JobView { reason: Some(Reason::Gated), ..job(State::Failed, 2, night, "warm") };
+        assert!(report.add(&failed));
+        let shut = JobView { reason: Some(Reason::OutsideWindow), ..job(State::Waiting, 3, None, "warm") };
+        assert!(report.add(&shut));
+        assert!(report.add(&job(State::Queued, 0, None, "warm")));
+        assert!(report.add(&job(State::Fetching, 1, None, "warm")));
+        assert!(report.add(&job(State::Cancelled, 0, night, "warm")));
+        assert!(!report.add(&job(State::Ready, 5, Some("2026-06-01T17:59:59Z"), "warm")), "before it");
+        assert!(!report.add(&job(State::Ready, 5, night, "pod-7")), "somebody else's");
+        let sizes = [
+            &report.done,
+            &report.skipped,
+            &report.failed,
+            &report.cancelled,
+            &report.waiting,
+            &report.running,
+        ];
+        assert_eq!(sizes.map(Vec::len), [1, 1, 1, 1, 2, 1]);
+        assert_eq!(report.failed_by_reason, BTreeMap::from([("gated".into(), 1)]));
+        assert_eq!(
+            report.waiting_by_reason,
+            BTreeMap::from([("outside_window".into(), 1), ("queued".into(), 1)])
+        );
+        assert_eq!((report.bytes_fetched, report.done[0].model.as_str()), (11, "a/b@main"));
+    }
+}

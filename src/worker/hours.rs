@@ -1,0 +1,98 @@
+//! The hours in which a download may run: outside of them it waits, or goes on at the rate that is left to it.
+//!
+//! The clock is that of the queue, as for every other time of a job. Somebody who joins a job may widen its window; a job
+//! that runs looks for that now and then, and before it stops.
+
+use std::time::Duration;
+
+use larder_jobs::{Bandwidth, Download, Job, Reason, Windows, Work};
+
+use super::Context;
+use crate::error::{Error, Result};
+use crate::hub::JobLimit;
+use crate::queue::Lease;
+
+/// How often a running job looks whether its window was widened.
+const LOOK: Duration = Duration::from_secs(30);
+
+/// When a job may run, and how fast.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Hours {
+    windows: Windows,
+    inside: Option<Bandwidth>,
+    outside: Option<Bandwidth>,
+}
+
+impl Hours {
+    /// Those of `job`; `None` if it may run at any time.
+    pub(super) fn of(job: &Job) -> Option<Self> {
+        let Work::Download(Download { window, bandwidth, bandwidth_outside, .. }) = &job.work else {
+            return None;
+        };
+        let windows = window.clone()?;
+        Some(Self { windows, inside: *bandwidth, outside: *bandwidth_outside })
+    }
+
+    /// The name of the bucket that all jobs with these hours share.
+    fn bucket(&self) -> String {
+        let bytes = |bandwidth: Option<Bandwidth>| bandwidth.map_or(0, Bandwidth::bytes);
+        format!("{} {} {}", self.windows, bytes(self.inside), bytes(self.outside))
+    }
+
+    /// Has the job share the rate of the hour.
+    ///
+    /// # Errors
+    /// `outside_window`, with the time until the next opening, if nothing may come now.
+    fn apply(&self, lease: &Lease, limit: &JobLimit) -> Result<()> {
+        let now = lease.now();
+        let phase = self.windows.phase(now);
+        let rate = if phase.is_open { self.inside } else { self.outside };
+        if phase.is_open || rate.is_some() {
+            limit.share(&self.bucket(), rate);
+            return Ok(());
+        }
+        let wait = phase.until.map(|until| lease.until(until));
+        let when = phase.until.map_or_else(String::new, |until| format!(", and opens at {until}"));
+        Err(Error::new(
+            Reason::OutsideWindow,
+            format!("the window {} is closed{when}", self.windows),
+            "wait, or ask for the model without a window to have it at once",
+        )
+        .with_retry_after(wait))
+    }
+
+    /// How long nothing changes, as far as the clock is concerned.
+    fn rest(&self, lease: &Lease) -> Duration {
+        let until = self.windows.phase(lease.now()).until;
+        until.map_or(LOOK, |until| lease.until(until).min(LOOK))
+    }
+}
+
+/// The limit of a download that has hours; `None` for every other job.
+///
+/// # Errors
+/// `outside_window` if it may not run now.
+pub(super) fn enter(job: &Job, lease: &Lease, context: &Context) -> Result<Option<JobLimit>> {
+    let Some(hours) = Hours::of(job) else { return Ok(None) };
+    let limit = context.hub.limits().job(lease.id(), None);
+    hours.apply(lease, &limit)?;
+    Ok(Some(limit))
+}
+
+/// Ends when the hours of a job are over, with the error that stops it; never for a job without hours.
+pub(super) async fn over(lease: &Lease, hours: Option<(Hours, JobLimit)>) -> Error {
+    let Some((mut hours, limit)) = hours else { return std::future::pending().await };
+    loop {
+        tokio::time::sleep(hours.rest(lease)).await;
+        if let Some(job) = lease.job().await {
+            let Some(new) = Hours::of(&job) else {
+                limit.share_nothing();
+                return std::future::pending().await;
+            };
+            hours = new;
+        }
+        if let Err(over) = hours.apply(lease, &limit) {
+            return over;
+        }
+    }
+}
