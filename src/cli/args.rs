@@ -1,18 +1,21 @@
 //! What can be typed.
 
-use std::num::NonZeroU32;
+mod nested;
+
 use std::path::PathBuf;
 
 use clap::{Args as Group, Parser, Subcommand, ValueEnum};
 use larder_jobs::{
-    Bandwidth, Format, Glob, HostName, Invalid, Job, JobId, Labels, ModelRef, Size, Span, State, Test,
-    Variant, Windows, Work,
+    Bandwidth, Format, Glob, Invalid, Job, JobId, ModelRef, Size, Span, Test, Variant, Windows, Work,
 };
 
 use super::name::model;
 use crate::catalogue::Category;
 use crate::error::{self, Error};
 use crate::fit::Engine;
+
+use nested::requests;
+pub(super) use nested::{ConfigVerb, Hosts, Jobs, Requests};
 
 /// Keeps a GPU host stocked with models: verified, resumable, in the standard Hugging Face cache.
 #[derive(Debug, Parser)]
@@ -541,100 +544,4 @@ impl Stage {
         job.validate()?;
         Ok(())
     }
-}
-
-/// A number of requests per second, or no limit.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Requests(pub(super) Option<NonZeroU32>);
-
-fn requests(text: &str) -> Result<Requests, Invalid> {
-    if text == "none" {
-        return Ok(Requests(None));
-    }
-    text.parse().map(|number| Requests(Some(number))).map_err(|_| {
-        Invalid::new(format!("`{text}` is not a number of requests per second"), "write 1 or more, or none")
-    })
-}
-
-#[derive(Debug, Subcommand)]
-pub(super) enum Hosts {
-    /// List the hosts that are there or were lately
-    List {
-        /// Only those that have this model
-        #[arg(long, value_name = "MODEL", value_parser = model)]
-        model: Option<ModelRef>,
-        /// Only those with these labels, for example zone=a,gpu=h100
-        #[arg(long, value_name = "LABELS")]
-        labels: Option<Labels>,
-    },
-    /// Show one host and the models in its cache
-    Show {
-        /// Its name
-        host: HostName,
-    },
-    /// Let a host take no more jobs; what runs there goes on
-    Drain {
-        /// Its name
-        host: HostName,
-        /// Who says so, for people who look at the host
-        #[arg(long, value_name = "NAME")]
-        requested_by: Option<String>,
-    },
-    /// Let a host take jobs again
-    Undrain {
-        /// Its name
-        host: HostName,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-pub(super) enum Jobs {
-    /// List jobs, the newest first
-    List {
-        /// Only in this state
-        #[arg(long)]
-        state: Option<State>,
-        /// At most so many
-        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=1000))]
-        limit: u16,
-    },
-    /// Show one job
-    Show {
-        /// The job, as larder jobs lists it
-        id: JobId,
-    },
-    /// Cancel a job; fetched bytes are kept
-    Cancel {
-        /// The job, as larder jobs lists it
-        id: JobId,
-        /// Take back only this requester's wish
-        #[arg(long, value_name = "NAME")]
-        requested_by: Option<String>,
-    },
-    /// Run a failed or cancelled job again
-    Retry {
-        /// The job, as larder jobs lists it
-        id: JobId,
-    },
-    /// Run every failed job again
-    Redrive,
-    /// Follow a job until it ends
-    Watch {
-        /// The job, as larder jobs lists it
-        id: JobId,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-pub(super) enum ConfigVerb {
-    /// Print the configuration that applies, every key
-    Show {
-        /// Print the defaults with their explanations instead
-        #[arg(long)]
-        default: bool,
-    },
-    /// Say whether the configuration is valid
-    Check,
-    /// Print the Redis functions for other languages, for redis-cli -x FUNCTION LOAD REPLACE
-    Functions,
 }

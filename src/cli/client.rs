@@ -338,7 +338,7 @@ impl Client {
                     )
                 };
                 let mut request = http.request(method, format!("{base}{path}"));
-                if ["/v1/fit", "/v1/plan", "/v1/warm"].contains(&path) {
+                if ["/v1/fit", "/v1/plan", "/v1/warm", "/v1/warm/jobs"].contains(&path) {
                     request = request.timeout(ASKS_THE_HUB);
                 }
                 if let Some(body) = body {

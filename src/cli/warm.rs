@@ -3,8 +3,10 @@
 use std::io::Read as _;
 use std::path::Path;
 
+use axum::http::Method;
 use jiff::tz::TimeZone;
-use larder_jobs::{JobId, Reason};
+use larder_jobs::{JobId, JobView, Reason};
+use serde::Deserialize;
 use serde_json::json;
 
 use super::args::Warm;
@@ -35,17 +37,22 @@ pub(super) async fn run(settings: Settings, warm: Warm, output: &Output) -> Resu
         note("nothing is asked for: not all of it can be there by the deadline, and impossible = \"refuse\"");
         return Ok(REFUSED);
     }
-    let asked = enqueue(&client, &view).await?;
-    let jobs: Vec<_> = asked.iter().map(|(id, created)| json!({"id": id, "created": created})).collect();
-    let created = asked.iter().filter(|(_, created)| *created).count();
-    let (finishes, dropped) = (view.plan.finishes, &view.plan.dropped);
-    output
-        .print(&json!({"jobs": jobs, "finishes": finishes, "dropped": dropped}), || human(&view, *output))?;
+    let name = warm.manifest.file_name().map(|name| name.to_string_lossy().into_owned());
+    let asked = client.ask_night(&text, syntax, name.as_deref()).await?;
+    let jobs = &asked.batch.children;
+    output.print(
+        &json!({
+            "id": asked.id,
+            "created": asked.created,
+            "jobs": jobs,
+            "finishes": view.plan.finishes,
+            "dropped": view.plan.dropped,
+        }),
+        || human(&view, *output),
+    )?;
     if !output.is_json() {
-        note(&format!(
-            "{} jobs are accepted, {created} of them new; follow them with: larder jobs",
-            asked.len()
-        ));
+        let what = if asked.created { "accepted" } else { "there already" };
+        note(&format!("{} jobs are {what}; follow them with: larder jobs show {}", jobs.len(), asked.id));
     }
     Ok(OK)
 }
@@ -54,23 +61,20 @@ fn is_refused(view: &NightView) -> bool {
     view.plan.finishes == Finish::WillNot && view.impossible == Impossible::Refuse
 }
 
-/// Asks for all jobs or for none: what was new goes back when one is refused.
-async fn enqueue(client: &Client, view: &NightView) -> Result<Vec<(JobId, bool)>> {
-    let mut asked = Vec::with_capacity(view.jobs.len());
-    for job in &view.jobs {
-        match client.enqueue(job).await {
-            Ok(accepted) => asked.push((accepted.job.id, accepted.created)),
-            Err(error) => {
-                for (id, _) in asked.iter().filter(|(_, created)| *created) {
-                    if let Err(stuck) = client.cancel(*id, Some("warm")).await {
-                        note(&format!("the job {id} cannot be taken back: {stuck}"));
-                    }
-                }
-                return Err(error.or("nothing of the manifest is asked for now"));
-            }
-        }
+/// What came of asking for a night.
+#[derive(Deserialize)]
+struct Asked {
+    id: JobId,
+    created: bool,
+    batch: JobView,
+}
+
+impl Client {
+    /// Asks for all jobs of a manifest, or for none.
+    async fn ask_night(&self, text: &str, syntax: Syntax, name: Option<&str>) -> Result<Asked> {
+        let body = json!({"manifest": text, "syntax": syntax, "name": name});
+        self.call(Method::POST, "/v1/warm/jobs", Some(body.to_string().into_bytes())).await
     }
-    Ok(asked)
 }
 
 /// The text of the manifest; `-` is stdin.
