@@ -107,10 +107,10 @@ def fleet():
                                "{{instance}}")], "Bps"))]),
          (8, [(12, lines("Jobs by state", f"Jobs that have not ended. {SHARED}",
                          [query(jobs(OPEN, "state"), "{{state}}")], "none", stacked=True)),
-              (12, bars("Speed of the disks", "Reading what is not in memory with several readers, when the host was "
-                        "last profiled (larder profile).",
-                        f'larder_profile_disk_bytes_per_second{{{HOST}, test="read_cold_parallel"}}',
-                        "{{instance}}", "Bps", thresholds((None, BLUE)), low=0))]),
+              (12, bars("Speed of the disks", "Writing, and reading what is not in memory with several readers, when "
+                        "the host was last profiled (larder profile). A cache in memory has no such reading.",
+                        f'larder_profile_disk_bytes_per_second{{{HOST}, test=~"write|read_cold_parallel"}}',
+                        "{{instance}}, {{test}}", "Bps", thresholds((None, BLUE)), low=0))]),
          (10, [(14, models), (10, cards)])])
 
 
@@ -125,9 +125,9 @@ def one_host():
          query(f"max by (name) (larder_gpu_memory_total_bytes{{{GPU}}} {CARD})", "{{name}} total")],
         "bytes", overrides=[of_query("B", fill=0), dashed("C", GREY)])
     disk = lines(
-        "Disk by class", "The cache by what may happen to its bytes, and the disk's other files on top. Above the red "
-        "line room is made, down to the orange one: both count the whole disk, or the cache alone if "
-        "cache.capacity is set.",
+        "Disk by class", "The cache by what may happen to its bytes; on top the disk's other files, with what running "
+        "downloads have taken. Above the red line room is made, down to the orange one: both count the whole disk, or "
+        "the cache alone if cache.capacity is set.",
         [query(f"sum by (class) (larder_cache_used_bytes{{{HOST}}})", "{{class}}"),
          query(f"clamp_min(sum(larder_disk_total_bytes{{{HOST}}}) - sum(larder_disk_free_bytes{{{HOST}}}) "
                f"- sum(larder_cache_used_bytes{{{HOST}}}), 0)", "other files"),

@@ -14,7 +14,6 @@ use super::promql::{self, Recorded};
 /// Parts of queries that may have no answer in the test, and why.
 const MAY_BE_EMPTY: &[(&str, &str)] = &[
     ("larder_disk_inodes", "a filesystem that makes inodes as needed has no such series"),
-    (r#"test="read_cold_parallel""#, "a cache in memory, as /tmp may be, has no cold reads"),
     (r#"code="429""#, "a source that limits; the series is born with the first such answer"),
 ];
 

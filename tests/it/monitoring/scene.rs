@@ -105,8 +105,8 @@ impl Scene {
         let holder = holder(&larder);
         let predicted = daemon.post("/v1/fit", &json!({"repo": "test/serving", "local": true, "context": 1}));
         let predicted = predicted.expect(200)["total_bytes"].as_u64().expect("a total");
-        // More than its margin, and not so much that something else must have been compared.
-        fake.set(&gpus(Some((holder.0.id(), predicted * 3 / 2)), true)).expect("set");
+        // Not so much that something else must have been compared.
+        fake.set(&gpus(Some((holder.0.id(), predicted * 5 / 4)), true)).expect("set");
         let held: Vec<Box<dyn std::any::Any>> =
             vec![Box::new(holder), Box::new(larder), Box::new(fake), Box::new(hub), Box::new(config)];
         let scene = Self { prometheus, daemon, _held: held };
