@@ -1,7 +1,7 @@
 //! The simulated host: the real `larder serve` with a hub of its own, GPUs of a file, and people who want models.
 //!
-//! What takes days elsewhere takes minutes here: the cache has room for half of the models, models are small, each
-//! connection is slow, and somebody asks every second.
+//! What takes days elsewhere takes minutes here: the cache has room for two thirds of the models, models are
+//! small, each connection is slow, and somebody asks every second.
 //!
 //! - [`shelf`]: the hub, its models, and what is wrong with some of them;
 //! - [`cards`]: GPUs whose memory fills and empties;
@@ -75,7 +75,7 @@ fn simulate(options: &Options) -> Answer<ExitCode> {
     let config = folder.join("larder.toml");
     std::fs::write(&config, configuration(folder, &hub, &gpus, address))?;
     println!(
-        "a simulated host: {} GPUs, {} models, room for half of them",
+        "a simulated host: {} GPUs, {} models, room for two thirds of them",
         cards::NUMBER,
         shelf::MODELS.len()
     );

@@ -17,8 +17,8 @@ pub(super) const MODELS: &[(&str, u64)] = &[
     ("acme/guard", 5),
     ("lumen/draft", 9),
 ];
-/// Bytes of the cache: half of the models.
-pub(super) const ROOM: u64 = 75_000_000;
+/// Bytes of the cache: two thirds of the models.
+pub(super) const ROOM: u64 = 100_000_000;
 /// Bytes per second of one connection.
 const SPEED: u64 = 1_000_000;
 

@@ -47,12 +47,11 @@ struct People<'a> {
 
 impl People<'_> {
     async fn flow(&mut self, stop: &AtomicBool) {
-        for beat in 0_u64.. {
-            if stop.load(Ordering::Relaxed) {
-                return;
-            }
-            // What larder refuses belongs to the picture; before it serves and while it ends nobody answers.
-            let _ = self.beat(beat).await;
+        let mut beat = 0;
+        while !stop.load(Ordering::Relaxed) {
+            // What larder refuses belongs to the picture. While it ends nobody answers, and before it serves.
+            let asked = self.beat(beat).await;
+            beat += u64::from(beat > 0 || asked.is_ok());
             tokio::time::sleep(BEAT).await;
         }
     }
@@ -73,7 +72,7 @@ impl People<'_> {
             4 => self.of_cached(json!({"kind": "preload", "force": true})).await?,
             5 => self.keep("lease", beat).await?,
             6 => self.cancel_one().await?,
-            7 => self.post(json!({"kind": "evict", "free_bytes": 10_000_000})).await?,
+            7 => self.post(json!({"kind": "evict", "free_bytes": 5_000_000})).await?,
             8 => self.of_cached(json!({"kind": "profile"})).await?,
             9 => self.of_cached(json!({"kind": "evict"})).await?,
             10 => self.later().await?,
@@ -95,15 +94,18 @@ impl People<'_> {
         let index = self.dice.below(number).min(self.dice.below(number));
         let (repo, _) = shelf::MODELS[usize::try_from(index)?];
         let mut job = json!({"kind": "download", "repo": repo, "priority": self.dice.below(3)});
-        if self.dice.below(4) == 0 {
-            job["lease_ttl"] = "30s".into();
+        if self.dice.below(6) == 0 {
+            job["lease_ttl"] = "20s".into();
         }
         self.post(job).await
     }
 
-    /// Something that cannot be done, of each kind in turn.
+    /// Now and then something that cannot be done, of each kind in turn.
     async fn want_trouble(&mut self, beat: u64) -> Answer<()> {
-        let repo = match beat % 10 {
+        if !beat.is_multiple_of(2) {
+            return Ok(());
+        }
+        let repo = match beat / 2 % 10 {
             0 => "acme/chat-smal",
             1 => shelf::GATED,
             2 => shelf::PICKLED,
@@ -134,7 +136,7 @@ impl People<'_> {
             "pin" if beat % 24 >= 12 => self.send(Method::DELETE, &path, None).await?,
             "pin" => self.send(Method::PUT, &path, None).await?,
             _ => {
-                let lease = json!({"holder": self.somebody(), "ttl": "40s"});
+                let lease = json!({"holder": self.somebody(), "ttl": "20s"});
                 self.send(Method::PUT, &path, Some(lease)).await?
             }
         };
