@@ -65,7 +65,7 @@ impl People<'_> {
         match beat % 12 {
             1 => {
                 self.post(json!({"kind": "profile", "tests": ["disk", "memory"], "disk_bytes": 16 << 20}))
-                    .await?
+                    .await?;
             }
             2 => self.keep("pin", beat).await?,
             3 => self.of_cached(json!({"kind": "verify", "max_bytes_per_second": 5_000_000})).await?,

@@ -30,7 +30,7 @@ fn assert_refused(output: Output, code: i32, reason: &str, thing: &str, help: &s
 fn names_that_are_none() {
     let hub = Hub::start();
     let larder = larder().hub(&hub);
-    let long = "a/".to_owned() + &"b".repeat(10_000);
+    let long = "a/".to_owned() + "b".repeat(10_000).as_str();
     let names = [
         "../etc/passwd",
         "a/..",

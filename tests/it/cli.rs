@@ -129,7 +129,7 @@ fn models_and_jobs() {
         &["jobs", "retry", &id],
         &["jobs", "watch", &id],
     ];
-    assert_transcript!("models_and_jobs", before + &transcript(&larder, Some(&hub), commands));
+    assert_transcript!("models_and_jobs", before + transcript(&larder, Some(&hub), commands).as_str());
 }
 
 #[test]
@@ -237,7 +237,10 @@ fn without_a_terminal_there_are_no_colours() {
     ];
     for args in commands {
         let output = larder.run(args);
-        assert!(!(output.stdout + &output.stderr).contains('\u{1b}'), "{args:?} prints escape sequences");
+        assert!(
+            !(output.stdout + output.stderr.as_str()).contains('\u{1b}'),
+            "{args:?} prints escape sequences"
+        );
     }
     let mut daemon = larder.serve();
     assert!(daemon.terminate(std::time::Duration::from_secs(30)).success());

@@ -145,7 +145,7 @@ fn cards_that_cannot_be_told_apart_are_refused() {
     };
     Cards::parse(&file(&row("X1", "")), "cards.toml").expect("a good file");
     for (rows, what) in [
-        (row("X1", "") + &row("RTX X-1", ""), "share a name"),
+        (row("X1", "") + row("RTX X-1", "").as_str(), "share a name"),
         (row("X1", "usable_gib = 240.0"), "does not go with 24 GB"),
         (row("X1", "usable_gib = nan"), "does not go with 24 GB"),
         (row("X1", "bandwidth = nan"), "`bandwidth`"),

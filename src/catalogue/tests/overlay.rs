@@ -86,7 +86,7 @@ fn an_overlay_with_nonsense_is_refused_with_file_line_and_hint() {
         (entry("").replace("a/x", "x"), 3, "the owner is missing", ""),
         (entry("").replace("id = \"a/x\"\n", ""), 1, "`id` is missing", "openai-community/gpt2"),
         (entry("").replace("\"x\"", "\"a/x\""), 1, "`a/x` is not a short name", "letters"),
-        (entry("") + &entry("").replace("a/x", "a/y"), 6, "stands in line 1 already", "leave one"),
+        (entry("") + entry("").replace("a/x", "a/y").as_str(), 6, "stands in line 1 already", "leave one"),
         (entry("aliases = [\"gpt2\"]"), 1, "both claim the name `gpt2`", "rename"),
         (
             entry("").replace("\"x\"", "\"gpt2\"").replace("a/x", "microsoft/phi-2"),

@@ -12,7 +12,7 @@ use crate::queue::{Config, Record, VERSION, bounds, observe, rules};
 use crate::store::{Batch, Damage, Store};
 
 /// A record that cannot be read: what there is of it, and why.
-type Unread = (Value, Invalid);
+type Unread = Box<(Value, Invalid)>;
 
 /// Reads every record, repairs what needs it, and says where each lies.
 pub(super) fn recover(store: &Store, config: &Config, now: Timestamp) -> Result<Index> {
@@ -42,7 +42,8 @@ pub(super) fn recover(store: &Store, config: &Config, now: Timestamp) -> Result<
             Err(unread) => letters.push((id, unread)),
         }
     }
-    for (id, (raw, invalid)) in letters {
+    for (id, unread) in letters {
+        let (raw, invalid) = *unread;
         tracing::error!(job = %id, error = %invalid, "a job cannot be read; it is kept as failed");
         let record = bounds::unreadable(id, index.next_seq(), &raw, &invalid, now);
         observe::step(None, &record);
@@ -72,17 +73,18 @@ fn read(id: JobId, found: Result<Value, Damage>) -> Result<Record, Unread> {
             Damage::Newer => Invalid::newer(VERSION + 1, VERSION),
             damage => Invalid::new(format!("the record of the job is damaged: {damage}"), hint),
         };
-        (Value::Null, invalid)
+        Box::new((Value::Null, invalid))
     })?;
     match raw.get("v").and_then(Value::as_u64) {
-        Some(v) if v > VERSION => return Err((payload(&raw), Invalid::newer(v, VERSION))),
+        Some(v) if v > VERSION => return Err(Box::new((payload(&raw), Invalid::newer(v, VERSION)))),
         _ => {}
     }
     match serde_json::from_value::<Record>(raw.clone()) {
         Ok(record) if record.id == id => Ok(record),
-        Ok(_) => Err((payload(&raw), Invalid::new("the record is that of another job", hint))),
+        Ok(_) => Err(Box::new((payload(&raw), Invalid::new("the record is that of another job", hint)))),
         Err(error) => {
-            Err((payload(&raw), Invalid::new(format!("the record of the job is damaged: {error}"), hint)))
+            let what = format!("the record of the job is damaged: {error}");
+            Err(Box::new((payload(&raw), Invalid::new(what, hint))))
         }
     }
 }

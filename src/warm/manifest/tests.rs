@@ -83,7 +83,7 @@ fn both_syntaxes_say_the_same() {
     assert_eq!((&first.download.variant, first.priority, &first.hosts), (&Variant::Auto, 3, &Hosts::Pool));
     assert_eq!(second.download.revision.as_str(), "v1");
     assert_eq!((second.download.pin, second.priority), (true, 9));
-    assert_eq!(second.hosts, Hosts::Named("gpu-7".parse().expect("a name")));
+    assert_eq!(second.hosts, Hosts::named("gpu-7".parse().expect("a name")));
     assert_eq!(
         (&third.download.variant, third.download.format),
         (&Variant::Exact, Format::Auto),
