@@ -170,7 +170,7 @@ fn of_call(call: &parser::Call, recorded: &Recorded) -> Result<Option<Quantity>,
         "histogram_quantile" => {
             let buckets = call.args.args.get(1).map(|arg| metrics(arg)).unwrap_or_default();
             let bucket = buckets.iter().find_map(|name| name.strip_suffix("_bucket"));
-            of_metric(bucket.ok_or_else(|| format!("{:?} are no buckets", buckets))?, recorded)
+            of_metric(bucket.ok_or_else(|| format!("{buckets:?} are no buckets"))?, recorded)
         }
         _ => argument(0),
     }
