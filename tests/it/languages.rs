@@ -144,7 +144,9 @@ fn the_python_client_stages_cancels_and_names_what_went_wrong() {
     assert!(CLIENT.lines().count() < 200);
     let hub = Hub::start();
     let repo = model(&hub, 5);
-    let larder = support::larder!(&hub);
+    // What the hub holds is no stall, and no other connection comes to help.
+    let larder =
+        support::larder!(&hub).env("LARDER__HUB__STALL_TIMEOUT", "5m").env("LARDER__HUB__CONNECTIONS", "1");
     let mut daemon = larder.serve();
     let staged = client(&larder, &["stage", &repo, "--timeout", "60"]).expect_code(0).stdout;
     assert!(staged.starts_with(&larder.cache().display().to_string()), "{staged}");

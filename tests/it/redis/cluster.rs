@@ -77,6 +77,7 @@ fn a_queue_that_moves_to_another_node_is_never_half_of_one() {
     let later = model(&hub, 561, 20_000);
     let waits = ask_for(&daemon, &later, "gpu-2");
 
+    wait_for(&daemon, &running, PATIENCE, |job| job["state"] == "fetching");
     let to = (cluster.home + 1) % 3;
     cluster.begin_move(to);
     let refused = daemon.post("/v1/jobs", &body(&later, vec!["gpu-2"])).expect(503);
