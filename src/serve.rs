@@ -201,7 +201,8 @@ impl House {
             let interval = self.settings.config.gpu.interval.get();
             services.spawn(watch_hardware(self.api.scout.clone(), interval, stop.clone()));
             for config in self.settings.config.warm.clone() {
-                let night = night::Nightly::new(config, self.context(drain.clone()), Arc::clone(&queue), &self.api);
+                let night =
+                    night::Nightly::new(config, self.context(drain.clone()), Arc::clone(&queue), &self.api);
                 services.spawn(night.run_until(stop.clone()));
             }
         }

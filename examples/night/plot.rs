@@ -58,11 +58,15 @@ fn y(host: usize) -> f64 {
 }
 
 fn text(svg: &mut String, class: &str, (x, y): (f64, f64), anchor: &str, words: &str) {
-    let _ = writeln!(svg, "<text class=\"{class}\" x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{words}</text>");
+    let _ = writeln!(
+        svg,
+        "<text class=\"{class}\" x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{words}</text>"
+    );
 }
 
 fn rect(svg: &mut String, (x, y): (f64, f64), (width, height): (f64, f64), fill: &str) {
-    let _ = writeln!(svg, "<rect x=\"{x:.2}\" y=\"{y:.2}\" width=\"{width:.2}\" height=\"{height:.2}\" {fill}/>");
+    let _ =
+        writeln!(svg, "<rect x=\"{x:.2}\" y=\"{y:.2}\" width=\"{width:.2}\" height=\"{height:.2}\" {fill}/>");
 }
 
 fn line(svg: &mut String, from: (f64, f64), to: (f64, f64), style: &str) {
@@ -91,6 +95,8 @@ fn head(svg: &mut String, night: &Night) {
     }
     rect(svg, (left, 72.0), (14.0, 10.0), "fill=\"var(--open)\" stroke=\"var(--grid)\" rx=\"2\"");
     text(svg, "axis", (left + 20.0, 81.0), "start", "window open");
+    rect(svg, (left + 130.0, 76.0), (14.0, 2.0), "fill=\"var(--soft)\"");
+    text(svg, "axis", (left + 150.0, 81.0), "start", "outside the window, at most 200 kB/s for each host");
 }
 
 fn lanes(svg: &mut String, night: &Night) {
@@ -130,7 +136,9 @@ fn bars(svg: &mut String, night: &Night) {
         let gap = if bar.ends { 0.6 } else { 0.0 };
         let width = (right - left - gap).max(0.4);
         let class = format!("class=\"p{}\"", bar.priority);
-        rect(svg, (left, y(bar.host) + 1.5), (width, ROW - 3.0), &class);
+        // Outside the window little comes.
+        let height = if bar.is_open { ROW - 3.0 } else { 2.0 };
+        rect(svg, (left, y(bar.host) + (ROW - height) / 2.0), (width, height), &class);
     }
 }
 
@@ -149,7 +157,11 @@ fn flow(svg: &mut String, night: &Night) {
     );
     for (rate, words) in [(LINE, "1 Gbit/s"), (LINE / 2.0, "0.5"), (0.0, "0")] {
         let y = scale(rate);
-        let dash = if rate == LINE { "stroke-dasharray=\"5 4\" stroke=\"var(--soft)\"" } else { "stroke=\"var(--grid)\"" };
+        let dash = if rate == LINE {
+            "stroke-dasharray=\"5 4\" stroke=\"var(--soft)\""
+        } else {
+            "stroke=\"var(--grid)\""
+        };
         line(svg, (LEFT, y), (WIDTH - RIGHT, y), &format!("{dash} stroke-width=\"1\""));
         text(svg, "host", (LEFT - 8.0, y + 3.0), "end", words);
     }
@@ -164,7 +176,12 @@ fn events(svg: &mut String, night: &Night) {
     let middle = f64::midpoint(from, to);
     text(svg, "axis", (middle, FLOW_TOP + FLOW_HEIGHT + 36.0), "middle", "the source is away");
     let (at, row) = (x(night, DEATH.1), y(DEATH.0) + ROW / 2.0);
-    line(svg, (at, row), (WIDTH - RIGHT, row), "stroke=\"var(--away)\" stroke-width=\"1\" stroke-dasharray=\"2 4\"");
+    line(
+        svg,
+        (at, row),
+        (WIDTH - RIGHT, row),
+        "stroke=\"var(--away)\" stroke-width=\"1\" stroke-dasharray=\"2 4\"",
+    );
     let _ = writeln!(
         svg,
         "<path d=\"M{:.1} {:.1}l8 8m0 -8l-8 8\" stroke=\"var(--away)\" stroke-width=\"2\" fill=\"none\"/>",
@@ -173,6 +190,11 @@ fn events(svg: &mut String, night: &Night) {
     );
     text(svg, "axis", (x(night, DEATH.1), FLOW_TOP + FLOW_HEIGHT + 36.0), "middle", "gpu-18 dies");
     let deadline = WIDTH - RIGHT;
-    line(svg, (deadline, TOP - 4.0), (deadline, FLOW_TOP + FLOW_HEIGHT), "stroke=\"var(--ink)\" stroke-width=\"1.5\"");
+    line(
+        svg,
+        (deadline, TOP - 4.0),
+        (deadline, FLOW_TOP + FLOW_HEIGHT),
+        "stroke=\"var(--ink)\" stroke-width=\"1.5\"",
+    );
     text(svg, "axis", (deadline, FLOW_TOP + FLOW_HEIGHT + 36.0), "end", "deadline 06:30");
 }

@@ -271,7 +271,8 @@ impl Windows {
 
     /// Two windows that overlap, if there are such; they count as one.
     pub fn overlap(&self) -> Option<(&Window, &Window)> {
-        let pairs = self.0.iter().enumerate().flat_map(|(n, one)| self.0[n + 1..].iter().map(move |two| (one, two)));
+        let pairs =
+            self.0.iter().enumerate().flat_map(|(n, one)| self.0[n + 1..].iter().map(move |two| (one, two)));
         pairs.into_iter().find(|(one, two)| one.overlaps(two))
     }
 

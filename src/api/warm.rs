@@ -38,7 +38,8 @@ pub(super) async fn plan(Shared(api): Shared<Api>, bytes: Bytes) -> Result<Json<
     let read = tokio::task::spawn_blocking(move || {
         Manifest::read(&body.manifest, body.syntax, |name| scout.registry().model(name))
     });
-    let manifest = read.await.map_err(|died| crate::error::Error::internal(format!("reading died: {died}")))??;
+    let manifest =
+        read.await.map_err(|died| crate::error::Error::internal(format!("reading died: {died}")))??;
     let stop = Stop(CancellationToken::new());
     Ok(Json((api.warmer)(manifest, stop.0.clone()).await?))
 }

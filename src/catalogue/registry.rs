@@ -193,8 +193,10 @@ impl Registry {
             // What is no name at all says so better by itself.
             Err(unknown) if unknown.nearest.is_empty() => return text.parse(),
             Err(unknown) => {
-                let what =
-                    format!("`{}` is not a model name, and the registry has no such short name", unknown.asked);
+                let what = format!(
+                    "`{}` is not a model name, and the registry has no such short name",
+                    unknown.asked
+                );
                 return Err(Invalid::new(what, unknown.hint()));
             }
         };

@@ -13,7 +13,8 @@ use crate::error::{Error, Result};
 use crate::warm::{Report, ReportRow};
 
 pub(super) async fn run(settings: Settings, ask: Reported, output: &Output) -> Result<u8> {
-    let report = Client::larder_or_here(settings).await?.report(ask.since, ask.requested_by.as_deref()).await?;
+    let report =
+        Client::larder_or_here(settings).await?.report(ask.since, ask.requested_by.as_deref()).await?;
     if let Some(path) = &ask.html {
         write(path, &page::render(&report, *output))?;
         note(&format!("the page is {}", path.display()));
@@ -42,12 +43,17 @@ fn human(report: &Report, output: Output) -> String {
     for (title, rows) in [("failed", &report.failed), ("waiting", &report.waiting)] {
         if !rows.is_empty() {
             lines.push(String::new());
-            lines.push(table(&[&title.to_uppercase(), "REASON", "WHAT"], rows.iter().map(told).collect(), &[]));
+            lines.push(table(
+                &[&title.to_uppercase(), "REASON", "WHAT"],
+                rows.iter().map(told).collect(),
+                &[],
+            ));
         }
     }
     if !report.bytes_by_source.is_empty() {
         lines.push(String::new());
-        let rows = report.bytes_by_source.iter().map(|(source, bytes)| vec![source.clone(), output.size(*bytes)]);
+        let rows =
+            report.bytes_by_source.iter().map(|(source, bytes)| vec![source.clone(), output.size(*bytes)]);
         lines.push(table(&["FROM", "BYTES"], rows.collect(), &[1]));
     }
     lines.push(String::new());

@@ -39,9 +39,13 @@ pub(super) async fn run(settings: Settings, warm: Warm, output: &Output) -> Resu
     let jobs: Vec<_> = asked.iter().map(|(id, created)| json!({"id": id, "created": created})).collect();
     let created = asked.iter().filter(|(_, created)| *created).count();
     let (finishes, dropped) = (view.plan.finishes, &view.plan.dropped);
-    output.print(&json!({"jobs": jobs, "finishes": finishes, "dropped": dropped}), || human(&view, *output))?;
+    output
+        .print(&json!({"jobs": jobs, "finishes": finishes, "dropped": dropped}), || human(&view, *output))?;
     if !output.is_json() {
-        note(&format!("{} jobs are accepted, {created} of them new; follow them with: larder jobs", asked.len()));
+        note(&format!(
+            "{} jobs are accepted, {created} of them new; follow them with: larder jobs",
+            asked.len()
+        ));
     }
     Ok(OK)
 }
@@ -152,7 +156,11 @@ fn clock(at: jiff::Timestamp) -> String {
 
 fn verdict(view: &NightView) -> String {
     let plan = &view.plan;
-    let rate = if plan.measured { "" } else { "; the line's rate is not measured yet (larder profile --tests network)" };
+    let rate = if plan.measured {
+        ""
+    } else {
+        "; the line's rate is not measured yet (larder profile --tests network)"
+    };
     let Some(deadline) = plan.deadline else {
         return match plan.finishes {
             Finish::Will => format!("there is no deadline; it is done within a week{rate}"),

@@ -14,6 +14,6 @@ pub use evict::{
 pub use reason::{Evict, Keep};
 pub use select::{Selection, Skip, Weights, describe, gguf_sets, select};
 pub use warm::{
-    DropReason, Dropped, Entry, Fetching, Finish, HostNight, Need, NightAsk, NightHost, NightOrder, NightPlan, Piece,
-    Present, Rate, Route, Victim, plan_night,
+    DropReason, Dropped, Entry, Fetching, Finish, HostNight, Need, NightAsk, NightHost, NightOrder,
+    NightPlan, Piece, Present, Rate, Route, Victim, plan_night,
 };

@@ -42,7 +42,17 @@ pub fn plan_night(ask: &NightAsk, hosts: &[NightHost]) -> NightPlan {
     let maybe = choose::choose(&sorted.copies, &Capacity::of(&hours, &high), &rooms, &sure);
     let slow = timeline::run(&sorted.copies, &sure, &hours, &low, ask.order);
     let fast = timeline::run(&sorted.copies, &maybe, &hours, &high, ask.order);
-    let picture = Picture { ask, hosts, copies: &sorted.copies, sure, maybe, slow, fast, rooms, capacity: Capacity::of(&hours, &high) };
+    let picture = Picture {
+        ask,
+        hosts,
+        copies: &sorted.copies,
+        sure,
+        maybe,
+        slow,
+        fast,
+        rooms,
+        capacity: Capacity::of(&hours, &high),
+    };
     picture.plan(sorted.nights, sorted.dropped, hours.open_seconds())
 }
 
@@ -91,7 +101,13 @@ fn no_host() -> (DropReason, String) {
 }
 
 impl Sorted {
-    fn drop(&mut self, n: usize, entry: &Entry, host: Option<&NightHost>, (reason, why): (DropReason, String)) {
+    fn drop(
+        &mut self,
+        n: usize,
+        entry: &Entry,
+        host: Option<&NightHost>,
+        (reason, why): (DropReason, String),
+    ) {
         self.dropped.push(Dropped {
             entry: n,
             model: entry.model.clone(),
@@ -145,7 +161,8 @@ impl Sorted {
             Some(Need::Unfit(why)) => Some((DropReason::Unfit, why.clone())),
             _ => None,
         });
-        let refused = among.iter().find_map(|host| hosts[*host].refuses.clone()).map(|why| (DropReason::Refused, why));
+        let refused =
+            among.iter().find_map(|host| hosts[*host].refuses.clone()).map(|why| (DropReason::Refused, why));
         let only = (among.len() == 1).then(|| &hosts[among[0]]);
         self.drop(n, entry, only, unfit.or(refused).unwrap_or_else(no_host));
     }

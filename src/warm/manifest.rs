@@ -76,7 +76,8 @@ impl Deadline {
         let today = zone.to_datetime(now).date();
         let days = (0..=DAYS).filter_map(|days| today.checked_add(jiff::Span::new().days(days)).ok());
         // A time that the clock skips is the one after the jump.
-        let moments = days.filter_map(|day| zone.to_ambiguous_timestamp(day.to_datetime(time)).compatible().ok());
+        let moments =
+            days.filter_map(|day| zone.to_ambiguous_timestamp(day.to_datetime(time)).compatible().ok());
         moments.into_iter().find(|moment| *moment > now).unwrap_or(Timestamp::MAX)
     }
 }
@@ -123,7 +124,10 @@ impl Manifest {
     ) -> Result<Self, Invalid> {
         if text.len() > MAX_BYTES {
             return Err(Invalid::new(
-                format!("the manifest has {} bytes; at most 1 MiB and {MAX_MODELS} models are read", text.len()),
+                format!(
+                    "the manifest has {} bytes; at most 1 MiB and {MAX_MODELS} models are read",
+                    text.len()
+                ),
                 "split it into several manifests",
             ));
         }
@@ -131,11 +135,15 @@ impl Manifest {
         let windows = windows(text, &raw)?;
         if raw.bandwidth_outside.is_some() && windows.is_none() {
             return Err(Invalid::new(
-                format!("{}`bandwidth_outside` is set, but there are no `windows`", at_line(text, "bandwidth_outside", 1)),
+                format!(
+                    "{}`bandwidth_outside` is set, but there are no `windows`",
+                    at_line(text, "bandwidth_outside", 1)
+                ),
                 "add windows = [\"22:00-06:00 Europe/Berlin\"], or set `bandwidth`",
             ));
         }
-        let deadline = raw.deadline.as_deref().map(|deadline| self::deadline(text, deadline, &raw, windows.as_ref()));
+        let deadline =
+            raw.deadline.as_deref().map(|deadline| self::deadline(text, deadline, &raw, windows.as_ref()));
         let wishes = wishes(text, &raw, name)?;
         Ok(Self {
             windows,
@@ -163,7 +171,8 @@ impl Manifest {
         job.common.requested_by = Some("warm".into());
         job.common.deadline = self.deadline.as_ref().map(|deadline| deadline.after(now));
         let opens = self.windows.as_ref().filter(|_| self.bandwidth_outside.is_none());
-        job.common.not_before = opens.and_then(|windows| windows.next_opening(now)).filter(|opens| *opens > now);
+        job.common.not_before =
+            opens.and_then(|windows| windows.next_opening(now)).filter(|opens| *opens > now);
         job.common.idempotency_key = run.map(|(run, host)| format!("{run}/{}", fingerprint(wish, host)));
         job
     }
@@ -182,7 +191,10 @@ fn fingerprint(wish: &Wish, host: &str) -> String {
 fn windows(text: &str, raw: &Raw) -> Result<Option<Windows>, Invalid> {
     let read = |hours: &String| {
         Window::within(hours, raw.zone.as_ref()).map_err(|invalid| {
-            Invalid::new(format!("{}{invalid}", at_line(text, hours, 1)), format!("{}, or set `zone`", invalid.hint()))
+            Invalid::new(
+                format!("{}{invalid}", at_line(text, hours, 1)),
+                format!("{}, or set `zone`", invalid.hint()),
+            )
         })
     };
     match raw.windows.is_empty() {
@@ -199,13 +211,19 @@ fn deadline(text: &str, deadline: &str, raw: &Raw, windows: Option<&Windows>) ->
     let shape = deadline.len() == 5 && deadline.as_bytes()[2] == b':';
     let time = shape.then(|| Time::strptime("%H:%M", deadline).ok()).flatten().ok_or_else(|| {
         Invalid::new(
-            format!("{line}`{}` is not a deadline", deadline.chars().take(64).collect::<String>().escape_debug()),
+            format!(
+                "{line}`{}` is not a deadline",
+                deadline.chars().take(64).collect::<String>().escape_debug()
+            ),
             "write a time of the day in the manifest's zone (06:30), or a moment (2026-12-01T06:30:00+01:00)",
         )
     })?;
     let zone = raw.zone.as_ref().or_else(|| windows.map(|windows| windows.all()[0].zone()));
     let zone = zone.cloned().ok_or_else(|| {
-        Invalid::new(format!("{line}the deadline {deadline} has no time zone"), "set zone = \"Europe/Berlin\"")
+        Invalid::new(
+            format!("{line}the deadline {deadline} has no time zone"),
+            "set zone = \"Europe/Berlin\"",
+        )
     })?;
     Ok(Deadline::Daily(time, zone))
 }

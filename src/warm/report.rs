@@ -198,7 +198,8 @@ mod tests {
     }
 
     fn job(state: State, fetched: u64, finished: Option<&str>, by: &str) -> JobView {
-        let mut record = Record::new(JobId::new(Timestamp::UNIX_EPOCH, 7), Kind::Download, 0, at("2026-06-01T20:00:00Z"));
+        let mut record =
+            Record::new(JobId::new(Timestamp::UNIX_EPOCH, 7), Kind::Download, 0, at("2026-06-01T20:00:00Z"));
         let wanted = Job::download("a/b@main".parse().expect("a model"));
         record.job = serde_json::to_value(&wanted).expect("JSON");
         record.state = state;
@@ -224,10 +225,20 @@ mod tests {
         assert!(report.add(&job(State::Cancelled, 0, night, "warm")));
         assert!(!report.add(&job(State::Ready, 5, Some("2026-06-01T17:59:59Z"), "warm")), "before it");
         assert!(!report.add(&job(State::Ready, 5, night, "pod-7")), "somebody else's");
-        let sizes = [&report.done, &report.skipped, &report.failed, &report.cancelled, &report.waiting, &report.running];
+        let sizes = [
+            &report.done,
+            &report.skipped,
+            &report.failed,
+            &report.cancelled,
+            &report.waiting,
+            &report.running,
+        ];
         assert_eq!(sizes.map(Vec::len), [1, 1, 1, 1, 2, 1]);
         assert_eq!(report.failed_by_reason, BTreeMap::from([("gated".into(), 1)]));
-        assert_eq!(report.waiting_by_reason, BTreeMap::from([("outside_window".into(), 1), ("queued".into(), 1)]));
+        assert_eq!(
+            report.waiting_by_reason,
+            BTreeMap::from([("outside_window".into(), 1), ("queued".into(), 1)])
+        );
         assert_eq!((report.bytes_fetched, report.done[0].model.as_str()), (11, "a/b@main"));
     }
 }

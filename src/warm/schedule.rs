@@ -91,9 +91,9 @@ impl Schedule {
     /// What is due for somebody who ran last at `ran`, if ever, and looks at `now`: the last time that was missed if it is
     /// not older than `grace`, else the next one.
     pub fn due(&self, ran: Option<Timestamp>, grace: SignedDuration, now: Timestamp) -> Option<Due> {
-        let missed = self.last(now).filter(|last| {
-            ran.is_none_or(|ran| ran < *last) && now.duration_since(*last) <= grace
-        });
+        let missed = self
+            .last(now)
+            .filter(|last| ran.is_none_or(|ran| ran < *last) && now.duration_since(*last) <= grace);
         missed.map(Due::Missed).or_else(|| self.next(now).map(Due::At))
     }
 }

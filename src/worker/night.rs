@@ -114,7 +114,8 @@ async fn this_host(context: &Context, name: HostName, wanted: BTreeSet<Name>) ->
     blocking(move || {
         let usage = disk::usage(&root)?;
         let reservations = keeper.reservations();
-        let free = usage.free.saturating_sub(keep_free.of(usage.total)).saturating_sub(reservations.promised());
+        let free =
+            usage.free.saturating_sub(keep_free.of(usage.total)).saturating_sub(reservations.promised());
         let taken = keeper.ledger().shelf().bytes().saturating_add(reservations.granted());
         let room = keeper.capacity().map_or(u64::MAX, |capacity| capacity.saturating_sub(taken));
         let mut evictable = if may_evict { keeper.victims(Timestamp::now())? } else { Vec::new() };

@@ -126,7 +126,8 @@ fn walled_crates_are_named_only_inside_their_walls() {
 
 #[test]
 fn decisions_read_no_clock_and_do_no_io() {
-    let pure = ["src/plan", "src/fit", "src/weights", "src/catalogue", "src/warm"].into_iter().flat_map(sources);
+    let pure =
+        ["src/plan", "src/fit", "src/weights", "src/catalogue", "src/warm"].into_iter().flat_map(sources);
     // Tests may read what they like.
     let is_test = |path: &Path| path.ends_with("tests.rs") || path.iter().any(|part| part == "tests");
     for (path, text) in pure.filter(|(path, _)| !is_test(path)) {

@@ -15,7 +15,8 @@ const SOON: Duration = Duration::from_secs(60);
 /// A larder whose clock shows `time` of some day, in UTC, when this returns; it goes on from there.
 fn at_clock(larder: Larder, liar: &Path, time: &str) -> Larder {
     let now = Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC);
-    let wanted = now.date().at(0, 0, 0, 0).with().time(time.parse().expect("a time")).build().expect("a time");
+    let wanted =
+        now.date().at(0, 0, 0, 0).with().time(time.parse().expect("a time")).build().expect("a time");
     let wanted: Zoned = wanted.in_tz("UTC").expect("UTC");
     let ahead = wanted.since((Unit::Second, &now)).expect("seconds").get_seconds();
     let ahead = if ahead < 0 { ahead + 86_400 } else { ahead };
@@ -48,7 +49,10 @@ fn a_job_waits_for_its_window_and_spends_no_attempt() {
     let id = ask(&daemon, &model, json!({"window": "22:00-06:00 UTC"}));
     let job = wait_shut_out(&daemon, &id);
     assert_eq!((&job["state"], &job["attempts"]), (&json!("waiting"), &json!(0)), "{job}");
-    assert!(job["until"].as_str().is_some_and(|until| until.contains("T22:00:0") || until.contains("T21:59:59")), "{job}");
+    assert!(
+        job["until"].as_str().is_some_and(|until| until.contains("T22:00:0") || until.contains("T21:59:59")),
+        "{job}"
+    );
     assert!(job["message"].as_str().is_some_and(|why| why.contains("22:00-06:00 UTC is closed")), "{job}");
     assert_eq!(hub.bytes_sent(model.id()), 0);
     let job = daemon.wait_job(&id, SOON);
@@ -146,7 +150,10 @@ fn a_night_is_planned_for_this_host_and_nothing_is_done() {
     assert_eq!(night["fetch"][0]["model"], format!("{}@main", both[1].id()));
     assert_eq!(night["fetch"][0]["bytes"], json!(both[1].bytes()));
     assert!(night["fetch"][0]["ends_at_earliest"].is_string(), "{plan:#}");
-    assert_eq!((&plan["dropped"][0]["model"], &plan["dropped"][0]["reason"]), (&json!("no/body@main"), &json!("unfit")));
+    assert_eq!(
+        (&plan["dropped"][0]["model"], &plan["dropped"][0]["reason"]),
+        (&json!("no/body@main"), &json!("unfit"))
+    );
     assert_eq!(plan["jobs"], json!([]), "nothing is asked for of a manifest that refuses");
 
     let warned = manifest(&larder, "warned.toml", &format!("impossible = \"warn\"\n{text}"));
@@ -168,11 +175,8 @@ fn a_night_is_asked_for_and_reported() {
     both.iter().for_each(|model| drop(hub.add(model.clone())));
     let larder = larder!(&hub);
     let daemon = larder.serve();
-    let text = format!(
-        "models:\n  - {}\n  - {{model: {}, pin: true, lease_ttl: 2h}}\n",
-        both[0].id(),
-        both[1].id()
-    );
+    let text =
+        format!("models:\n  - {}\n  - {{model: {}, pin: true, lease_ttl: 2h}}\n", both[0].id(), both[1].id());
     let path = manifest(&larder, "night.yaml", &text);
     let asked = larder.run(&["warm", &path, "--json"]).expect_code(0).json();
     let jobs = asked["jobs"].as_array().expect("jobs");
@@ -181,9 +185,13 @@ fn a_night_is_asked_for_and_reported() {
         let job = daemon.wait_job(job["id"].as_str().expect("an id"), SOON);
         assert_eq!((&job["state"], &job["requested_by"]), (&json!("ready"), &json!(["warm"])), "{job}");
     }
-    both.iter().for_each(|model| Snapshot::read(larder.cache(), model.id(), "main").expect("staged").assert_is(model));
+    both.iter().for_each(|model| {
+        Snapshot::read(larder.cache(), model.id(), "main").expect("staged").assert_is(model)
+    });
     let listed = larder.run(&["ls", "--json"]).expect_code(0).json();
-    let of = |model: &Model| listed.as_array().expect("models").iter().find(|one| one["repo"] == model.id()).cloned();
+    let of = |model: &Model| {
+        listed.as_array().expect("models").iter().find(|one| one["repo"] == model.id()).cloned()
+    };
     let second = of(&both[1]).expect("listed");
     assert_eq!((&second["pinned"], &second["leased"]), (&json!(true), &json!(true)), "{second}");
 
@@ -192,7 +200,8 @@ fn a_night_is_asked_for_and_reported() {
     for job in again["jobs"].as_array().expect("jobs") {
         daemon.wait_job(job["id"].as_str().expect("an id"), SOON);
     }
-    let failed = daemon.post("/v1/jobs", &json!({"kind": "download", "repo": "no/body", "requested_by": "warm"}));
+    let failed =
+        daemon.post("/v1/jobs", &json!({"kind": "download", "repo": "no/body", "requested_by": "warm"}));
     let failed = failed.expect(202)["id"].as_str().expect("an id").to_owned();
     assert_eq!(daemon.wait_job(&failed, SOON)["state"], "failed");
 
@@ -202,13 +211,15 @@ fn a_night_is_asked_for_and_reported() {
     let count = |part: &str| report[part].as_array().map_or(0, Vec::len);
     assert_eq!([count("done"), count("skipped"), count("failed")], [2, 2, 1], "{report:#}");
     assert_eq!(report["failed_by_reason"], json!({"not_found": 1}));
-    let sources: u64 = report["bytes_by_source"].as_object().expect("sources").values().filter_map(Value::as_u64).sum();
+    let sources: u64 =
+        report["bytes_by_source"].as_object().expect("sources").values().filter_map(Value::as_u64).sum();
     assert_eq!(sources, both[0].bytes() + both[1].bytes(), "{report:#}");
     let page = std::fs::read_to_string(page).expect("a page");
     assert!(page.contains(both[0].id()) && page.contains("not_found"), "{page}");
     let shown = larder.run(&["report"]).expect_code(0).stdout;
     assert!(shown.contains("not_found 1") && shown.contains("it was there"), "{shown}");
-    assert_eq!(larder.run(&["report", "--check"]).expect_code(75).stdout, shown, "the same, with a code");
+    let checked = larder.run(&["report", "--check"]).expect_code(75).stdout;
+    assert!(checked.lines().skip(1).eq(shown.lines().skip(1)), "the same, with a code: {checked}");
     assert!(larder.run(&["report", "--since", "400d"]).expect_code(2).stderr.contains("31 days"));
     assert_eq!(daemon.get("/v1/report?since=0s").expect(400)["reason"], "invalid_request");
 }
@@ -222,7 +233,11 @@ fn a_bad_manifest_is_refused_with_its_line_and_nothing_is_asked_for() {
         let path = manifest(&larder, name, text);
         for args in [&["warm", &path][..], &["warm", &path, "--dry-run"]] {
             let output = larder.run(args).expect_code(code);
-            assert!(output.stderr.contains(part) || output.stdout.contains(part), "{part}: {}", output.stderr);
+            assert!(
+                output.stderr.contains(part) || output.stdout.contains(part),
+                "{part}: {}",
+                output.stderr
+            );
         }
     };
     refused("empty.toml", "", 2, "names no model");
@@ -253,7 +268,9 @@ fn a_schedule_asks_for_its_manifest_once() {
     let config = manifest(
         &larder,
         "larder.toml",
-        &format!("[[warm]]\nmanifest = \"{path}\"\nschedule = \"0 1 * * *\"\nzone = \"UTC\"\ngrace = \"2h\"\n"),
+        &format!(
+            "[[warm]]\nmanifest = \"{path}\"\nschedule = \"0 1 * * *\"\nzone = \"UTC\"\ngrace = \"2h\"\n"
+        ),
     );
     let larder = larder.env("LARDER_CONFIG", config);
     let daemon = larder.serve();
@@ -263,6 +280,8 @@ fn a_schedule_asks_for_its_manifest_once() {
     drop(daemon);
     // The run is found to be due again, and its jobs are known.
     let daemon = larder.serve();
-    daemon.wait_line(|line| line.contains("a scheduled manifest is asked for"), SOON).expect("it looks again");
+    daemon
+        .wait_line(|line| line.contains("a scheduled manifest is asked for"), SOON)
+        .expect("it looks again");
     assert_eq!(jobs(&daemon).len(), 1);
 }

@@ -127,7 +127,9 @@ fn document(fields: &BTreeMap<String, String>) -> Result<Map<String, Value>, Str
             job.insert("bandwidth_outside".into(), bytes.into());
         }
         match fields.get("window").map(String::as_str) {
-            Some("none") => ["window", "bandwidth_outside"].into_iter().for_each(|name| drop(job.remove(name))),
+            Some("none") => {
+                ["window", "bandwidth_outside"].into_iter().for_each(|name| drop(job.remove(name)))
+            }
             Some(windows) => drop(job.insert("window".into(), windows.into())),
             None => {}
         }

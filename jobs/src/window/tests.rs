@@ -118,9 +118,8 @@ fn a_time_that_is_skipped_opens_nothing_and_one_that_comes_twice_opens_twice() {
     assert_eq!(skipped.next_opening(at("2026-03-28T12:00:00Z")), Some(at("2026-03-30T00:15:00Z")));
     let twice = skipped.spans(at("2026-10-25T00:00:00Z"), at("2026-10-25T03:00:00Z"));
     let spans = [("00:15", "00:45"), ("01:15", "01:45")];
-    let spans = spans.map(|(from, to)| {
-        (at(&format!("2026-10-25T{from}:00Z")), at(&format!("2026-10-25T{to}:00Z")))
-    });
+    let spans =
+        spans.map(|(from, to)| (at(&format!("2026-10-25T{from}:00Z")), at(&format!("2026-10-25T{to}:00Z"))));
     assert_eq!(twice, spans);
     // A window that begins in the gap opens when the clock has jumped over its beginning.
     let begun = windows("02:30-04:00 Europe/Berlin");

@@ -54,7 +54,9 @@ pub(super) fn render(report: &Report, output: Output) -> String {
         page.push_str("</table>\n");
     }
     if report.is_partial {
-        page.push_str("<p class=\"soft\">There were more jobs than a report looks at; the oldest are missing.</p>\n");
+        page.push_str(
+            "<p class=\"soft\">There were more jobs than a report looks at; the oldest are missing.</p>\n",
+        );
     }
     page
 }
@@ -80,7 +82,10 @@ fn part(page: &mut String, title: &str, rows: &[ReportRow], output: Output) {
     if rows.is_empty() {
         return;
     }
-    let _ = writeln!(page, "<h2>{title}</h2>\n<table>\n<tr><th>model<th>host<th class=\"n\">fetched<th>ended<th>why");
+    let _ = writeln!(
+        page,
+        "<h2>{title}</h2>\n<table>\n<tr><th>model<th>host<th class=\"n\">fetched<th>ended<th>why"
+    );
     for row in rows {
         let ended = row.finished_at.or(row.until).map(at).unwrap_or_default();
         let why = match (&row.reason, &row.message) {

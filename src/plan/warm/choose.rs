@@ -43,7 +43,8 @@ impl Capacity {
         let [open, closed] = hours.seconds();
         let of = |[inside, outside]: [f64; 2]| [inside * open, outside * closed];
         let source = speeds.source;
-        let shared = [if open > 0.0 { source * open } else { 0.0 }, if closed > 0.0 { source * closed } else { 0.0 }];
+        let shared =
+            [if open > 0.0 { source * open } else { 0.0 }, if closed > 0.0 { source * closed } else { 0.0 }];
         Self { hosts: speeds.hosts.iter().map(|rates| of(*rates)).collect(), shared }
     }
 
@@ -128,7 +129,14 @@ fn float(bytes: u64) -> f64 {
 impl<'a> State<'a> {
     fn new(wants: &'a [Want], capacity: &'a Capacity, rooms: &'a [u64]) -> Self {
         let hosts = rooms.len();
-        Self { wants, capacity, rooms, load: vec![0.0; hosts], disk: vec![0; hosts], chosen: vec![None; wants.len()] }
+        Self {
+            wants,
+            capacity,
+            rooms,
+            load: vec![0.0; hosts],
+            disk: vec![0; hosts],
+            chosen: vec![None; wants.len()],
+        }
     }
 
     fn put(&mut self, n: usize, at: usize) {
@@ -156,19 +164,19 @@ impl<'a> State<'a> {
         holds
     }
 
-    /// The places of a want that are free, the one that is done first in front.
+    /// The places of a want that are free, the one that has most of it in front, then the one that is done first.
     fn places(&mut self, n: usize) -> Vec<usize> {
         let wants = self.wants;
-        let mut free: Vec<(f64, usize)> = Vec::new();
+        let mut free: Vec<(u64, f64, usize)> = Vec::new();
         for (at, place) in wants[n].places.iter().enumerate() {
             if self.fits(*place) {
                 let limits = self.capacity.hosts[place.host];
                 let share = (self.load[place.host] + float(place.bytes)) / (limits[0] + limits[1]).max(1.0);
-                free.push((share, at));
+                free.push((place.bytes, share, at));
             }
         }
-        free.sort_by(|(a, m), (b, n)| a.total_cmp(b).then(m.cmp(n)));
-        free.into_iter().map(|(_, at)| at).collect()
+        free.sort_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)).then(a.2.cmp(&b.2)));
+        free.into_iter().map(|(_, _, at)| at).collect()
     }
 
     fn best(&mut self, n: usize) -> Option<usize> {
@@ -178,8 +186,9 @@ impl<'a> State<'a> {
     /// Moves a model that is placed to another host if that lets one in that was dropped; says whether one came in.
     fn make_way(&mut self, fixed: &[Option<usize>]) -> bool {
         let mut better = false;
-        let movable: Vec<usize> =
-            (0..self.wants.len()).filter(|n| fixed[*n].is_none() && self.wants[*n].places.len() > 1).collect();
+        let movable: Vec<usize> = (0..self.wants.len())
+            .filter(|n| fixed[*n].is_none() && self.wants[*n].places.len() > 1)
+            .collect();
         let out: Vec<usize> = (0..self.wants.len()).filter(|n| self.chosen[*n].is_none()).collect();
         // Whoever comes later is larger, so a few of them tell.
         for n in out.into_iter().take(MAX_SEARCHED) {

@@ -24,7 +24,12 @@ pub(super) struct Picture<'a> {
 }
 
 impl Picture<'_> {
-    pub(super) fn plan(self, mut nights: Vec<HostNight>, mut dropped: Vec<Dropped>, open_seconds: f64) -> NightPlan {
+    pub(super) fn plan(
+        self,
+        mut nights: Vec<HostNight>,
+        mut dropped: Vec<Dropped>,
+        open_seconds: f64,
+    ) -> NightPlan {
         let mut placed: Vec<usize> = (0..self.copies.len()).filter(|n| self.maybe[*n].is_some()).collect();
         placed.sort_by(|a, b| self.fast.starts(*a).total_cmp(&self.fast.starts(*b)));
         let unknown: Vec<Vec<Fetching>> =
@@ -79,7 +84,7 @@ impl Picture<'_> {
         let others = copy.places.len();
         let why = match others {
             1 => "the only host that may take it".to_owned(),
-            _ => format!("of {others} hosts the one that is done first and has room"),
+            _ => format!("of {others} hosts the one that has most of it or is done first, and has room"),
         };
         Fetching {
             entry: copy.entry,
@@ -99,7 +104,8 @@ impl Picture<'_> {
         let copy = &self.copies[n];
         let entry = &self.ask.entries[copy.entry];
         let taken = |host: usize| {
-            let placed = self.copies.iter().zip(&self.maybe).filter_map(|(copy, at)| at.map(|at| copy.places[at]));
+            let placed =
+                self.copies.iter().zip(&self.maybe).filter_map(|(copy, at)| at.map(|at| copy.places[at]));
             placed.filter(move |place| place.host == host)
         };
         let roomy = copy.places.iter().find(|place| {
@@ -114,7 +120,10 @@ impl Picture<'_> {
                 let what = format!(
                     "needs {} of the disk of {}, which has {} free and can evict {}, and what has a higher priority or is \
                      smaller comes first",
-                    Size(least.disk), host.name, Size(host.free_bytes), Size(evictable),
+                    Size(least.disk),
+                    host.name,
+                    Size(host.free_bytes),
+                    Size(evictable),
                 );
                 (DropReason::Room, what)
             }
@@ -125,7 +134,9 @@ impl Picture<'_> {
                     "{} more than the {} that {} can fetch until then with {} before it; what has a higher priority or is \
                      smaller comes first",
                     Size(bytes.saturating_add(place.bytes).saturating_sub(most).min(place.bytes)),
-                    Size(most), self.hosts[place.host].name, Size(bytes),
+                    Size(most),
+                    self.hosts[place.host].name,
+                    Size(bytes),
                 );
                 let shared = "the source gives no more until then to all hosts together; what has a higher priority or is \
                               smaller comes first";

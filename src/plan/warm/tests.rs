@@ -111,7 +111,8 @@ fn allowed(ask: &NightAsk, host: &NightHost, at: Timestamp) -> f64 {
     let is_open = ask.windows.as_ref().is_none_or(|windows| windows.contains(at));
     #[allow(clippy::cast_precision_loss)] // small numbers
     let limit = |bandwidth: Option<Bandwidth>| bandwidth.map(|bandwidth| bandwidth.bytes() as f64);
-    let most = if is_open { limit(ask.inside).unwrap_or(f64::INFINITY) } else { limit(ask.outside).unwrap_or(0.0) };
+    let most =
+        if is_open { limit(ask.inside).unwrap_or(f64::INFINITY) } else { limit(ask.outside).unwrap_or(0.0) };
     host.rate.low.min(most)
 }
 
@@ -232,7 +233,11 @@ fn obeys(ask: &NightAsk, hosts: &[NightHost], plan: &NightPlan) -> Result<(), Te
             plan.pieces.iter().filter(|piece| piece.from <= middle && middle < piece.to).collect();
         for piece in &now {
             let most = allowed(ask, &hosts[piece.host], at(middle));
-            prop_assert!(piece.rate <= most * (1.0 + 1e-9), "{piece:?} at {}, {most} are allowed", at(middle));
+            prop_assert!(
+                piece.rate <= most * (1.0 + 1e-9),
+                "{piece:?} at {}, {most} are allowed",
+                at(middle)
+            );
             let same = now.iter().filter(|other| other.host == piece.host).count();
             prop_assert_eq!(same, 1, "a host fetches one at a time");
         }
@@ -315,7 +320,10 @@ fn many_models_lose_little() {
         hit += plan.hosts.iter().map(|night| night.fetch.len()).sum::<usize>();
         let (mut sorted, mut room) = (sizes, 10 * 10 * 12 * 3_600_u64);
         sorted.sort_unstable();
-        possible += sorted.iter().take_while(|bytes| room.checked_sub(**bytes).map(|left| room = left).is_some()).count();
+        possible += sorted
+            .iter()
+            .take_while(|bytes| room.checked_sub(**bytes).map(|left| room = left).is_some())
+            .count();
     }
     println!("{hit} of {possible}");
     assert!(hit * 100 >= possible * 95, "{hit} of {possible}");
@@ -356,7 +364,8 @@ fn what_is_dropped_is_told_with_the_reason() {
 
 #[test]
 fn a_model_goes_where_it_is_or_where_it_is_done_first() {
-    let mut hosts: Vec<_> = [1.0, 2.0, 4.0].iter().enumerate().map(|(n, rate)| host(n, *rate, 1_000)).collect();
+    let mut hosts: Vec<_> =
+        [1.0, 2.0, 4.0].iter().enumerate().map(|(n, rate)| host(n, *rate, 1_000)).collect();
     for (n, host) in hosts.iter_mut().enumerate() {
         host.needs.insert(0, if n == 0 { Need::There { bytes: 5 } } else { fetch(100) });
         host.needs.insert(1, if n == 2 { Need::Unfit("too large".into()) } else { fetch(100) });

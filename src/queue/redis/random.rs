@@ -73,18 +73,20 @@ fn ask() -> impl Strategy<Value = Ask> {
     let window = prop::option::weighted(0.8, prop::sample::select(&HOURS[..]));
     let hours = (window, prop::option::of(1..4_u64));
     let fields = (0..6_u8, -1..2_i16, any::<bool>(), bandwidth, hours, maybe_name(), key, moment(), moment());
-    fields.prop_map(|(repo, priority, pin, bandwidth, (window, outside), requester, key, not_before, deadline)| Ask {
-        repo,
-        priority,
-        pin,
-        bandwidth,
-        window,
-        outside: outside.filter(|_| window.is_some()),
-        requester,
-        key,
-        not_before,
-        deadline,
-    })
+    fields.prop_map(
+        |(repo, priority, pin, bandwidth, (window, outside), requester, key, not_before, deadline)| Ask {
+            repo,
+            priority,
+            pin,
+            bandwidth,
+            window,
+            outside: outside.filter(|_| window.is_some()),
+            requester,
+            key,
+            not_before,
+            deadline,
+        },
+    )
 }
 
 fn progress() -> impl Strategy<Value = Progress> {
@@ -98,7 +100,11 @@ fn progress() -> impl Strategy<Value = Progress> {
 fn settlement() -> impl Strategy<Value = Settlement> {
     // The last one is longer than a record keeps.
     let message = || prop_oneof![7 => Just("it/\"broke\"".to_owned()), 1 => Just("é\n".repeat(900))];
-    let reason = || prop::sample::select(&[Reason::Stalled, Reason::RateLimited, Reason::HostDrained, Reason::OutsideWindow][..]);
+    let reason = || {
+        prop::sample::select(
+            &[Reason::Stalled, Reason::RateLimited, Reason::HostDrained, Reason::OutsideWindow][..],
+        )
+    };
     let pause = || (prop_oneof![5 => 0..3_000_u64, 1 => Just(9_999_999_999)]).prop_map(Duration::from_millis);
     prop_oneof![
         2 => (prop::option::of(Just("/cache/a".to_owned())), progress())

@@ -83,7 +83,17 @@ impl From<Full> for RawWish {
         let Full { model, revision, include, exclude, format, variant, .. } = full;
         let Full { allow_unsafe, pin, lease_ttl, priority, hosts, .. } = full;
         Self {
-            model, revision, include, exclude, format, variant, allow_unsafe, pin, lease_ttl, priority, hosts,
+            model,
+            revision,
+            include,
+            exclude,
+            format,
+            variant,
+            allow_unsafe,
+            pin,
+            lease_ttl,
+            priority,
+            hosts,
         }
     }
 }
@@ -130,11 +140,14 @@ impl Raw {
     pub(super) fn read(text: &str, syntax: Syntax) -> Result<Self, Invalid> {
         match syntax {
             Syntax::Toml => toml::from_str(text).map_err(|error| {
-                let line = error.span().map(|span| text[..span.start.min(text.len())].matches('\n').count() + 1);
+                let line =
+                    error.span().map(|span| text[..span.start.min(text.len())].matches('\n').count() + 1);
                 trouble::explain(line, error.message())
             }),
             // An empty document is no map, and what is missing in it is told better later.
-            Syntax::Yaml if text.lines().all(|line| line.trim_start().starts_with('#') || line.trim().is_empty()) => {
+            Syntax::Yaml
+                if text.lines().all(|line| line.trim_start().starts_with('#') || line.trim().is_empty()) =>
+            {
                 Self::read("", Syntax::Toml)
             }
             Syntax::Yaml => serde_saphyr::from_str(text).map_err(|error| {

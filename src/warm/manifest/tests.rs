@@ -73,7 +73,10 @@ models:
 fn both_syntaxes_say_the_same() {
     let manifest = toml(FULL).expect("reads");
     assert_eq!(yaml(FULL_YAML).expect("reads"), manifest);
-    assert_eq!(manifest.windows.as_ref().map(ToString::to_string).as_deref(), Some("22:00-06:00 Europe/Berlin; 12:00-13:00 UTC"));
+    assert_eq!(
+        manifest.windows.as_ref().map(ToString::to_string).as_deref(),
+        Some("22:00-06:00 Europe/Berlin; 12:00-13:00 UTC")
+    );
     assert_eq!((manifest.order, manifest.impossible), (NightOrder::Listed, Impossible::Warn));
     let [first, second, third] = &manifest.wishes[..] else { panic!("three") };
     assert_eq!(first.download.model().to_string(), "openai-community/gpt2@main");
@@ -81,7 +84,11 @@ fn both_syntaxes_say_the_same() {
     assert_eq!(second.download.revision.as_str(), "v1");
     assert_eq!((second.download.pin, second.priority), (true, 9));
     assert_eq!(second.hosts, Hosts::Named("gpu-7".parse().expect("a name")));
-    assert_eq!((&third.download.variant, third.download.format), (&Variant::Exact, Format::Auto), "files are named");
+    assert_eq!(
+        (&third.download.variant, third.download.format),
+        (&Variant::Exact, Format::Auto),
+        "files are named"
+    );
 }
 
 #[test]
@@ -106,14 +113,19 @@ fn a_job_carries_what_the_manifest_says() {
     assert_eq!(json["deadline"], "2026-06-02T04:30:00Z");
     assert_eq!(json["window"], "22:00-06:00 Europe/Berlin; 12:00-13:00 UTC");
     assert_eq!((&json["bandwidth"], &json["bandwidth_outside"]), (&100_000_000.into(), &5_000_000.into()));
-    assert_eq!((&json["not_before"], &json["priority"], &json["requested_by"]), (&serde_json::Value::Null, &9.into(), &"warm".into()));
+    assert_eq!(
+        (&json["not_before"], &json["priority"], &json["requested_by"]),
+        (&serde_json::Value::Null, &9.into(), &"warm".into())
+    );
     job.validate().expect("valid");
     manifest.bandwidth_outside = None;
     let job = manifest.job(&manifest.wishes[1], now, Some(("warm/abc/2026-06-01T16:00:00Z", "gpu-1")));
     assert_eq!(job.common.not_before.map(|at| at.to_string()).as_deref(), Some("2026-06-01T20:00:00Z"));
     job.validate().expect("the key is short enough");
     manifest.wishes[0].hosts = Hosts::This;
-    let key = |wish: usize, host| manifest.job(&manifest.wishes[wish], now, Some(("run", host))).common.idempotency_key;
+    let key = |wish: usize, host| {
+        manifest.job(&manifest.wishes[wish], now, Some(("run", host))).common.idempotency_key
+    };
     assert_ne!(key(0, "gpu-1"), key(1, "gpu-1"));
     assert_ne!(key(0, "gpu-1"), key(0, "gpu-2"), "each host asks for its own");
     assert_eq!(key(1, "gpu-1"), key(1, "gpu-2"), "whoever asks for another's is the same");
@@ -127,19 +139,39 @@ fn what_is_wrong_is_told_with_its_line() {
         ("models = []".into(), "names no model", ""),
         (format!("windws = []\n{model}"), "line 1: unknown key `windws`", "did you mean `windows`?"),
         (format!("{model}varaint = \"auto\"\n"), "line 3: unknown key `varaint`", "did you mean `variant`?"),
-        (format!("windows = [\"22:00-06:00\"]\n{model}"), "line 1: the window `22:00-06:00` has no time zone", "set `zone`"),
+        (
+            format!("windows = [\"22:00-06:00\"]\n{model}"),
+            "line 1: the window `22:00-06:00` has no time zone",
+            "set `zone`",
+        ),
         (format!("windows = [\"22-6 UTC\"]\n{model}"), "line 1: `22-6 UTC` is not a window", ""),
-        (format!("zone = \"Berlin\"\n{model}"), "line 1: the manifest cannot be read: `Berlin` is not a time zone", ""),
+        (
+            format!("zone = \"Berlin\"\n{model}"),
+            "line 1: the manifest cannot be read: `Berlin` is not a time zone",
+            "",
+        ),
         (format!("\ndeadline = \"soon\"\n{model}"), "line 2: `soon` is not a deadline", "06:30"),
         (format!("deadline = \"06:30\"\n{model}"), "line 1: the deadline 06:30 has no time zone", "zone ="),
         (format!("bandwidth_outside = 5\n{model}"), "line 1: `bandwidth_outside` is set", "windows"),
         (format!("bandwidth = 0\n{model}"), "line 1: the manifest cannot be read: a bandwidth of 0", ""),
         (format!("impossible = \"panic\"\n{model}"), "line 1: ", ""),
-        (format!("{model}{model}"), "line 4, models[1]: a/b@main is there twice, first as models[0]", "leave one"),
+        (
+            format!("{model}{model}"),
+            "line 4, models[1]: a/b@main is there twice, first as models[0]",
+            "leave one",
+        ),
         (format!("{model}revision = \"a b\"\n"), "line 3: ", ""),
         ("[[models]]\nmodel = \"nobody\"\n".into(), "line 2, models[0]: ", ""),
-        ("[[models]]\nmodel = \"a/b@x\"\nrevision = \"y\"\n".into(), "the revision is in `model` and in `revision`", ""),
-        (format!("{model}variant = \"auto\"\ninclude = [\"*\"]\n"), "models[0]: `variant` chooses the files", ""),
+        (
+            "[[models]]\nmodel = \"a/b@x\"\nrevision = \"y\"\n".into(),
+            "the revision is in `model` and in `revision`",
+            "",
+        ),
+        (
+            format!("{model}variant = \"auto\"\ninclude = [\"*\"]\n"),
+            "models[0]: `variant` chooses the files",
+            "",
+        ),
         ("[[models]".into(), "line 1: ", ""),
     ] {
         let error = toml(&text).expect_err(&text);

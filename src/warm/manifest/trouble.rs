@@ -10,7 +10,8 @@ const MAX_WORDS: usize = 300;
 /// A parser's error, with its line.
 pub(super) fn explain(line: Option<usize>, message: &str) -> Invalid {
     let place = line.map_or_else(String::new, |line| format!("line {line}: "));
-    let first: String = message.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(MAX_WORDS).collect();
+    let first: String =
+        message.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(MAX_WORDS).collect();
     let hint = "see config/examples/warm.toml for every key";
     let Some((unknown, known)) = unknown_field(&first) else {
         return Invalid::new(format!("{place}the manifest cannot be read: {first}"), hint);
@@ -41,9 +42,8 @@ pub(super) fn at_line(text: &str, word: &str, nth: usize) -> String {
 pub(super) fn line_of(text: &str, word: &str, nth: usize) -> Option<usize> {
     let is_part = |c: char| c.is_alphanumeric() || "._/-@".contains(c);
     let stands = |line: &str| {
-        line.match_indices(word).any(|(at, _)| {
-            !line[..at].ends_with(is_part) && !line[at + word.len()..].starts_with(is_part)
-        })
+        line.match_indices(word)
+            .any(|(at, _)| !line[..at].ends_with(is_part) && !line[at + word.len()..].starts_with(is_part))
     };
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim_start().starts_with('#'));
     lines.filter(|(_, line)| stands(line)).nth(nth.saturating_sub(1)).map(|(n, _)| n + 1)
