@@ -95,6 +95,8 @@ fn head(svg: &mut String, night: &Night) {
     }
     rect(svg, (left, 72.0), (14.0, 10.0), "fill=\"var(--open)\" stroke=\"var(--grid)\" rx=\"2\"");
     text(svg, "axis", (left + 20.0, 81.0), "start", "window open");
+    rect(svg, (left + 130.0, 76.0), (14.0, 2.0), "fill=\"var(--soft)\"");
+    text(svg, "axis", (left + 150.0, 81.0), "start", "outside the window, at most 200 kB/s for each host");
 }
 
 fn lanes(svg: &mut String, night: &Night) {
@@ -134,7 +136,9 @@ fn bars(svg: &mut String, night: &Night) {
         let gap = if bar.ends { 0.6 } else { 0.0 };
         let width = (right - left - gap).max(0.4);
         let class = format!("class=\"p{}\"", bar.priority);
-        rect(svg, (left, y(bar.host) + 1.5), (width, ROW - 3.0), &class);
+        // Outside the window little comes.
+        let height = if bar.is_open { ROW - 3.0 } else { 2.0 };
+        rect(svg, (left, y(bar.host) + (ROW - height) / 2.0), (width, height), &class);
     }
 }
 

@@ -40,6 +40,8 @@ pub(crate) struct Bar {
     pub(crate) from: f64,
     pub(crate) to: f64,
     pub(crate) priority: i16,
+    /// Whether the window was open.
+    pub(crate) is_open: bool,
     /// Whether the model was there at the end of it.
     pub(crate) ends: bool,
 }
@@ -65,6 +67,8 @@ pub(crate) struct Night {
     pub(crate) present: usize,
     pub(crate) wanted_bytes: f64,
     pub(crate) bytes: f64,
+    /// What the source gave, whether somebody took it or not.
+    pub(crate) could: f64,
     pub(crate) outside_bytes: f64,
     pub(crate) outside_excess: f64,
     pub(crate) line_excess: f64,
@@ -173,15 +177,15 @@ impl World {
             }
             if now >= next_plan || plan.is_none() {
                 let clock = Instant::now();
-                plan = Some((self.plan(begin, now), now));
+                plan = Some(self.plan(begin, now));
                 night.slowest_plan = night.slowest_plan.max(clock.elapsed().as_secs_f64());
                 night.plans += 1;
                 next_plan = now + REPLAN;
             }
             self.wobble(now);
-            if let Some((plan, since)) = &plan {
+            if let Some(plan) = &plan {
                 let is_open = night.open.iter().any(|(from, to)| (*from..*to).contains(&now));
-                self.step(plan, *since, now, is_open, &mut night);
+                self.step(plan, now, is_open, &mut night);
             }
             now += STEP;
         }
@@ -202,6 +206,7 @@ impl World {
             present: self.present,
             wanted_bytes: self.models.iter().map(|model| model.left).sum(),
             bytes: 0.0,
+            could: 0.0,
             outside_bytes: 0.0,
             outside_excess: 0.0,
             line_excess: 0.0,
@@ -286,28 +291,28 @@ impl World {
     }
 
     /// Ten seconds: each host fetches what the plan has for it now, as fast as its line and the source let it.
-    fn step(&mut self, plan: &NightPlan, since: f64, now: f64, is_open: bool, night: &mut Night) {
-        let at = now - since + STEP / 2.0;
-        let mut takes: Vec<(usize, usize, f64)> = Vec::new();
+    fn step(&mut self, plan: &NightPlan, now: f64, is_open: bool, night: &mut Night) {
+        let mut turns: Vec<(f64, usize, usize)> = Vec::new();
         for host in (0..HOSTS).filter(|host| self.alive[*host]) {
-            let pieces = plan.pieces.iter().filter(|piece| piece.host == host && piece.to > at);
-            // Whoever is done before the plan thought goes on with the next one.
+            let pieces = plan.pieces.iter().filter(|piece| piece.host == host);
+            // Whoever is done before the plan thought goes on with the next one, and who is not goes on.
             let piece = pieces
                 .filter(|piece| {
                     self.models.iter().any(|model| model.entry == piece.entry && model.done_at.is_none())
                 })
                 .min_by(|a, b| a.from.total_cmp(&b.from));
-            if let Some(piece) = piece {
-                let most = if is_open { self.lines[host] } else { self.lines[host].min(OUTSIDE as f64) };
-                takes.push((host, piece.entry, piece.rate.max(1.0).min(most)));
-            }
+            turns.extend(piece.map(|piece| (piece.from, host, piece.entry)));
         }
-        let wanted: f64 = takes.iter().map(|take| take.2).sum();
-        let factor = if wanted > 0.0 { self.source / wanted } else { 0.0 };
-        let mut all = 0.0;
-        for (host, entry, rate) in takes {
+        // In the order of the plan, as long as the source gives.
+        turns.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        let (mut all, mut spare) = (0.0, self.source);
+        for (_, host, entry) in turns {
             let most = if is_open { self.lines[host] } else { self.lines[host].min(OUTSIDE as f64) };
-            let rate = (rate * factor).min(most);
+            let rate = most.min(spare);
+            spare -= rate;
+            if rate <= 0.0 {
+                continue;
+            }
             let Some(model) = self.models.iter_mut().find(|model| model.entry == entry) else { continue };
             if model.host != Some(host) {
                 // Bytes on another host are of no use here.
@@ -326,17 +331,20 @@ impl World {
             }
             let priority = self.ask.entries[entry].priority;
             if bytes > 0.0 {
-                draw(night, host, entry, priority, now, ends);
+                draw(night, Bar { host, from: now, to: now + STEP, priority, is_open, ends });
             }
         }
         night.line_excess += (all - LINE * STEP).max(0.0);
         night.bytes += all;
+        night.could +=
+            STEP * if is_open { self.source } else { self.source.min(HOSTS as f64 * OUTSIDE as f64) };
         night.flow[(now / 60.0) as usize] += all / 60.0;
     }
 
     fn count(&self, night: &mut Night) {
+        // A model that only the dead host should have can be there only if it came before.
         let possible = |model: &&Model| match &self.ask.entries[model.entry].route {
-            Route::Each(among) => among != &[DEATH.0],
+            Route::Each(among) => among != &[DEATH.0] || model.done_at.is_some(),
             Route::OneOf(_) => true,
         };
         let priority = |model: &Model| self.ask.entries[model.entry].priority;
@@ -346,7 +354,7 @@ impl World {
             night.classes.push(Class { priority: class, wanted: of().count(), hits });
             night.hits += hits;
         }
-        // All that came, and all that could have come, as water: the highest priority first, the smallest of it first.
+        // All that could have come, as water: the highest priority first, the smallest of it first.
         let mut sizes: Vec<(i16, f64)> = self
             .models
             .iter()
@@ -354,7 +362,7 @@ impl World {
             .map(|model| (-priority(model), self.sizes[model.entry]))
             .collect();
         sizes.sort_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)));
-        let mut room = night.bytes;
+        let mut room = night.could;
         night.bound = sizes
             .iter()
             .take_while(|(_, size)| {
@@ -367,12 +375,17 @@ impl World {
 }
 
 /// Adds a stretch to the picture, or makes the last one of the host longer.
-fn draw(night: &mut Night, host: usize, _entry: usize, priority: i16, now: f64, ends: bool) {
-    let last = night.bars.iter_mut().rev().find(|bar| bar.host == host);
+fn draw(night: &mut Night, bar: Bar) {
+    let last = night.bars.iter_mut().rev().find(|last| last.host == bar.host);
     match last {
-        Some(bar) if bar.priority == priority && !bar.ends && (bar.to - now).abs() < STEP / 2.0 => {
-            (bar.to, bar.ends) = (now + STEP, ends);
+        Some(last)
+            if last.priority == bar.priority
+                && last.is_open == bar.is_open
+                && !last.ends
+                && (last.to - bar.from).abs() < STEP / 2.0 =>
+        {
+            (last.to, last.ends) = (bar.to, bar.ends);
         }
-        _ => night.bars.push(Bar { host, from: now, to: now + STEP, priority, ends }),
+        _ => night.bars.push(bar),
     }
 }

@@ -164,19 +164,19 @@ impl<'a> State<'a> {
         holds
     }
 
-    /// The places of a want that are free, the one that is done first in front.
+    /// The places of a want that are free, the one that has most of it in front, then the one that is done first.
     fn places(&mut self, n: usize) -> Vec<usize> {
         let wants = self.wants;
-        let mut free: Vec<(f64, usize)> = Vec::new();
+        let mut free: Vec<(u64, f64, usize)> = Vec::new();
         for (at, place) in wants[n].places.iter().enumerate() {
             if self.fits(*place) {
                 let limits = self.capacity.hosts[place.host];
                 let share = (self.load[place.host] + float(place.bytes)) / (limits[0] + limits[1]).max(1.0);
-                free.push((share, at));
+                free.push((place.bytes, share, at));
             }
         }
-        free.sort_by(|(a, m), (b, n)| a.total_cmp(b).then(m.cmp(n)));
-        free.into_iter().map(|(_, at)| at).collect()
+        free.sort_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)).then(a.2.cmp(&b.2)));
+        free.into_iter().map(|(_, _, at)| at).collect()
     }
 
     fn best(&mut self, n: usize) -> Option<usize> {

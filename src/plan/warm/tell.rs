@@ -84,7 +84,7 @@ impl Picture<'_> {
         let others = copy.places.len();
         let why = match others {
             1 => "the only host that may take it".to_owned(),
-            _ => format!("of {others} hosts the one that is done first and has room"),
+            _ => format!("of {others} hosts the one that has most of it or is done first, and has room"),
         };
         Fetching {
             entry: copy.entry,

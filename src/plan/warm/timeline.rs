@@ -1,7 +1,8 @@
 //! How bytes flow through a night.
 //!
-//! At every moment each host gets at least the rate that it needs so that everything is still there in time; what the
-//! source has beyond that is shared evenly. So whatever can be there in time is, and nobody waits while a line is free.
+//! Where the source is enough for all lines, each runs. Where it is not, a host that would otherwise be late has its whole
+//! line, and the rest goes to the highest priorities. So whatever can be there in time is, nobody waits while a line is
+//! free, and little is half done when something goes wrong.
 
 use jiff::Timestamp;
 use larder_jobs::{Bandwidth, Windows};
@@ -122,8 +123,8 @@ pub(super) fn run(
             break;
         }
         let kind = usize::from(!is_open);
-        let rates = river.rates(kind, hours.left(now));
-        let step = river.next_event(&rates).min(end - now);
+        let (rates, until) = river.rates(kind, hours.left(now));
+        let step = river.next_event(&rates).min(until).min(end - now);
         river.flow(&rates, now, step);
         now += step;
         if now >= end - 1e-9 {
@@ -181,20 +182,80 @@ impl<'a> River<'a> {
         self.queues.iter().all(Vec::is_empty)
     }
 
-    /// The rate of each host now: what it needs, and its share of what is left over.
-    fn rates(&self, kind: usize, left: [f64; 2]) -> Vec<f64> {
+    /// Whether the source gives less than the hosts could take in hours of that kind.
+    fn binds(&self, kind: usize) -> bool {
+        self.speeds.hosts.iter().map(|rates| rates[kind]).sum::<f64>() > self.speeds.source
+    }
+
+    /// The rate of each host now, and for how many seconds at most that is right.
+    fn rates(&self, kind: usize, left: [f64; 2]) -> (Vec<f64>, f64) {
         let other = 1 - kind;
-        let cap = |host: usize| self.speeds.hosts[host][kind];
-        let later = |host: usize| self.speeds.hosts[host][other] * left[other];
-        let shared_later = if left[other] > 0.0 { self.speeds.source * left[other] } else { 0.0 };
-        // What has to come in hours of this kind, since the others do not let it through.
-        let mut needed: Vec<f64> =
-            (0..self.left.len()).map(|host| (self.left[host] - later(host)).max(0.0)).collect();
-        let more = self.left.iter().sum::<f64>() - shared_later - needed.iter().sum::<f64>();
+        if !self.binds(kind) {
+            return (self.speeds.hosts.iter().map(|rates| rates[kind]).collect(), f64::INFINITY);
+        }
+        match left[other] > 0.0 && self.binds(other) {
+            true => (self.in_proportion(kind, left), f64::INFINITY),
+            false => self.by_urgency(kind, left),
+        }
+    }
+
+    fn cap(&self, host: usize, kind: usize) -> f64 {
+        self.speeds.hosts[host][kind]
+    }
+
+    /// Bytes of each host that have to come in hours of this kind, since the others do not let them through.
+    fn needed(&self, kind: usize, left: [f64; 2]) -> Vec<f64> {
+        let other = 1 - kind;
+        let of = |host: usize| (self.left[host] - self.cap(host, other) * left[other]).max(0.0);
+        (0..self.left.len()).map(of).collect()
+    }
+
+    /// Whoever would be late with anything less has its whole line; the rest goes to the highest priorities, and of one
+    /// priority to what is there first. So little is half done at any time.
+    fn by_urgency(&self, kind: usize, left: [f64; 2]) -> (Vec<f64>, f64) {
+        let (needed, time) = (self.needed(kind, left), left[kind].max(1e-9));
+        let is_critical =
+            |host: usize| needed[host] > 0.0 && needed[host] >= self.cap(host, kind) * time * (1.0 - 1e-9);
+        let slack = self.speeds.source * time - needed.iter().sum::<f64>();
+        let is_tight = slack <= self.speeds.source * time * 1e-9;
+        let mut order: Vec<usize> = (0..needed.len()).filter(|host| !self.queues[*host].is_empty()).collect();
+        let rank = |host: usize| {
+            let rest = self.queues[host].last();
+            let priority = rest.map_or(i32::MAX, |rest| -i32::from(self.wants[rest.want].priority));
+            (!is_critical(host), is_tight && needed[host] <= 0.0, priority)
+        };
+        let bytes = |host: usize| self.queues[host].last().map_or(0.0, |rest| rest.bytes);
+        order.sort_by(|a, b| rank(*a).cmp(&rank(*b)).then(bytes(*a).total_cmp(&bytes(*b))).then(a.cmp(b)));
+        let (mut rates, mut spare) = (vec![0.0; needed.len()], self.speeds.source);
+        for host in &order {
+            rates[*host] = self.cap(*host, kind).min(spare);
+            spare -= rates[*host];
+        }
+        let mut until = f64::INFINITY;
+        for host in order.iter().copied().filter(|host| needed[*host] > 0.0 && !is_critical(*host)) {
+            let idle = self.cap(host, kind) - rates[host];
+            if idle > 0.0 {
+                until = until.min((self.cap(host, kind) * time - needed[host]) / idle);
+            }
+        }
+        let idle: f64 = order.iter().filter(|host| needed[**host] <= 0.0).map(|host| rates[*host]).sum();
+        if !is_tight && idle > 0.0 {
+            until = until.min(slack / idle);
+        }
+        (rates, until.max(1e-6))
+    }
+
+    /// Where the source binds within the hours and outside of them, each host gets what it needs spread over all of its
+    /// time, and the rest is shared evenly.
+    fn in_proportion(&self, kind: usize, left: [f64; 2]) -> Vec<f64> {
+        let other = 1 - kind;
+        let mut needed = self.needed(kind, left);
+        let more =
+            self.left.iter().sum::<f64>() - self.speeds.source * left[other] - needed.iter().sum::<f64>();
         if more > 0.0 {
-            let slack: Vec<f64> = (0..needed.len())
-                .map(|host| (self.left[host].min(cap(host) * left[kind]) - needed[host]).max(0.0))
-                .collect();
+            let most = |host: usize| self.left[host].min(self.cap(host, kind) * left[kind]);
+            let slack: Vec<f64> =
+                (0..needed.len()).map(|host| (most(host) - needed[host]).max(0.0)).collect();
             let all = slack.iter().sum::<f64>();
             if all > 0.0 {
                 let share = (more / all).min(1.0);
@@ -202,9 +263,8 @@ impl<'a> River<'a> {
             }
         }
         let time = left[kind].max(1e-9);
-        let rates: Vec<f64> =
-            needed.iter().enumerate().map(|(host, bytes)| (bytes / time).min(cap(host))).collect();
-        self.share_the_rest(rates, kind)
+        let least = needed.iter().enumerate().map(|(host, bytes)| (bytes / time).min(self.cap(host, kind)));
+        self.share_the_rest(least.collect(), kind)
     }
 
     /// Raises all rates evenly until each host is at its limit or the source is.
@@ -215,7 +275,7 @@ impl<'a> River<'a> {
             return rates;
         }
         let mut spare = self.speeds.source - sum;
-        let room = |host: usize, rates: &[f64]| self.speeds.hosts[host][kind] - rates[host];
+        let room = |host: usize, rates: &[f64]| self.cap(host, kind) - rates[host];
         let mut thirsty: Vec<usize> =
             (0..rates.len()).filter(|host| !self.queues[*host].is_empty()).collect();
         thirsty.sort_by(|a, b| room(*a, &rates).total_cmp(&room(*b, &rates)));
