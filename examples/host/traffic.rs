@@ -63,10 +63,7 @@ impl People<'_> {
             self.want_trouble(beat).await?;
         }
         match beat % 12 {
-            1 => {
-                self.post(json!({"kind": "profile", "tests": ["disk", "memory"], "disk_bytes": 16 << 20}))
-                    .await?;
-            }
+            1 => self.measure().await?,
             2 => self.keep("pin", beat).await?,
             3 => self.of_cached(json!({"kind": "verify", "max_bytes_per_second": 5_000_000})).await?,
             4 => self.of_cached(json!({"kind": "preload", "force": true})).await?,
@@ -121,6 +118,12 @@ impl People<'_> {
             _ => return Ok(()),
         };
         self.post(json!({"kind": "download", "repo": repo})).await
+    }
+
+    /// How fast disk and memory are, with a small file.
+    async fn measure(&mut self) -> Answer<()> {
+        let tests = ["disk", "memory"];
+        self.post(json!({"kind": "profile", "tests": tests, "disk_bytes": 16 << 20})).await
     }
 
     /// A model for later.

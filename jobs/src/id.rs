@@ -14,6 +14,9 @@ use crate::{Invalid, invalid::shown};
 pub struct JobId(ulid::Ulid);
 
 impl JobId {
+    /// The first of all.
+    pub const MIN: Self = Self(ulid::Ulid(0));
+
     /// A new id for a job asked for at `now`; `random` makes it unique.
     pub fn new(now: jiff::Timestamp, random: u128) -> Self {
         let millis = u64::try_from(now.as_millisecond()).unwrap_or(0);

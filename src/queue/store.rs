@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use jiff::SignedDuration;
 use larder_jobs::client::{Outcome, Submitted, Title, Want};
 use larder_jobs::{Batch, Cursor, Job, JobId, Kind, Progress, State};
 use tokio::sync::{broadcast, watch};
@@ -100,6 +101,9 @@ pub struct Stats {
     pub jobs: BTreeMap<(Kind, State), usize>,
     /// How long the oldest queued job of a kind has been waiting for a worker.
     pub oldest_queued: BTreeMap<Kind, Duration>,
+    /// How long it is until the first deadline of a job of a kind that has not ended; below zero if that has passed. A kind
+    /// without deadlines is absent.
+    pub deadline_slack: BTreeMap<Kind, SignedDuration>,
 }
 
 /// What a round of tidying did.

@@ -19,6 +19,8 @@ pub(super) struct Index {
     queued: BTreeSet<(Kind, Timestamp, u64)>,
     /// Waiting jobs, the next due at the front.
     delayed: BTreeMap<(Kind, Timestamp, u64), JobId>,
+    /// Jobs that have not ended by when they must have.
+    deadlines: BTreeSet<(Kind, Timestamp, JobId)>,
     /// Running jobs, the next to expire at the front.
     leases: BTreeSet<(Timestamp, JobId)>,
     /// Ended jobs, the oldest at the front.
@@ -50,6 +52,9 @@ impl Index {
                 self.leases.insert((expiry(record), id));
             }
         }
+        if let Some(deadline) = record.deadline.filter(|_| !record.state.is_terminal()) {
+            self.deadlines.insert((kind, deadline, id));
+        }
         if record.is_joinable() {
             self.wants.entry(record.want.clone()).or_insert(id);
         }
@@ -67,6 +72,9 @@ impl Index {
         self.queued.remove(&(kind, record.due.unwrap_or(record.created_at), seq));
         self.delayed.remove(&(kind, due(record), seq));
         self.leases.remove(&(expiry(record), id));
+        if let Some(deadline) = record.deadline {
+            self.deadlines.remove(&(kind, deadline, id));
+        }
         self.ended.remove(&(ended_at(record), id));
         if self.wants.get(&record.want) == Some(&id) {
             self.wants.remove(&record.want);
@@ -89,6 +97,7 @@ impl Index {
         self.queued.retain(|(.., known)| *known != seq);
         self.delayed.retain(|_, known| *known != id);
         self.leases.retain(|(_, known)| *known != id);
+        self.deadlines.retain(|(.., known)| *known != id);
         self.ended.retain(|(_, known)| *known != id);
         self.wants.retain(|_, known| *known != id);
         self.keys.retain(|_, known| *known != id);
@@ -169,7 +178,14 @@ impl Index {
             let (_, since, _) = self.queued.range(from(kind)..=(kind, Timestamp::MAX, u64::MAX)).next()?;
             Some((kind, Duration::try_from(now.duration_since(*since)).unwrap_or_default()))
         };
+        let slack = |kind: Kind| {
+            let first = (kind, Timestamp::MIN, JobId::MIN);
+            let (_, deadline, _) =
+                self.deadlines.range(first..).next().filter(|(found, ..)| *found == kind)?;
+            Some((kind, deadline.duration_since(now)))
+        };
         Stats {
+            deadline_slack: Kind::ALL.iter().filter_map(|kind| slack(*kind)).collect(),
             jobs: self.counts.clone(),
             oldest_queued: Kind::ALL.iter().filter_map(|kind| oldest(*kind)).collect(),
         }

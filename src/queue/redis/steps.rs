@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use jiff::SignedDuration;
 use larder_jobs::client::{Reply, Step, Unreadable, read_record, reply_text, strange, write_record};
 use larder_jobs::{JobId, Kind, Progress, Record, State};
 
@@ -219,8 +220,12 @@ impl Redis {
                 let count = number(count).and_then(|count| usize::try_from(count).ok());
                 stats.jobs.insert((*kind, *state), count.ok_or_else(strange)?);
             }
-            if let Some(age) = counts.last().and_then(number) {
+            if let Some(age) = counts.get(State::ALL.len()).and_then(number) {
                 stats.oldest_queued.insert(*kind, Duration::from_micros(age));
+            }
+            let slack = counts.get(State::ALL.len() + 1).and_then(reply_text);
+            if let Some(micros) = slack.and_then(|text| text.parse().ok()) {
+                stats.deadline_slack.insert(*kind, SignedDuration::from_micros(micros));
             }
         }
         Ok(stats)

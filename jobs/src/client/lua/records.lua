@@ -11,6 +11,7 @@
 --                                  member place .. id
 --   due:<kind>:<queue>    zset     waiting jobs by when they may run
 --   leases                zset     running jobs by when their claim ends
+--   deadlines:<kind>      zset     jobs that have not ended by when they must have
 --   ended                 zset     id:kind:state by when they ended; of those that ended together by id
 --   wants                 hash     queue and want -> the job in flight that does it
 --   key:<text>            string   idempotency key -> id, gone a while after the job ended
@@ -149,6 +150,9 @@ local function save(old, job)
   if old then was_all, was_place = places(old) end
   move(was_all, all)
   move(was_place, place)
+  local was, is = old and not ENDED[old.state] and old.deadline, not ENDED[job.state] and job.deadline
+  if is and is ~= was then redis.call('ZADD', P .. 'deadlines:' .. job.kind, is, job.id) end
+  if was and not is then redis.call('ZREM', P .. 'deadlines:' .. old.kind, job.id) end
   local flew, flies = old and joinable(old), joinable(job)
   local moved = flew and flies and want_of(old) ~= want_of(job)
   if flew and (moved or not flies) and redis.call('HGET', P .. 'wants', want_of(old)) == job.id then

@@ -128,6 +128,7 @@ local function bury(id, job, kind, target, retention, reason, message, payload)
   -- What it was before is unknown, so every place that it may lie in is looked at.
   for _, state in ipairs(UNENDED) do redis.call('ZREM', P .. 'jobs:' .. kind .. ':' .. state, id) end
   redis.call('ZREM', P .. 'leases', id)
+  redis.call('ZREM', P .. 'deadlines:' .. kind, id)
   if redis.call('HGET', P .. 'wants', want_of(dead)) == id then redis.call('HDEL', P .. 'wants', want_of(dead)) end
   if job.nonce then redis.call('HDEL', P .. 'claims', job.nonce) end
 end

@@ -364,7 +364,7 @@ function verbs.list(limit, state, seq, created, ...)
 end
 
 -- kinds state... -> for each of the kinds, with commas between them, for each state how many jobs, then the age of the
--- oldest queued one in microseconds, or ''
+-- oldest queued one and the time until the next deadline in microseconds, or ''
 function verbs.stats(kinds, ...)
   local all = {}
   for kind in string.gmatch(kinds, '[^,]+') do
@@ -372,6 +372,8 @@ function verbs.stats(kinds, ...)
     for n, state in ipairs({ ... }) do counts[n] = redis.call('ZCARD', P .. 'jobs:' .. kind .. ':' .. state) end
     local oldest = redis.call('ZRANGE', P .. 'jobs:' .. kind .. ':queued', 0, 0, 'WITHSCORES')[2]
     counts[#counts + 1] = oldest and int(math.max(NOW - tonumber(oldest), 0)) or ''
+    local deadline = redis.call('ZRANGE', P .. 'deadlines:' .. kind, 0, 0, 'WITHSCORES')[2]
+    counts[#counts + 1] = deadline and int(tonumber(deadline) - NOW) or ''
     all[#all + 1] = counts
   end
   return all
