@@ -115,7 +115,7 @@ async fn a_host_says_what_it_is_and_what_it_has() {
     assert_eq!(stock, [held("gpu-1", "c/d", 2)]);
 
     fleet.server.command(&["FLUSHALL"]);
-    set_clock(&fleet.server, &fleet.hands);
+    fleet.pass(Duration::from_secs(1));
     one.register("gpu-1", &mut told).await.expect("registers");
     one.register("gpu-1", &mut told).await.expect("registers");
     let stock = one.fleet().stock(&"gpu-1".parse().expect("a name")).await.expect("answers");

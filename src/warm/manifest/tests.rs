@@ -128,7 +128,10 @@ fn a_job_carries_what_the_manifest_says() {
     };
     assert_ne!(key(0, "gpu-1"), key(1, "gpu-1"));
     assert_ne!(key(0, "gpu-1"), key(0, "gpu-2"), "each host asks for its own");
-    assert_eq!(key(1, "gpu-1"), key(1, "gpu-2"), "whoever asks for another's is the same");
+    assert_ne!(key(1, "gpu-1"), key(1, "gpu-2"), "and for a job for each of the others");
+    manifest.wishes[1].hosts = Hosts::Pool;
+    let key = |host| manifest.job(&manifest.wishes[1], now, Some(("run", host))).common.idempotency_key;
+    assert_eq!(key("gpu-1"), key("gpu-2"), "but one of several has it whichever that is");
 }
 
 #[test]

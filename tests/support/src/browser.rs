@@ -8,17 +8,21 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use fantoccini::actions::{InputSource as _, KeyAction, KeyActions};
+use fantoccini::elements::Element;
+use fantoccini::error::{CmdError, NewSessionError};
+use fantoccini::wd::WebDriverCompatibleCommand;
+use fantoccini::{Client, ClientBuilder, Locator};
+use hyper_util::client::legacy::connect::HttpConnector;
+use reqwest::{Method, Url};
 use rustix::process::{Pid, Signal, geteuid, kill_process_group};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use thirtyfour::common::capabilities::desiredcapabilities::CapabilitiesHelper;
-use thirtyfour::error::WebDriverResult;
-use thirtyfour::{By, ChromiumLikeCapabilities, DesiredCapabilities, WebDriver, WebElement};
-
-pub use thirtyfour::Key;
 use tokio::runtime::Runtime;
 
 use crate::process::{Lines, Running, spawn_followed};
+
+pub use fantoccini::key::Key;
 
 const DRIVER: &str = "chromedriver";
 /// How long the driver and the browser may take to start, and a page to show something.
@@ -29,7 +33,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub struct Browser {
     runtime: Runtime,
-    tab: Option<WebDriver>,
+    tab: Option<Client>,
     driver: Running,
     lines: Lines,
     _home: TempDir,
@@ -60,12 +64,12 @@ impl Browser {
         Some(browser)
     }
 
-    fn tab(&self) -> &WebDriver {
+    fn tab(&self) -> &Client {
         self.tab.as_ref().expect("open until it is dropped")
     }
 
     #[track_caller]
-    fn done<T>(&self, what: &str, step: impl Future<Output = WebDriverResult<T>>) -> T {
+    fn done<T>(&self, what: &str, step: impl Future<Output = Result<T, CmdError>>) -> T {
         self.runtime.block_on(step).unwrap_or_else(|error| panic!("{what}: {error}"))
     }
 
@@ -84,13 +88,12 @@ impl Browser {
     /// What a script returns; its arguments are `arguments[0]` and so on.
     #[track_caller]
     pub fn run(&self, script: &str, arguments: &[Value]) -> Value {
-        let ran = self.tab().execute(script, arguments.to_vec());
-        self.done(script, ran).json().clone()
+        self.done(script, self.tab().execute(script, arguments.to_vec()))
     }
 
     #[track_caller]
-    fn element(&self, selector: &str) -> WebElement {
-        self.done(selector, self.tab().find(By::Css(selector)))
+    fn element(&self, selector: &str) -> Element {
+        self.done(selector, self.tab().find(Locator::Css(selector)))
     }
 
     /// The text of the first element that fits, as a person reads it; empty if it is hidden.
@@ -104,7 +107,10 @@ impl Browser {
     #[track_caller]
     pub fn click(&self, selector: &str) {
         let element = self.element(selector);
-        self.done(selector, element.scroll_into_view());
+        self.run(
+            "document.querySelector(arguments[0]).scrollIntoView({block: 'center'})",
+            &[json!(selector)],
+        );
         self.done(selector, element.click());
     }
 
@@ -119,7 +125,9 @@ impl Browser {
     /// Presses a key, wherever the focus is.
     #[track_caller]
     pub fn press(&self, key: Key) {
-        self.done("a key", self.tab().action_chain().send_keys(key).perform());
+        let (down, up) = (KeyAction::Down { value: key.into() }, KeyAction::Up { value: key.into() });
+        let press = KeyActions::new("keyboard".into()).then(down).then(up);
+        self.done("a key", self.tab().perform_actions(press));
     }
 
     /// Waits until a script returns something that counts as true, and returns it. Panics with the page's text when the
@@ -167,26 +175,46 @@ impl Browser {
     /// A picture of the window.
     #[track_caller]
     pub fn screenshot(&self, file: &Path) {
-        self.done("a picture", self.tab().screenshot(file));
+        std::fs::write(file, self.done("a picture", self.tab().screenshot())).expect("written");
     }
 
     #[track_caller]
     fn cdp(&self, method: &str, parameters: &Value) -> Value {
-        self.done(method, self.tab().cdp().send_raw(method, parameters))
+        let command =
+            Chromes { path: "goog/cdp/execute", body: json!({"cmd": method, "params": parameters}) };
+        self.done(method, self.tab().issue_cmd(command))
     }
 
     /// What the browser complained about since it was last asked: errors of scripts, breaches of the page's policy, files
     /// that did not come.
     #[track_caller]
     pub fn complaints(&self) -> Vec<String> {
-        let log = self.done("the log", self.tab().browser_log());
-        let severe = log.into_iter().filter(|entry| entry.level == "SEVERE");
-        severe.map(|entry| entry.message).collect()
+        let command = Chromes { path: "se/log", body: json!({"type": "browser"}) };
+        let log = self.done("the log", self.tab().issue_cmd(command));
+        let entries = log.as_array().map(Vec::as_slice).unwrap_or_default();
+        let severe = entries.iter().filter(|entry| entry["level"] == "SEVERE");
+        severe.map(|entry| entry["message"].as_str().unwrap_or_default().to_owned()).collect()
     }
 }
 
-async fn open_tab(port: u16, home: &Path) -> WebDriverResult<WebDriver> {
-    let mut wants = DesiredCapabilities::chrome();
+/// A command that only Chrome's driver has.
+#[derive(Debug)]
+struct Chromes {
+    path: &'static str,
+    body: Value,
+}
+
+impl WebDriverCompatibleCommand for Chromes {
+    fn endpoint(&self, base: &Url, session: Option<&str>) -> Result<Url, url::ParseError> {
+        base.join(&format!("session/{}/{}", session.unwrap_or_default(), self.path))
+    }
+
+    fn method_and_body(&self, _: &Url) -> (Method, Option<String>) {
+        (Method::POST, Some(self.body.to_string()))
+    }
+}
+
+async fn open_tab(port: u16, home: &Path) -> Result<Client, NewSessionError> {
     let profile = format!("--user-data-dir={}", home.join("profile").display());
     let mut flags = vec![
         "--headless=new",
@@ -205,17 +233,16 @@ async fn open_tab(port: u16, home: &Path) -> WebDriverResult<WebDriver> {
     if geteuid().is_root() {
         flags.push("--no-sandbox");
     }
-    for flag in flags {
-        wants.add_arg(flag)?;
-    }
-    wants.set("goog:loggingPrefs", json!({"browser": "ALL"}))?;
-    WebDriver::builder(format!("http://127.0.0.1:{port}"), wants).request_timeout(PATIENCE).connect().await
+    let wants = json!({"goog:chromeOptions": {"args": flags}, "goog:loggingPrefs": {"browser": "ALL"}});
+    let Value::Object(wants) = wants else { unreachable!("an object") };
+    let mut builder = ClientBuilder::new(HttpConnector::new());
+    builder.capabilities(wants).connect(&format!("http://127.0.0.1:{port}")).await
 }
 
 impl Drop for Browser {
     fn drop(&mut self) {
         if let Some(tab) = self.tab.take() {
-            let quit = async { tokio::time::timeout(PATIENCE, tab.quit()).await };
+            let quit = async { tokio::time::timeout(PATIENCE, tab.close()).await };
             // Whoever does not go by itself is ended below.
             let _ = self.runtime.block_on(quit);
         }
