@@ -186,7 +186,7 @@ fn a_night_is_asked_for_and_reported() {
         assert_eq!((&job["state"], &job["requested_by"]), (&json!("ready"), &json!(["warm"])), "{job}");
     }
     both.iter().for_each(|model| {
-        Snapshot::read(larder.cache(), model.id(), "main").expect("staged").assert_is(model)
+        Snapshot::read(larder.cache(), model.id(), "main").expect("staged").assert_is(model);
     });
     let listed = larder.run(&["ls", "--json"]).expect_code(0).json();
     let of = |model: &Model| {

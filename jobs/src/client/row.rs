@@ -128,7 +128,7 @@ fn document(fields: &BTreeMap<String, String>) -> Result<Map<String, Value>, Str
         }
         match fields.get("window").map(String::as_str) {
             Some("none") => {
-                ["window", "bandwidth_outside"].into_iter().for_each(|name| drop(job.remove(name)))
+                ["window", "bandwidth_outside"].into_iter().for_each(|name| drop(job.remove(name)));
             }
             Some(windows) => drop(job.insert("window".into(), windows.into())),
             None => {}
