@@ -22,7 +22,7 @@ const STYLE: &str = "
         --high: #c2410c; --middle: #2563a8; --low: #8fb4d9; --away: #b91c1c; --flow: #2563a8; }
   @media (prefers-color-scheme: dark) {
     svg { --page: #0d1117; --ink: #e6edf3; --soft: #9198a1; --grid: #30363d; --open: #14202e; --lane: #11171f;
-          --high: #f28c4e; --middle: #5aa2e6; --low: #33587d; --away: #ff7b72; --flow: #5aa2e6; }
+          --high: #f28c4e; --middle: #5aa2e6; --low: #47709a; --away: #ff7b72; --flow: #5aa2e6; }
   }
   text { font-family: system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sans-serif; fill: var(--ink); }
   .title { font-size: 20px; font-weight: 600; }
