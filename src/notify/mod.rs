@@ -178,7 +178,7 @@ impl Notifier {
         match inner.store.commit(batch) {
             Ok(()) => inner.news.notify_one(),
             Err(error) => {
-                tracing::warn!(%error, job = %record.id, "the notices of a job that ended are lost")
+                tracing::warn!(%error, job = %record.id, "the notices of a job that ended are lost");
             }
         }
     }
