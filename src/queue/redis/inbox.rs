@@ -332,7 +332,7 @@ mod tests {
         // Well before it looks by itself, in a minute's third.
         let begun = tokio::time::Instant::now();
         let id = ask(&server, &download("a/b"));
-        while store.queue.inbox(1).await.expect("reads") != [] {
+        while !store.queue.inbox(1).await.expect("reads").is_empty() {
             assert!(begun.elapsed() < LOOK / 2, "nobody was woken");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }

@@ -10,7 +10,7 @@ use crate::fleet::{Program, download};
 fn host(fleet: &Watched, hub: &Hub, name: &str) -> Larder {
     larder!(hub)
         .env("LARDER__QUEUE__MODE", "sentinel")
-        .env("LARDER__QUEUE__URLS", &fleet.urls())
+        .env("LARDER__QUEUE__URLS", fleet.urls())
         .env("LARDER__QUEUE__MASTER_NAME", MASTER)
         .env("LARDER__HOST__NAME", name)
         .env("LARDER__QUEUE__LEASE", "3s")
