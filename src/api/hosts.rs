@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::{Path, RawQuery, State as Shared};
 use axum::http::StatusCode;
 use larder_jobs::client::{Queue, near_hosts};
-use larder_jobs::{CommitId, HeldModel, HostName, HostState, Labels, ModelRef, Presence, Reason};
+use larder_jobs::{CommitId, HeldModel, HostName, HostState, Invalid, Labels, ModelRef, Presence, Reason};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -44,6 +44,9 @@ pub(super) async fn list(
     RawQuery(query): RawQuery,
 ) -> Result<Json<HostList>, Failure> {
     let [model, labels] = parameters(query.as_deref(), ["model", "labels"])?;
+    if labels.as_ref().is_some_and(|text| text.is_empty()) {
+        return Err(Invalid::new("`labels` is empty", "name one, such as zone=a, or leave it out").into());
+    }
     let labels: Labels = labels.map(|text| text.parse()).transpose()?.unwrap_or_default();
     let model: Option<ModelRef> = model.map(|text| text.parse()).transpose()?;
     let hosts = all(&api).await?.into_iter().filter(|host| labels.select(&host.labels()));

@@ -108,7 +108,10 @@ pub(super) async fn change_fleet(
     Shared(api): Shared<Api>,
     body: Bytes,
 ) -> Result<Json<FleetLimits>, Failure> {
-    let change: FleetChange = serde_json::from_slice(&body).map_err(|error| {
+    // A list would be read as one, too.
+    let object = serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(&body);
+    let change = object.and_then(|fields| serde_json::from_value::<FleetChange>(fields.into()));
+    let change = change.map_err(|error| {
         Invalid::new(
             format!("the body is no limit: {error}"),
             r#"send {"bandwidth": 1000000000, "requests_per_second": 50}, or null for no limit"#,

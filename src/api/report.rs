@@ -37,6 +37,9 @@ pub(super) async fn show(
     RawQuery(query): RawQuery,
 ) -> Result<Json<Report>, Failure> {
     let [span, by] = parameters(query.as_deref(), ["since", "requested_by"])?;
+    if by.as_ref().is_some_and(String::is_empty) {
+        return Err(Invalid::new("`requested_by` is empty", "name who asked, or leave it out").into());
+    }
     let (since, to) = (since(span)?, Timestamp::now());
     let from = to.checked_sub(since).unwrap_or(Timestamp::MIN);
     let host: HostName = api.host.parse()?;

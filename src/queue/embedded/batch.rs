@@ -66,6 +66,11 @@ impl Embedded {
         let (now, mut seq, mut backlog) = (self.now(), inner.index.next_seq(), inner.index.backlog());
         let (mut ids, mut asked, mut places) = (Vec::new(), Vec::<Asked>::new(), HashMap::new());
         for job in jobs {
+            let keyed = job.common.idempotency_key.as_deref().and_then(|key| inner.index.keyed(key));
+            if let Some(id) = keyed {
+                ids.push(id);
+                continue;
+            }
             let want = job.work.want_hash();
             let place = match (places.get(&want), inner.index.wanted(&want)) {
                 (Some(place), _) => *place,

@@ -261,7 +261,7 @@ mod tests {
     fn a_page_is_read_clicked_and_typed_into_and_its_faults_are_heard() {
         let Some(browser) = Browser::start() else { return };
         browser.open(concat!(
-            "data:text/html,<input id=i><button id=b onclick=\"this.textContent=i.value\">no</button>",
+            "data:text/html,<meta name=viewport content=width=device-width><input id=i><button id=b onclick=\"this.textContent=i.value\">no</button>",
             "<script>console.error('a fault')</script>"
         ));
         browser.type_into("#i", "old");
