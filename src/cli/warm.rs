@@ -160,11 +160,8 @@ fn clock(at: jiff::Timestamp) -> String {
 
 fn verdict(view: &NightView) -> String {
     let plan = &view.plan;
-    let rate = if plan.measured {
-        ""
-    } else {
-        "; the line's rate is not measured yet (larder profile --tests network)"
-    };
+    let rate =
+        if plan.measured { "" } else { "; how fast the line is will be known after the first download" };
     let Some(deadline) = plan.deadline else {
         return match plan.finishes {
             Finish::Will => format!("there is no deadline; it is done within a week{rate}"),
