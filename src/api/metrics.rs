@@ -185,6 +185,9 @@ fn queue(page: &mut Page<'_>, sampled: &Sampled) {
     for (kind, age) in &stats.oldest_queued {
         family.sample(&[("kind", kind.word())], age.as_secs_f64());
     }
+    if stats.deadline_slack.is_empty() {
+        return;
+    }
     let help =
         "How long until the first deadline of a job that has not ended; below zero if that has passed.";
     let mut family = page.gauge("larder_deadline_slack_seconds", help);

@@ -100,7 +100,8 @@ fn what_the_host_holds_and_does_is_on_the_page_and_moves() {
         Fake::new(&Config { gpus: [gpus().gpus, vec![hostile_gpu()]].concat(), ..gpus() }).expect("set up");
     let (hub, larder) = house(&fake);
     hub.add(models::huge(710, 60_000_000).named("d/coming"));
-    let daemon = larder.env("LARDER__HUB__BANDWIDTH", "500kB").serve();
+    let larder = larder.env("LARDER__HUB__BANDWIDTH", "500kB");
+    let daemon = larder.serve();
     larder_leases(&daemon);
     let job = ask(&daemon, "d/coming");
 
@@ -216,7 +217,7 @@ fn a_larder_that_is_away_is_said_to_be_away_until_it_is_back() {
     assert_eq!(browser.text("#notice-away"), "");
     daemon.kill9();
     browser.wait_text("#notice-away", "Larder does not answer: It cannot be reached. It answered last at ");
-    browser.wait_text("#away-ticks", "For ");
+    browser.wait_text("#away-ticks", "Away for ");
     browser.wait_text("#freshness", "away");
     // What was known is still there to be read, and is said to be old.
     assert!(browser.text("#models-table").contains("a/oldest"));
@@ -277,6 +278,8 @@ fn a_queue_that_is_away_makes_the_jobs_unknown_and_nothing_else() {
 fn a_host_without_gpus_models_or_jobs_says_so() {
     let Some(browser) = Browser::start() else { return };
     let larder = larder!(&Hub::start()).env("LARDER__GPU__NVML_LIBRARY", "/nowhere/libnvidia-ml.so.1");
+    // However full this machine's disk is.
+    let larder = larder.env("LARDER__CACHE__CAPACITY", "1GB");
     let daemon = larder.serve();
     browser.open(&page(&daemon));
     browser.wait_text("#tile-gpus", "no GPU");

@@ -12,8 +12,8 @@ use tempfile::TempDir;
 use super::{GIB, PICTURES, SOON, assert_well_behaved, gpus, number, on_gpus, page, picture};
 use crate::redis::clock::liar;
 
-/// So many seconds pass for larder in one; readings are then 100 s apart, less than what counts as a gap.
-const FAST: u32 = 1_000;
+/// So many seconds pass for larder in one; readings are then 50 s apart, less than what counts as a gap.
+const FAST: u32 = 500;
 const HOURS: u32 = 2;
 
 fn using(first: u64, second: u64, is_lost: bool) -> Config {
@@ -64,11 +64,10 @@ fn what_was_used_over_hours_is_drawn_with_its_gaps() {
         );
         number(&browser.run(&script, &[]))
     };
+    let (first, second) = (pieces(1), pieces(2));
     assert!(
-        pieces(2) > pieces(1),
-        "the line of the one that was lost is broken: {} and {}",
-        pieces(1),
-        pieces(2)
+        second > first,
+        "the line of the one that was lost has one more gap: {first} and {second} pieces"
     );
     let spans = "return [...document.querySelectorAll('#gpus-cards article:first-child .times span')].map((node) => node.textContent)";
     let auto = browser.run(spans, &[]);

@@ -93,7 +93,8 @@ fn the_keyboard_reaches_everything_and_shows_where_it_is() {
     let fake = Fake::new(&gpus()).expect("set up");
     let (hub, larder) = house(&fake);
     hub.add(support::models::huge(721, 40_000_000).named("d/coming"));
-    let daemon = allowing_jobs(larder.env("LARDER__HUB__BANDWIDTH", "100kB").serve());
+    let larder = larder.env("LARDER__HUB__BANDWIDTH", "100kB");
+    let daemon = allowing_jobs(larder.serve());
     ask(&daemon, "d/coming");
     browser.open(&page(&daemon));
     browser.wait_text("#models-table", "a/oldest");
