@@ -36,6 +36,8 @@ pub struct Door {
     tls: Option<Tls>,
     /// Whether probes and scrapes need no token.
     public: Arc<RwLock<bool>>,
+    /// Paths that show nothing of this host by themselves, and need no token.
+    pages: Vec<&'static str>,
 }
 
 impl Door {
@@ -52,7 +54,13 @@ impl Door {
                 "tokens travel in clear text; set api.tls, or put a proxy with TLS in front of larder"
             );
         }
-        Ok(Self { access, tls, public: Arc::new(RwLock::new(config.public_metrics)) })
+        Ok(Self { access, tls, public: Arc::new(RwLock::new(config.public_metrics)), pages: Vec::new() })
+    }
+
+    /// The same door, past which everybody may look at these paths: files that are the same on every host.
+    #[must_use]
+    pub fn with_pages(self, pages: impl IntoIterator<Item = &'static str>) -> Self {
+        Self { pages: pages.into_iter().collect(), ..self }
     }
 
     /// Reads the files again. What cannot be read leaves everything as it was.
@@ -87,11 +95,17 @@ impl Door {
     }
 
     /// Who asks, if that one may.
-    fn admit(&self, route: Option<&Route>, headers: &HeaderMap) -> std::result::Result<Caller, Refused> {
+    fn admit(
+        &self,
+        route: Option<&Route>,
+        path: &str,
+        headers: &HeaderMap,
+    ) -> std::result::Result<Caller, Refused> {
         if self.access.is_empty() {
             return loopback_host(headers).map(|()| Caller::admin("loopback"));
         }
-        if self.is_public() && route.is_some_and(|route| route.is_probe) {
+        let is_probe = self.is_public() && route.is_some_and(|route| route.is_probe);
+        if is_probe || self.pages.contains(&path) {
             return Ok(Caller { name: "public".into(), role: Role::Read });
         }
         let Some(token) = bearer(headers) else {
@@ -205,7 +219,7 @@ fn shown(text: &str) -> String {
 /// Over TCP.
 pub(super) async fn over_tcp(State(door): State<Door>, request: Request, next: Next) -> Response {
     let route = route_of(&request);
-    match door.admit(route, request.headers()) {
+    match door.admit(route, request.uri().path(), request.headers()) {
         Ok(caller) => pass(route, caller, request, next).await,
         Err(Refused { who, answer }) => {
             if let Some(route) = route.filter(|route| route.changes) {

@@ -93,6 +93,7 @@ impl Redis {
         let start = Instant::now();
         while !self.try_command(&["PING"], PATIENCE).is_ok_and(|reply| reply == Reply::Text("PONG".into())) {
             if let Some(status) = self.server().wait(Duration::from_millis(10)) {
+                self.lines.wait_end();
                 panic!("Redis ended ({status}) before it was ready\n{}", self.logs().join("\n"));
             }
             assert!(start.elapsed() < PATIENCE, "Redis is not ready\n{}", self.logs().join("\n"));
