@@ -116,7 +116,7 @@ fn what_the_host_holds_and_does_is_on_the_page_and_moves() {
     browser.wait("it moves", &done.replace("return Number(", &format!("return {} < Number(", first + 4)));
     browser.wait_text(&row, "left");
     browser.wait_text("#tile-jobs", "1 running");
-    browser.wait_text("#tile-speed", "MiB/s");
+    browser.wait_text("#tile-speed", "KiB/s");
     browser.click(&format!("{row} .opener"));
     browser.wait_text(&format!("{row} .detail"), HOSTILE);
     browser.wait_text(&format!("{row} .detail .files"), "model.safetensors");
@@ -181,6 +181,8 @@ fn reads_disk_plan_and_models(browser: &Browser) {
     browser.type_into("#plan-room", "much");
     browser.click("#plan-form button[type=submit]");
     browser.wait_text("#plan-wrong", "is not a size");
+    let complaints = browser.complaints();
+    assert!(complaints.len() == 1 && complaints[0].contains("free=much"), "{complaints:?}");
     browser.type_into("#plan-room", "10MB");
     browser.click("#plan-form button[type=submit]");
     browser.wait_text("#plan-summary", "For room of 10MB: 1 model would go");
@@ -277,7 +279,8 @@ fn a_queue_that_is_away_makes_the_jobs_unknown_and_nothing_else() {
 #[test]
 fn a_host_without_gpus_models_or_jobs_says_so() {
     let Some(browser) = Browser::start() else { return };
-    let larder = larder!(&Hub::start()).env("LARDER__GPU__NVML_LIBRARY", "/nowhere/libnvidia-ml.so.1");
+    let hub = Hub::start();
+    let larder = larder!(&hub).env("LARDER__GPU__NVML_LIBRARY", "/nowhere/libnvidia-ml.so.1");
     // However full this machine's disk is.
     let larder = larder.env("LARDER__CACHE__CAPACITY", "1GB");
     let daemon = larder.serve();

@@ -98,10 +98,11 @@ function steps(run, x, y) {
 
 /** What the picture shows, for those who do not see it. */
 export function inWords(points, from) {
-  const known_ = points.filter((point) => known(point.used));
-  if (known_.length === 0) return "no reading in this time";
-  const most = known_.reduce((a, b) => (b.used > a.used ? b : a));
-  const least = known_.reduce((a, b) => (b.used < a.used ? b : a));
-  const since = Math.max(points[0].at, from);
-  return `between ${bytes(least.used)} and ${bytes(most.used)} since ${clock(new Date(since), false)}, most at ${clock(new Date(most.at), false)}`;
+  const told = points.filter((point) => known(point.used));
+  if (told.length === 0) return "no reading in this time";
+  const most = told.reduce((a, b) => (b.used > a.used ? b : a));
+  const least = told.reduce((a, b) => (b.used < a.used ? b : a));
+  const since = `since ${clock(new Date(Math.max(points[0].at, from)), false)}`;
+  if (least.used === most.used) return `${bytes(most.used)} ${since}`;
+  return `between ${bytes(least.used)} and ${bytes(most.used)} ${since}, most at ${clock(new Date(most.at), false)}`;
 }

@@ -49,7 +49,7 @@ function parts() {
 }
 
 function keepFree() {
-  return known(cache.keep_free_bytes) ? `${bytes(cache.keep_free_bytes)} are to stay free` : "";
+  return cache.keep_free_bytes > 0 ? `${bytes(cache.keep_free_bytes)} are to stay free` : "";
 }
 
 function draw() {

@@ -34,6 +34,12 @@ fn what_was_used_over_hours_is_drawn_with_its_gaps() {
     let clock = folder.path().join("clock");
     std::fs::write(&clock, format!("-{HOURS}h x{FAST}")).expect("written");
     let larder = on_gpus(larder!(&hub), &fake)
+        .env("LARDER__HOST__NAME", "gpu-7")
+        .env("LARDER__CACHE__MIN_AGE", "0s")
+        .env("LARDER__CACHE__CHECK_EVERY", "1h")
+        .env("LARDER__CACHE__CAPACITY", "600MB")
+        .env("LARDER__CACHE__HIGH_WATERMARK", "25%")
+        .env("LARDER__CACHE__LOW_WATERMARK", "15%")
         .env("LD_PRELOAD", liar)
         .env("FAKETIME_TIMESTAMP_FILE", &clock)
         .env("FAKETIME_NO_CACHE", "1")
@@ -49,7 +55,7 @@ fn what_was_used_over_hours_is_drawn_with_its_gaps() {
         fake.set(&config).expect("set");
     }
     std::thread::sleep(all.saturating_sub(begun.elapsed()));
-    std::fs::write(&clock, "+0").expect("written");
+    std::fs::write(&clock, "+0 x1").expect("written");
     let used =
         |history: &Value, n: usize| history["gpus"][n]["used_bytes"].as_array().cloned().unwrap_or_default();
     let history = daemon.wait_until("/v1/host/vram", SOON, |history| used(history, 0).len() > 15);

@@ -27,6 +27,8 @@ pub use fantoccini::key::Key;
 const DRIVER: &str = "chromedriver";
 /// How long the driver and the browser may take to start, and a page to show something.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How often the driver may choose a port that somebody else takes.
+const TRIES: usize = 5;
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// A browser with one tab.
@@ -47,17 +49,10 @@ impl Browser {
             println!("skipped: no {DRIVER} (Debian: apt-get install chromium chromium-driver)");
             return None;
         }
-        let mut command = Command::new(DRIVER);
-        command.arg("--port=0").env("HOME", home.path()).env("TMPDIR", home.path());
-        command.env("NO_PROXY", "*").process_group(0);
-        let lines = Lines::default();
-        let driver = spawn_followed(&mut command, &lines);
+        let (driver, lines, port) =
+            (0..TRIES).find_map(|_| start_driver(home.path())).expect("a port for the driver");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let mut browser = Self { runtime, tab: None, driver, lines, _home: home };
-        let started = browser.lines.wait(PATIENCE, |line| line.contains("started successfully on port"));
-        let port =
-            started.as_deref().and_then(|line| line.trim_end_matches('.').rsplit(' ').next()?.parse().ok());
-        let port: u16 = port.unwrap_or_else(|| panic!("{DRIVER} says no port: {:?}", browser.lines.all()));
         let tab = browser.runtime.block_on(open_tab(port, browser._home.path()));
         browser.tab =
             Some(tab.unwrap_or_else(|error| panic!("no browser: {error}\n{:?}", browser.lines.all())));
@@ -214,6 +209,21 @@ impl WebDriverCompatibleCommand for Chromes {
     }
 }
 
+/// Starts the driver; `None` if somebody took the port that it chose before it listened on it.
+fn start_driver(home: &Path) -> Option<(Running, Lines, u16)> {
+    let mut command = Command::new(DRIVER);
+    command.arg("--port=0").env("HOME", home).env("TMPDIR", home);
+    command.env("NO_PROXY", "*").process_group(0);
+    let lines = Lines::default();
+    let driver = spawn_followed(&mut command, &lines);
+    let said =
+        |line: &str| line.contains("started successfully on port") || line.contains("port not available");
+    let last =
+        lines.wait(PATIENCE, said).unwrap_or_else(|| panic!("{DRIVER} says nothing: {:?}", lines.all()));
+    let port = last.trim_end_matches('.').rsplit(' ').next()?.parse().ok()?;
+    Some((driver, lines, port))
+}
+
 async fn open_tab(port: u16, home: &Path) -> Result<Client, NewSessionError> {
     let profile = format!("--user-data-dir={}", home.join("profile").display());
     let mut flags = vec![
@@ -268,7 +278,7 @@ mod tests {
         browser.type_into("#i", "new");
         browser.click("#b");
         assert_eq!(browser.text("#b"), "new");
-        browser.wait("as wide as a phone", "return innerWidth > 390");
+        browser.wait("wider than a phone", "return innerWidth > 390");
         browser.viewport(390, 800, true);
         browser.prefers("prefers-color-scheme", "dark");
         assert_eq!(
