@@ -44,7 +44,7 @@ pub(super) async fn list(
     RawQuery(query): RawQuery,
 ) -> Result<Json<HostList>, Failure> {
     let [model, labels] = parameters(query.as_deref(), ["model", "labels"])?;
-    if labels.as_ref().is_some_and(|text| text.is_empty()) {
+    if labels.as_ref().is_some_and(String::is_empty) {
         return Err(Invalid::new("`labels` is empty", "name one, such as zone=a, or leave it out").into());
     }
     let labels: Labels = labels.map(|text| text.parse()).transpose()?.unwrap_or_default();

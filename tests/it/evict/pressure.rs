@@ -116,6 +116,8 @@ fn what_is_unused_for_long_expires_and_an_ended_lease_protects_no_more() {
     let larder = larder!(&hub)
         .env("LARDER__CACHE__MIN_AGE", "0s")
         .env("LARDER__CACHE__EXPIRE_AFTER", "1s")
+        // However full this machine's disk is.
+        .env("LARDER__CACHE__CAPACITY", "1GB")
         .env("LARDER__CACHE__CHECK_EVERY", "1s");
     for name in ["a/one", "a/two"] {
         larder.run(&["stage", name]).expect_code(0);

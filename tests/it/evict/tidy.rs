@@ -155,6 +155,8 @@ fn what_was_named_by_mistake_is_brought_back_until_its_room_is_needed() {
 fn the_whole_cache_is_read_again_in_its_time() {
     let (_hub, larder) = house(&["a/old", "a/young"]);
     let larder = larder.env("LARDER__CACHE__SCRUB_EVERY", "2d");
+    // However full this machine's disk is.
+    let larder = larder.env("LARDER__CACHE__CAPACITY", "1GB");
     // As if the one had been staged three days ago; the records learn it from the receipt.
     let receipts = larder.cache().join("models--a--old/.larder/receipts");
     let receipt = walk(&receipts).pop().expect("a receipt");
