@@ -4,6 +4,7 @@
 //! It is taken from memory and from one look at the disk; nothing here waits for a GPU, a hub or Redis. The queue sends
 //! it with the next heartbeat (`queue/redis/attend.rs`), at once if something changed that others decide by.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,12 +12,13 @@ use std::time::Duration;
 use jiff::Timestamp;
 use larder_jobs::{
     Bandwidth, FleetLimits, HOST_RECORD_VERSION, HeldModel, HostGpu, HostHealth, HostName, HostRecord, Labels,
+    SourceLimits, SourceName,
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Result, blocking};
 use crate::gpu::Gpus;
-use crate::hub::Hub;
+use crate::hub::{Hub, Share, SourceShare};
 use crate::keeper::Keeper;
 use crate::queue::Redis;
 use crate::scout::{HostView, Scout};
@@ -109,9 +111,9 @@ impl Portrait {
 
 /// How often a host that downloads says so and learns its share.
 const SHARE: Duration = Duration::from_secs(2);
-/// What a host may take until it has learnt its share, in bytes per second: the others have the whole limit until they
-/// hear of it.
-const UNTIL_THEN: u64 = 64 << 10;
+/// What a host may take until it has learnt its share, in bytes and requests per second: the others have the whole limit
+/// until they hear of it.
+const UNTIL_THEN: (f64, f64) = (65_536.0, 1.0);
 /// How often it is looked whether the fleet has limits.
 const LOOK_FOR_LIMITS: Duration = Duration::from_secs(1);
 
@@ -122,19 +124,19 @@ pub async fn share_until(queue: Arc<Redis>, hub: Hub, stop: CancellationToken) {
     loop {
         let active = limits.is_busy();
         if !queue.is_limited() {
-            hub.set_share(None, None);
+            hub.set_share(&Share::default());
         } else if active || sharing > 0 {
             match queue.share(active).await {
                 // The first answer comes before the others have heard.
                 Ok((fleet, hosts)) => {
-                    let (bandwidth, requests) = share(fleet, hosts.max(1), sharing > 0 || hosts <= 1);
-                    hub.set_share(bandwidth, requests);
+                    hub.set_share(&share(&fleet, hosts.max(1), sharing > 0 || hosts <= 1));
                     sharing = if active { sharing.saturating_add(1) } else { 0 };
                 }
                 Err(error) => tracing::debug!(%error, "this host's share of the fleet's limits is unknown"),
             }
         } else {
-            hub.set_share(Bandwidth::new(UNTIL_THEN).ok(), Some(1.0));
+            let (bytes, requests) = (Some(UNTIL_THEN.0), Some(UNTIL_THEN.1));
+            hub.set_share(&Share { bytes, requests, sources: BTreeMap::new() });
         }
         let pause = if active { SHARE } else { LOOK_FOR_LIMITS };
         tokio::select! {
@@ -146,16 +148,24 @@ pub async fn share_until(queue: Arc<Redis>, hub: Hub, stop: CancellationToken) {
 }
 
 /// What one of so many hosts may take; little while the others have not heard of it.
-fn share(fleet: FleetLimits, hosts: u32, is_known: bool) -> (Option<Bandwidth>, Option<f64>) {
-    let part = |bandwidth: Bandwidth| {
-        let part = bandwidth.bytes() / u64::from(hosts);
-        Bandwidth::new(if is_known { part } else { part.min(UNTIL_THEN) }.max(1)).ok()
+fn share(fleet: &FleetLimits, hosts: u32, is_known: bool) -> Share {
+    let part = |all: f64, until_then: f64| {
+        let part = all / f64::from(hosts);
+        if is_known { part } else { part.min(until_then) }
     };
-    let requests = |all: NonZeroU32| {
-        let part = f64::from(all.get()) / f64::from(hosts);
-        if is_known { part } else { part.min(1.0) }
+    // At least a byte: a speed of nothing would be waited for without end.
+    let bytes = |all: Option<Bandwidth>| all.map(|all| part(all.bytes() as f64, UNTIL_THEN.0).max(1.0));
+    let requests = |all: Option<NonZeroU32>| all.map(|all| part(all.get().into(), UNTIL_THEN.1));
+    let source = |(name, limits): (&SourceName, &SourceLimits)| {
+        let share =
+            SourceShare { bytes: bytes(limits.bandwidth), requests: requests(limits.requests_per_second) };
+        (name.to_string(), share)
     };
-    (fleet.bandwidth.and_then(part), fleet.requests_per_second.map(requests))
+    Share {
+        bytes: bytes(fleet.bandwidth),
+        requests: requests(fleet.requests_per_second),
+        sources: fleet.sources.iter().map(source).collect(),
+    }
 }
 
 fn health(view: &HostView) -> HostHealth {
@@ -182,15 +192,22 @@ mod tests {
 
     #[test]
     fn a_share_is_an_equal_part_and_little_until_the_others_know() {
+        let mirror = SourceLimits { bandwidth: Bandwidth::new(4_000_000).ok(), requests_per_second: None };
         let fleet = FleetLimits {
             bandwidth: Bandwidth::new(8_000_000).ok(),
             requests_per_second: NonZeroU32::new(6),
+            sources: [("http://mirror".parse().expect("a name"), mirror)].into(),
         };
-        let bytes = |hosts, known| share(fleet, hosts, known).0.map(Bandwidth::bytes);
-        assert_eq!([bytes(1, true), bytes(4, true)], [Some(8_000_000), Some(2_000_000)]);
-        assert_eq!(bytes(4, false), Some(UNTIL_THEN));
-        assert_eq!(bytes(100_000_000, true), Some(1), "never nothing");
-        assert_eq!([share(fleet, 4, true).1, share(fleet, 4, false).1], [Some(1.5), Some(1.0)]);
-        assert_eq!(share(FleetLimits::default(), 3, false), (None, None), "no limit is no limit");
+        let bytes = |hosts, known| share(&fleet, hosts, known).bytes;
+        assert_eq!([bytes(1, true), bytes(4, true)], [Some(8_000_000.0), Some(2_000_000.0)]);
+        assert_eq!(bytes(4, false), Some(UNTIL_THEN.0));
+        assert_eq!(bytes(100_000_000, true), Some(1.0), "never nothing");
+        assert_eq!([share(&fleet, 4, true), share(&fleet, 4, false)].map(|of| of.requests), [
+            Some(1.5),
+            Some(1.0)
+        ]);
+        let own = share(&fleet, 2, true).sources["http://mirror"];
+        assert_eq!((own.bytes, own.requests), (Some(2_000_000.0), None));
+        assert_eq!(share(&FleetLimits::default(), 3, false), Share::default(), "no limit is no limit");
     }
 }

@@ -1,11 +1,9 @@
 //! The hosts of a fleet as they say what they are, and as the queue knows them.
 
-use std::num::NonZeroU32;
-
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::{Bandwidth, CommitId, HostName, JobId, Labels, RepoId};
+use crate::{CommitId, HostName, JobId, Labels, RepoId};
 
 /// The version of [`HostRecord`] that this crate writes. Fields are only ever added.
 pub const HOST_RECORD_VERSION: u64 = 1;
@@ -141,16 +139,6 @@ impl HostState {
     pub fn labels(&self) -> Labels {
         self.about.as_ref().map(|about| about.labels.clone()).unwrap_or_default()
     }
-}
-
-/// What all hosts of a fleet together may take of the network.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-pub struct FleetLimits {
-    /// Bytes per second of all downloads; `null` is no limit.
-    pub bandwidth: Option<Bandwidth>,
-    /// Requests per second to each source; `null` is no limit.
-    pub requests_per_second: Option<NonZeroU32>,
 }
 
 /// A model in the cache of a host.

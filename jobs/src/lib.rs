@@ -32,6 +32,7 @@ mod id;
 mod invalid;
 mod job;
 mod labels;
+mod limits;
 mod model;
 mod problem;
 mod profile;
@@ -50,7 +51,7 @@ pub use download::{Download, Format, MAX_LEASE, MIN_LEASE};
 pub use evict::{Evict, EvictedModel};
 pub use file::{Digest, FilePath, RepoFile};
 pub use fleet::{
-    Drain, FleetLimits, HOST_RECORD_VERSION, HeldModel, HostDisk, HostGpu, HostHealth, HostRecord, HostState,
+    Drain, HOST_RECORD_VERSION, HeldModel, HostDisk, HostGpu, HostHealth, HostRecord, HostState,
     Presence,
 };
 pub use glob::Glob;
@@ -60,6 +61,9 @@ pub use id::JobId;
 pub use invalid::Invalid;
 pub use job::{Common, Job, MAX_PAYLOAD, VERSION, Work};
 pub use labels::Labels;
+pub use limits::{
+    FleetLimits, FleetLimitsChange, MAX_LIMITED_SOURCES, SourceLimits, SourceLimitsChange, SourceName,
+};
 pub use model::{CommitId, ModelRef, RepoId, Revision};
 pub use problem::Problem;
 pub use profile::{Preload, Profile, ProfileTarget, Test};

@@ -1,13 +1,11 @@
 //! How fast bytes may come: look and change, for the host and for a job that runs here.
 
-use std::num::NonZeroU32;
-
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Path, State as Shared};
 use axum::http::StatusCode;
 use larder_jobs::client::Queue;
-use larder_jobs::{Bandwidth, FleetLimits, Invalid, JobId, Reason};
+use larder_jobs::{Bandwidth, FleetLimits, FleetLimitsChange, Invalid, JobId, Reason};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -90,40 +88,25 @@ pub(super) async fn show_fleet(Shared(api): Shared<Api>) -> Result<Json<FleetLim
     Ok(Json(fleet(&api)?.limits().await?))
 }
 
-/// Both are there, or what is not stays as it is.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct FleetChange {
-    #[serde(default, deserialize_with = "given")]
-    bandwidth: Option<Option<Bandwidth>>,
-    #[serde(default, deserialize_with = "given")]
-    requests_per_second: Option<Option<NonZeroU32>>,
-}
-
-fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
-    T::deserialize(deserializer).map(Some)
-}
-
 pub(super) async fn change_fleet(
     Shared(api): Shared<Api>,
     body: Bytes,
 ) -> Result<Json<FleetLimits>, Failure> {
     // A list would be read as one, too.
     let object = serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(&body);
-    let change = object.and_then(|fields| serde_json::from_value::<FleetChange>(fields.into()));
+    let change = object.and_then(|fields| serde_json::from_value::<FleetLimitsChange>(fields.into()));
     let change = change.map_err(|error| {
         Invalid::new(
             format!("the body is no limit: {error}"),
-            r#"send {"bandwidth": 1000000000, "requests_per_second": 50}, or null for no limit"#,
+            concat!(
+                r#"send {"bandwidth": 1000000000, "requests_per_second": 50}, or null for no limit; of one source: "#,
+                r#"{"sources": {"https://huggingface.co": {"requests_per_second": 20}}}"#,
+            ),
         )
     })?;
     let fleet = fleet(&api)?;
-    let now = fleet.limits().await?;
-    let limits = FleetLimits {
-        bandwidth: change.bandwidth.unwrap_or(now.bandwidth),
-        requests_per_second: change.requests_per_second.unwrap_or(now.requests_per_second),
-    };
-    fleet.set_limits(limits).await?;
+    fleet.change_limits(&change).await?;
+    let limits = fleet.limits().await?;
     tracing::info!(?limits, "the fleet has other limits");
     Ok(Json(limits))
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args as Group, Parser, Subcommand, ValueEnum};
 use larder_jobs::{
-    Bandwidth, Format, Glob, Invalid, Job, JobId, ModelRef, Size, Span, Test, Variant, Windows, Work,
+    Bandwidth, Format, Glob, Invalid, Job, JobId, ModelRef, Size, SourceName, Span, Test, Variant, Windows, Work,
 };
 
 use super::name::model;
@@ -225,6 +225,9 @@ pub(super) enum Verb {
         /// Requests per second that the fleet sends to each source, or none for no limit
         #[arg(long, value_name = "N|none", value_parser = requests, requires = "fleet")]
         requests: Option<Requests>,
+        /// What the fleet takes of this hub or mirror, beside its limits for all (https://huggingface.co)
+        #[arg(long, value_name = "URL", value_parser = source, requires = "fleet")]
+        source: Option<SourceName>,
     },
     /// Look at the hosts of the fleet, find out who has a model, let a host take no more jobs
     Hosts {
@@ -439,6 +442,10 @@ fn variant(text: &str) -> Result<Variant, Invalid> {
 
 fn engine(text: &str) -> Result<Engine, Invalid> {
     text.parse().map_err(|unknown: crate::fit::Unknown| Invalid::new(unknown.what, unknown.hint))
+}
+
+fn source(text: &str) -> Result<SourceName, Invalid> {
+    text.parse()
 }
 
 fn limit(text: &str) -> Result<Limit, Invalid> {

@@ -1,7 +1,10 @@
 //! `larder limit`: how fast bytes may come, shown and changed while a larder runs.
 
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+
 use axum::http::Method;
-use larder_jobs::{Bandwidth, FleetLimits, JobId, Reason};
+use larder_jobs::{Bandwidth, FleetLimits, FleetLimitsChange, JobId, Reason, SourceLimitsChange, SourceName};
 
 use super::OK;
 use super::args::{Limit, Requests};
@@ -29,26 +32,40 @@ pub(super) async fn run(
     }
 }
 
-/// What all hosts of the fleet together may take, shown or changed.
+/// What all hosts of the fleet together may take, of one source or as a whole, changed if something is said, and shown.
 pub(super) async fn of_fleet(
     settings: Settings,
+    source: Option<SourceName>,
     bandwidth: Option<Limit>,
     requests: Option<Requests>,
     output: &Output,
 ) -> Result<u8> {
     let client = Client::reach(&settings).await?.ok_or_else(|| nobody(&settings))?;
-    let mut limits = client.fleet_limits().await?;
-    if bandwidth.is_some() || requests.is_some() {
-        limits.bandwidth = bandwidth.map_or(limits.bandwidth, |Limit(bandwidth)| bandwidth);
-        limits.requests_per_second =
-            requests.map_or(limits.requests_per_second, |Requests(requests)| requests);
-        client.set_fleet_limits(limits).await?;
+    let bandwidth = bandwidth.map(|Limit(bandwidth)| bandwidth);
+    let requests_per_second = requests.map(|Requests(requests)| requests);
+    if bandwidth.is_some() || requests_per_second.is_some() {
+        let change = match source {
+            Some(source) => FleetLimitsChange {
+                sources: [(source, SourceLimitsChange { bandwidth, requests_per_second })].into(),
+                ..FleetLimitsChange::default()
+            },
+            None => FleetLimitsChange { bandwidth, requests_per_second, sources: BTreeMap::new() },
+        };
+        client.change_fleet_limits(&change).await?;
     }
+    let limits = client.fleet_limits().await?;
     output.print(&limits, || {
-        let requests = limits.requests_per_second;
-        let requests = requests.map_or_else(|| "none".into(), |requests| format!("{requests}/s"));
-        let rows = [("bytes", words(limits.bandwidth, *output)), ("requests to each source", requests)];
-        table(&["OF THE FLEET", "AT MOST"], rows.map(|(what, most)| vec![what.into(), most]).into(), &[1])
+        let row = |of: &str, bandwidth, requests: Option<NonZeroU32>, without: &str| {
+            let requests = requests.map_or_else(|| without.to_owned(), |requests| format!("{requests}/s"));
+            vec![of.to_owned(), words(bandwidth, *output), requests]
+        };
+        let whole = row("all sources", limits.bandwidth, limits.requests_per_second, "none");
+        let sources = limits.sources.iter();
+        let sources = sources.map(|(name, own)| {
+            row(name.as_str(), own.bandwidth, own.requests_per_second, "as to all")
+        });
+        let rows = std::iter::once(whole).chain(sources).collect();
+        table(&["OF THE FLEET FROM", "BYTES", "REQUESTS TO EACH"], rows, &[1, 2])
     })?;
     Ok(OK)
 }
@@ -61,11 +78,11 @@ impl Client {
         }
     }
 
-    async fn set_fleet_limits(&self, limits: FleetLimits) -> Result<()> {
+    async fn change_fleet_limits(&self, change: &FleetLimitsChange) -> Result<()> {
         if let Some(fleet) = self.fleet() {
-            return Ok(fleet.set_limits(limits).await?);
+            return Ok(fleet.change_limits(change).await?);
         }
-        let body = serde_json::to_vec(&limits).map_err(|error| Error::internal(error.to_string()))?;
+        let body = serde_json::to_vec(change).map_err(|error| Error::internal(error.to_string()))?;
         self.call::<FleetLimits>(Method::PUT, "/v1/fleet/limits", Some(body)).await.map(drop)
     }
 }

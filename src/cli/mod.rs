@@ -164,8 +164,8 @@ fn run(args: Args, output: &Output) -> Result<u8> {
             }
             Verb::Doctor { ready: true, .. } => doctor::ready(&settings, output).await,
             Verb::Doctor { reconcile, .. } => doctor::run(settings, reconcile, output).await,
-            Verb::Limit { bandwidth, fleet: true, requests, .. } => {
-                limit::of_fleet(settings, bandwidth, requests, output).await
+            Verb::Limit { bandwidth, fleet: true, requests, source, .. } => {
+                limit::of_fleet(settings, source, bandwidth, requests, output).await
             }
             Verb::Limit { bandwidth, job, .. } => limit::run(&settings, bandwidth, job, output).await,
             Verb::Hosts { verb } => hosts::run(settings, verb, output).await,

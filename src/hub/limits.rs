@@ -1,6 +1,6 @@
 //! How many bytes per second may come: one bucket for the host, one for each running job, each with a speed that can
 //! be changed while others wait for it, and one for each source. Jobs that share a window have one bucket more, together.
-//! In a fleet that has limits the host has one for its share, and each source one that counts requests.
+//! In a fleet that has limits the host has one for its share, and each source two: for bytes and for requests.
 //!
 //! A bucket holds a tenth of a second, so short transfers obey too. Who takes more than is there goes into debt and
 //! waits until the debt is paid; who waits when the speed changes gives back what it took and asks again.
@@ -23,6 +23,26 @@ use larder_jobs::{Bandwidth, JobId};
 const BURST: Duration = Duration::from_millis(100);
 /// Shorter waits are not worth a timer; what they let through is within the burst.
 const LEAST_WAIT: Duration = Duration::from_millis(10);
+
+/// A host's share of what its fleet may take, per second; nothing is no limit.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Share {
+    /// Bytes of all downloads.
+    pub bytes: Option<f64>,
+    /// Requests to each source that has no share of its own.
+    pub requests: Option<f64>,
+    /// Of single sources, by their names.
+    pub sources: BTreeMap<String, SourceShare>,
+}
+
+/// A host's share of what its fleet may take of one source, per second; nothing is no limit of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct SourceShare {
+    /// Bytes.
+    pub bytes: Option<f64>,
+    /// Requests.
+    pub requests: Option<f64>,
+}
 
 /// The limits of a host and of the jobs that run on it; clones are the same limits.
 #[derive(Clone)]
@@ -64,11 +84,9 @@ impl Limits {
         Self { host: Arc::new(Host { bucket, fleet, began: Notify::new(), jobs, shared }) }
     }
 
-    /// Changes what the host may take of what its fleet may.
-    pub(super) fn set_share(&self, bandwidth: Option<Bandwidth>) {
-        if self.host.fleet.bandwidth() != bandwidth {
-            self.host.fleet.set(bandwidth);
-        }
+    /// Changes what the host may take of what its fleet may, in bytes per second.
+    pub(super) fn set_share(&self, bytes: Option<f64>) {
+        self.host.fleet.set_speed(bytes.unwrap_or(f64::INFINITY));
     }
 
     /// Whether a job runs here.

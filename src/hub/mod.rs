@@ -39,7 +39,7 @@ use larder_jobs::{Bandwidth, Reason, Size, Span};
 use source::{Clients, Source};
 
 pub use client::Resolved;
-pub use limits::{JobLimit, Limits};
+pub use limits::{JobLimit, Limits, Share, SourceShare};
 pub use published::Published;
 pub use token::Token;
 pub use transfer::{Fetch, Fetched, Kept, PageCache, Phase, Totals, Tracker, Trust, kept};
@@ -248,12 +248,14 @@ impl Hub {
         &self.inner.limits
     }
 
-    /// This host's share of what its fleet may take: bytes of all downloads, and requests to each source. Nothing is no
-    /// limit.
-    pub fn set_share(&self, bandwidth: Option<Bandwidth>, requests_per_second: Option<f64>) {
-        self.inner.limits.set_share(bandwidth);
-        let requests = requests_per_second.unwrap_or(f64::INFINITY);
-        self.inner.sources.iter().for_each(|source| source.set_requests(requests));
+    /// Keeps this host to its share of what its fleet may take.
+    pub fn set_share(&self, share: &Share) {
+        self.inner.limits.set_share(share.bytes);
+        for source in &self.inner.sources {
+            let own = share.sources.get(source.name.as_str()).copied().unwrap_or_default();
+            let requests = own.requests.or(share.requests).unwrap_or(f64::INFINITY);
+            source.set_share(own.bytes.unwrap_or(f64::INFINITY), requests);
+        }
     }
 
     /// Whether nobody may be asked.

@@ -99,8 +99,8 @@ pub(super) struct Source {
     pub(super) connections: Semaphore,
     /// How fast bytes may come from it.
     pub(super) bandwidth: Bucket,
-    /// How many requests it may be sent; the host's share of what its fleet may.
-    requests: Bucket,
+    /// The host's share of what its fleet may take from it: bytes, and requests.
+    shared: (Bucket, Bucket),
     reached: Arc<AtomicBool>,
     received: metrics::Bytes,
     /// It takes no HTTP/1.1.
@@ -117,12 +117,24 @@ impl fmt::Debug for Source {
 impl Source {
     /// Waits until it may be sent another request.
     pub(super) async fn turn(&self) {
-        self.requests.take(1).await;
+        self.shared.1.take(1).await;
     }
 
-    /// It may be sent so many requests in a second; infinity is no limit.
-    pub(super) fn set_requests(&self, per_second: f64) {
-        self.requests.set_speed(per_second);
+    /// Takes what came from it: waits until the host may have it, then until its fleet may.
+    pub(super) async fn take(&self, bytes: u64) {
+        self.bandwidth.take(bytes).await;
+        self.shared.0.take(bytes).await;
+    }
+
+    /// Whether bytes may come from it only so fast.
+    pub(super) fn is_limited(&self) -> bool {
+        self.bandwidth.bandwidth().or(self.shared.0.bandwidth()).is_some()
+    }
+
+    /// What the host may take of what its fleet may: bytes, and requests in a second. Infinity is no limit.
+    pub(super) fn set_share(&self, bytes: f64, requests: f64) {
+        self.shared.0.set_speed(bytes);
+        self.shared.1.set_speed(requests);
     }
 
     /// A source at `mirror`; `reached` becomes true when anybody answers.
@@ -147,7 +159,7 @@ impl Source {
             hf,
             connections,
             bandwidth,
-            requests: Bucket::new(None),
+            shared: (Bucket::new(None), Bucket::new(None)),
             reached,
             received,
             http2,

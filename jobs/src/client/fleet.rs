@@ -1,6 +1,6 @@
 //! The steps that a fleet adds: who is there and has what, who takes no jobs, and jobs that are asked for together.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use redis::Value;
@@ -11,8 +11,9 @@ use super::error::{Error, Result};
 use super::queue::{Queue, refused, request, strange, unknown};
 use super::row;
 use crate::{
-    Bandwidth, Batch, Drain, FleetLimits, HeldModel, HostName, HostState, Job, JobId, Kind, MAX_BATCH,
-    Presence, Reason, Record, RepoId, Target,
+    Bandwidth, Batch, Drain, FleetLimits, FleetLimitsChange, HeldModel, HostName, HostState, Job, JobId, Kind,
+    MAX_BATCH, MAX_LIMITED_SOURCES, Presence, Reason, Record, RepoId, SourceLimits, SourceLimitsChange, SourceName,
+    Target,
 };
 
 /// Changes of a host's stock that travel together.
@@ -233,19 +234,37 @@ impl Queue {
     /// # Errors
     /// `queue_unavailable`.
     pub async fn limits(&self) -> Result<FleetLimits> {
-        let reply = self.connection.run(&Step::new("limits")).await?;
-        FleetLimits::read(&reply).ok_or_else(strange)
+        Ok(limits(&self.connection.run(&Step::new("limits")).await?))
     }
 
     /// Changes what all hosts together may take; every larder follows within seconds.
     ///
     /// # Errors
-    /// `queue_unavailable`; one of both may have been changed by then.
-    pub async fn set_limits(&self, limits: FleetLimits) -> Result<()> {
-        let bandwidth = limits.bandwidth.map(|bandwidth| bandwidth.bytes().to_string());
-        let requests = limits.requests_per_second.map(|requests| requests.to_string());
-        for (field, value) in [("bandwidth", bandwidth), ("requests", requests)] {
-            self.connection.run(&Step::new("limit").arg(field).maybe(value)).await?;
+    /// `invalid_request` if more than [`MAX_LIMITED_SOURCES`] sources would have limits; `queue_unavailable`.
+    pub async fn change_limits(&self, change: &FleetLimitsChange) -> Result<()> {
+        let text = |number: Option<String>| number.unwrap_or_default();
+        let mut fields = BTreeMap::new();
+        let mut put = |source: Option<&SourceName>, part: &SourceLimitsChange| {
+            let field = |name: &str| source.map_or_else(|| name.to_owned(), |source| format!("{name} {source}"));
+            if let Some(bandwidth) = part.bandwidth {
+                fields.insert(field(BANDWIDTH), text(bandwidth.map(|bandwidth| bandwidth.bytes().to_string())));
+            }
+            if let Some(requests) = part.requests_per_second {
+                fields.insert(field(REQUESTS), text(requests.map(|requests| requests.to_string())));
+            }
+        };
+        let FleetLimitsChange { bandwidth, requests_per_second, sources } = change;
+        put(None, &SourceLimitsChange { bandwidth: *bandwidth, requests_per_second: *requests_per_second });
+        sources.iter().for_each(|(source, part)| put(Some(source), part));
+        // Two fields each, and those of the whole.
+        let most = 2 * (MAX_LIMITED_SOURCES + 1);
+        let reply = self.connection.run(&Step::new("limit").arg(most).arg(json!(fields))).await?;
+        if row::text(&reply).is_some() {
+            return Err(Error::new(
+                Reason::InvalidRequest,
+                format!("more than {MAX_LIMITED_SOURCES} sources would have limits of their own"),
+                "lift those of sources that are not used any more",
+            ));
         }
         Ok(())
     }
@@ -256,10 +275,9 @@ impl Queue {
     /// `queue_unavailable`.
     pub async fn share(&self, host: &HostName, active: bool) -> Result<(FleetLimits, u32)> {
         let reply = self.connection.run(&Step::new("share").arg(host).arg(u8::from(active))).await?;
-        let Value::Array(parts) = &reply else { return Err(strange()) };
-        let hosts =
-            parts.get(2).and_then(row::text).and_then(|hosts| hosts.parse().ok()).ok_or_else(strange)?;
-        Ok((FleetLimits::read(&reply).ok_or_else(strange)?, hosts))
+        let (fields, hosts) = super::queue::pair(&reply)?;
+        let hosts = row::text(hosts).and_then(|hosts| hosts.parse().ok()).ok_or_else(strange)?;
+        Ok((limits(fields), hosts))
     }
 
     /// Takes back one requester's wish for a job or for every job of a batch; says what became of each.
@@ -298,15 +316,30 @@ impl Queue {
     }
 }
 
-impl FleetLimits {
-    /// The first two parts of an answer.
-    fn read(reply: &Value) -> Option<Self> {
-        let Value::Array(parts) = reply else { return None };
-        let text = |n: usize| parts.get(n).and_then(row::text).filter(|text| !text.is_empty());
-        let bandwidth = text(0).map(|bytes| Bandwidth::new(bytes.parse().ok()?).ok());
-        let requests = text(1).map(|requests| requests.parse().ok());
-        Some(Self { bandwidth: bandwidth.flatten(), requests_per_second: requests.flatten() })
+/// Fields of the hash of limits, followed by a space and the source if they are of one.
+const BANDWIDTH: &str = "bandwidth";
+const REQUESTS: &str = "requests";
+
+/// The limits that a hash holds; what cannot be read is no limit.
+fn limits(fields: &Value) -> FleetLimits {
+    let mut limits = FleetLimits::default();
+    for (field, value) in row::fields(fields) {
+        let (name, source) = field.split_once(' ').map_or((field.as_str(), None), |(name, of)| (name, Some(of)));
+        let source = match source.map(str::parse).transpose() {
+            Ok(source) => source.map(|source| limits.sources.entry(source).or_default()),
+            Err(_) => continue,
+        };
+        let (bandwidth, requests) = match source {
+            Some(SourceLimits { bandwidth, requests_per_second }) => (bandwidth, requests_per_second),
+            None => (&mut limits.bandwidth, &mut limits.requests_per_second),
+        };
+        match name {
+            BANDWIDTH => *bandwidth = value.parse().ok().and_then(|bytes| Bandwidth::new(bytes).ok()),
+            REQUESTS => *requests = value.parse().ok(),
+            _ => {}
+        }
     }
+    limits
 }
 
 fn hash(wants: &BTreeSet<String>) -> String {

@@ -38,7 +38,7 @@ mod urls;
 use std::time::Duration;
 
 use crate::{
-    CommitId, FleetLimits, HeldModel, HostName, HostState, Hosts, Job, JobId, JobView, Kind, ModelRef,
+    CommitId, FleetLimits, FleetLimitsChange, HeldModel, HostName, HostState, Hosts, Job, JobId, JobView, Kind, ModelRef,
     Reason, State, Target,
 };
 
@@ -181,9 +181,9 @@ impl Client {
     /// Changes that; every larder follows within seconds.
     ///
     /// # Errors
-    /// `queue_unavailable`.
-    pub async fn set_limits(&self, limits: FleetLimits) -> Result<()> {
-        self.queue.set_limits(limits).await
+    /// `invalid_request` for more sources than may have limits; `queue_unavailable`.
+    pub async fn change_limits(&self, change: &FleetLimitsChange) -> Result<()> {
+        self.queue.change_limits(change).await
     }
 
     /// The host takes no more jobs (`true`), or takes jobs again; what runs there goes on.

@@ -1,6 +1,6 @@
 //! What there is to say of each route: what it does, its parameters, its body, its answers.
 
-use larder_jobs::{FleetLimits, Job, JobView};
+use larder_jobs::{FleetLimits, FleetLimitsChange, Job, JobView};
 use schemars::SchemaGenerator;
 use serde_json::{Value, json};
 
@@ -217,7 +217,10 @@ fn of_the_host(name: &str) -> Option<Operation> {
             shape_of::<FleetLimits>,
         ),
         "limit_fleet" => Operation::new("Changes that; what is not sent stays as it is.")
-            .body(shape_of::<FleetLimits>, json!({"bandwidth": 1_000_000_000, "requests_per_second": 50}))
+            .body(
+                shape_of::<FleetLimitsChange>,
+                json!({"bandwidth": 1_000_000_000, "sources": {"https://huggingface.co": {"requests_per_second": 50}}}),
+            )
             .json(200, "The limits.", shape_of::<FleetLimits>),
         "show_cache" => Operation::new("The disk by class, and where its watermarks stand.").json(
             200,

@@ -221,7 +221,7 @@ impl Job {
     pub(super) async fn paced(&self, bytes: u64, source: &Source, stop: &CancellationToken) {
         let limits = async {
             self.limit.take(bytes).await;
-            source.bandwidth.take(bytes).await;
+            source.take(bytes).await;
         };
         tokio::select! {
             biased;

@@ -41,7 +41,7 @@ impl Job {
     /// many bytes of the partial came so. What did not come is left to the ranges.
     pub(super) async fn by_xet(&self, file: &RepoFile, source: &Source, progress: &InFlight) -> Result<u64> {
         // Nobody can hold a child to a bandwidth, so whoever has a limit gets ranges.
-        let is_limited = self.limit.is_set() || source.bandwidth.bandwidth().is_some();
+        let is_limited = self.limit.is_set() || source.is_limited();
         if !self.hub.config.xet || file.size < XET_FROM || is_limited {
             return Ok(0);
         }

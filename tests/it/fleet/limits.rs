@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use support::{Daemon, Hub, Redis, models};
+use tempfile::NamedTempFile;
 
 use super::{PATIENCE, id_of, machine};
 
@@ -25,7 +26,7 @@ fn hosts_together_keep_to_what_the_fleet_may_take() {
     let daemons = [machines[0].serve(), machines[1].serve()];
     let set =
         machines[0].run(&["limit", "4MiB", "--fleet", "--requests", "100", "--json"]).expect_code(0).json();
-    assert_eq!(set, json!({"bandwidth": LIMIT, "requests_per_second": 100}));
+    assert_eq!(set, json!({"bandwidth": LIMIT, "requests_per_second": 100, "sources": {}}));
     let seen = daemons[1].get("/v1/fleet/limits").expect(200);
     assert_eq!(seen, set, "one for the whole fleet");
 
@@ -39,7 +40,11 @@ fn hosts_together_keep_to_what_the_fleet_may_take() {
     assert!(took >= least, "{} bytes came in {took:?} at {LIMIT} bytes per second", 2 * MODEL);
 
     let lifted = daemons[0].request("PUT", "/v1/fleet/limits", Some(&json!({"bandwidth": null}))).expect(200);
-    assert_eq!(lifted, json!({"bandwidth": null, "requests_per_second": 100}), "the other one stays");
+    assert_eq!(
+        lifted,
+        json!({"bandwidth": null, "requests_per_second": 100, "sources": {}}),
+        "the other one stays"
+    );
     let text = machines[0].run(&["limit", "--fleet", "--requests", "none"]).expect_code(0);
     assert!(text.stdout.contains("none") && !text.stdout.contains("100"), "{text:?}");
     let id = ask(&daemons[1], models[2].id());
@@ -50,4 +55,44 @@ fn hosts_together_keep_to_what_the_fleet_may_take() {
         daemons[0].request("PUT", "/v1/fleet/limits", Some(&wrong)).expect(400);
     }
     machines[0].run(&["limit", "--fleet", "--requests", "0"]).expect_code(2);
+}
+
+#[test]
+fn a_source_has_limits_of_its_own() {
+    let (redis, hub, mirror) = (Redis::start(), Hub::start(), Hub::start());
+    let (slow, quick) = (models::huge(1, MODEL), models::huge(2, MODEL));
+    mirror.add(slow.clone());
+    [&slow, &quick].into_iter().for_each(|model| drop(hub.add(model.clone())));
+    let config = NamedTempFile::new().expect("a file");
+    let source = mirror.endpoint();
+    std::fs::write(config.path(), format!("[hub]\nendpoints = [{{ url = \"{source}\" }}]\n")).expect("written");
+    let gpu = machine("gpu-1", &redis.url(), &hub).env("LARDER_CONFIG", config.path());
+    let daemon = gpu.serve();
+
+    let limit = ["limit", "--fleet", "--source", &format!("{source}/"), "4MiB", "--requests", "90", "--json"];
+    let set = gpu.run(&limit).expect_code(0).json();
+    let own = json!({(&source): {"bandwidth": LIMIT, "requests_per_second": 90}});
+    assert_eq!(set, json!({"bandwidth": null, "requests_per_second": null, "sources": own}));
+    let shown = gpu.run(&["limit", "--fleet"]).expect_code(0);
+    assert!(shown.stdout.contains(&source) && shown.stdout.contains("90/s"), "{shown:?}");
+
+    let least = Duration::from_secs_f64(MODEL as f64 / LIMIT as f64 * 0.9);
+    let begun = Instant::now();
+    assert_eq!(daemon.wait_job(&ask(&daemon, slow.id()), PATIENCE)["state"], "ready");
+    let took = begun.elapsed();
+    assert!(took >= least, "{MODEL} bytes came from the mirror in {took:?} at {LIMIT} bytes per second");
+    assert_eq!(hub.bytes_of(slow.id()), 0, "all of it came from the mirror");
+    // At the mirror's limit it would not end in the patience of this test.
+    gpu.run(&["limit", "--fleet", "--source", &source, "1kB"]).expect_code(0);
+    assert_eq!(daemon.wait_job(&ask(&daemon, quick.id()), PATIENCE)["state"], "ready");
+
+    let none = ["limit", "--fleet", "--source", &source, "none", "--requests", "none", "--json"];
+    assert_eq!(gpu.run(&none).expect_code(0).json()["sources"], json!({}), "without a limit it is not named");
+    let wrong = gpu.run(&["limit", "--fleet", "--source", "huggingface.co", "1MB"]).expect_code(2);
+    assert!(wrong.stderr.contains("like https://huggingface.co"), "{wrong:?}");
+    let many: serde_json::Map<_, _> =
+        (0..66).map(|n| (format!("http://mirror-{n}"), json!({"bandwidth": 1, "requests_per_second": 1}))).collect();
+    let refused = daemon.request("PUT", "/v1/fleet/limits", Some(&json!({"sources": many}))).expect(400);
+    assert_eq!(refused["reason"], "invalid_request", "{refused}");
+    assert_eq!(daemon.get("/v1/fleet/limits").expect(200)["sources"], json!({}), "all or none");
 }

@@ -99,24 +99,32 @@ end
 -- How long a host counts as one that downloads after it said so.
 local SHARING = 6 * 1000000
 
--- field value -> nothing; the field of what the whole fleet may take: bandwidth or requests. '' lifts it
-function verbs.limit(field, value)
-  if value == '' then redis.call('HDEL', P .. 'limits', field) else redis.call('HSET', P .. 'limits', field, value) end
+-- most fields -> nothing; JSON of fields of what the whole fleet may take, of the whole (bandwidth, requests) and of single
+-- sources (bandwidth https://host). '' lifts one. All or, if more than `most` would be held, none of them: 'full'
+function verbs.limit(most, fields)
+  fields = cjson.decode(fields)
+  local held = redis.call('HLEN', P .. 'limits')
+  for field, value in pairs(fields) do
+    local is_held = redis.call('HEXISTS', P .. 'limits', field) == 1
+    if value == '' and is_held then held = held - 1 elseif value ~= '' and not is_held then held = held + 1 end
+  end
+  if held > tonumber(most) then return 'full' end
+  for field, value in pairs(fields) do
+    if value == '' then redis.call('HDEL', P .. 'limits', field) else redis.call('HSET', P .. 'limits', field, value) end
+  end
   redis.call('PUBLISH', P .. 'to:pool', 'limits')
 end
 
--- -> bandwidth, requests; '' is no limit
+-- -> the fields
 function verbs.limits()
-  return { redis.call('HGET', P .. 'limits', 'bandwidth') or '', redis.call('HGET', P .. 'limits', 'requests') or '' }
+  return redis.call('HGETALL', P .. 'limits')
 end
 
--- host active -> bandwidth, requests, and among how many hosts they are shared
+-- host active -> the fields, and among how many hosts they are shared
 function verbs.share(host, active)
   if active == '1' then redis.call('ZADD', P .. 'sharing', int(NOW), host) else redis.call('ZREM', P .. 'sharing', host) end
   redis.call('ZREMRANGEBYSCORE', P .. 'sharing', '-inf', int(NOW - SHARING))
-  local limits = verbs.limits()
-  limits[3] = redis.call('ZCARD', P .. 'sharing')
-  return limits
+  return { verbs.limits(), redis.call('ZCARD', P .. 'sharing') }
 end
 
 -- host instance -> nothing; it leaves
