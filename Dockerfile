@@ -18,13 +18,13 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
         jobs/src/lib.rs tests/support/src/lib.rs tests/fake-nvml/src/lib.rs; do \
         mkdir -p "$(dirname "$target")" && echo 'fn main() {}' > "$target"; \
     done \
-    && cargo build --release --locked --bin larder \
+    && cargo build --release --locked --features otlp --bin larder \
     && cargo clean --release -p larder -p larder-jobs
 COPY config config
 COPY jobs jobs
 COPY src src
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
-    cargo build --release --locked --bin larder && cp target/release/larder /larder
+    cargo build --release --locked --features otlp --bin larder && cp target/release/larder /larder
 
 FROM ${BASE} AS runtime
 # The user that larder runs as: the owner of the hub cache, see docs/deploy.md.

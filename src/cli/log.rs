@@ -1,18 +1,27 @@
-//! The log on stderr: for people on a terminal, JSON otherwise; never through a progress bar.
+//! The log on stderr: for people on a terminal, JSON otherwise; never through a progress bar. Beside it, in a build that
+//! has them and where a collector is named, the traces.
 
 use std::io::{self, IsTerminal as _, Write};
 
 use indicatif::MultiProgress;
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, fmt};
 
+use super::traces::{self, Traces};
 use crate::config::{Log, LogFormat};
 use crate::error::{Error, Result};
 
-/// Starts the log; the bars that are drawn beside it step aside for every line.
+/// Starts the log and the traces of `host`; the bars that are drawn beside the log step aside for every line.
 ///
 /// `serve` logs at `log.level`; other verbs only errors, unless they are `verbose`.
-pub(super) fn start(config: &Log, serve: bool, verbose: bool) -> Result<MultiProgress> {
+pub(super) fn start(
+    config: &Log,
+    host: &str,
+    serve: bool,
+    verbose: bool,
+) -> Result<(MultiProgress, Option<Traces>)> {
     let bars = MultiProgress::new();
     let level = if serve || verbose { config.level.as_str() } else { "error" };
     let filter = EnvFilter::try_new(level).map_err(|error| Error::internal(format!("log.level: {error}")))?;
@@ -22,14 +31,16 @@ pub(super) fn start(config: &Log, serve: bool, verbose: bool) -> Result<MultiPro
         LogFormat::Human => true,
         LogFormat::Json => false,
     };
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(Beside(bars.clone()));
-    if human {
+    let layer = fmt::layer().with_writer(Beside(bars.clone()));
+    let layer = if human {
         let colour = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        builder.with_ansi(colour).with_target(false).init();
+        layer.with_ansi(colour).with_target(false).boxed()
     } else {
-        builder.json().flatten_event(true).with_span_list(false).init();
-    }
-    Ok(bars)
+        layer.json().flatten_event(true).with_span_list(false).boxed()
+    };
+    let (traces, exported) = traces::start(host)?.unzip();
+    tracing_subscriber::registry().with(layer.with_filter(filter)).with(exported).init();
+    Ok((bars, traces))
 }
 
 /// Writes whole lines while the bars are lifted.

@@ -24,6 +24,8 @@ mod progress;
 mod report;
 mod serve;
 mod stage;
+#[cfg_attr(not(feature = "otlp"), path = "no_traces.rs")]
+mod traces;
 mod verify;
 mod warm;
 mod watch;
@@ -123,7 +125,10 @@ fn run(args: Args, output: &Output) -> Result<u8> {
         _ => {}
     }
     let settings = Settings::load(&sources, &Environment::process())?;
-    let bars = log::start(&settings.config.log, matches!(args.verb, Verb::Serve), args.common.verbose)?;
+    let serve = matches!(args.verb, Verb::Serve);
+    let host = &settings.config.host.name;
+    // The last spans go when everything has ended.
+    let (bars, _traces) = log::start(&settings.config.log, host, serve, args.common.verbose)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

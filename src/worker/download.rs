@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use jiff::{SignedDuration, Timestamp};
 use larder_jobs::{Digest, Download, Job, ModelRef, Progress, Reason, State, Work};
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument as _, debug_span};
 
 use super::planned::{Planned, receipt_of, reserve, selection};
 use super::rate::Rate;
@@ -39,7 +40,8 @@ pub(super) async fn variant(
 ) -> Result<Done> {
     healthy(context)?;
     report(State::Planning, Progress { bytes_fetched: earlier, ..Progress::default() });
-    let (want, chosen) = context.scout.choose(want, stop).await?;
+    let choice = context.scout.choose(want, stop).instrument(debug_span!("choose"));
+    let (want, chosen) = choice.await?;
     let chosen = chosen.map(Box::new);
     let told = |state, progress| report(state, Progress { chosen: chosen.clone(), ..progress });
     let begun = Instant::now();
@@ -83,7 +85,7 @@ pub(super) async fn download(
     let keeper = context.keeper()?.clone();
     // From the first look until it is recorded nobody evicts what this counts on.
     let _work = keeper.repos().work(&want.repo).await;
-    let (room, mut planned) = reserve(context, want, stop).await?;
+    let (room, mut planned) = reserve(context, want, stop).instrument(debug_span!("plan")).await?;
     let dir = context.cache.repo(&want.repo);
     let totals = Totals {
         commit: planned.commit.clone(),
@@ -110,7 +112,8 @@ pub(super) async fn download(
                 room: Arc::new(room),
             };
             let tracker = Arc::new(Tracker::new(earlier));
-            let fetched = fetch_all(context, fetch, &tracker, &totals, &report, stop).await;
+            let fetched = fetch_all(context, fetch, &tracker, &totals, &report, stop);
+            let fetched = fetched.instrument(debug_span!("fetch", bytes = totals.bytes)).await;
             let progress = tracker.snapshot(&totals);
             // Also of an attempt that failed the last word must be true: the next one counts on from it.
             let fetched =
@@ -128,7 +131,7 @@ pub(super) async fn download(
     let path = dir.snapshot(&planned.commit).display().to_string();
     let proved = proved && planned.receipt.as_ref() == Some(&receipt);
     let publication = Publication { dir, revision: want.revision.clone(), receipt, proved };
-    publish(publication, Arc::clone(&ledger)).await.map_err(midway)?;
+    publish(publication, Arc::clone(&ledger)).instrument(debug_span!("publish")).await.map_err(midway)?;
     ledger.durable().await?;
     Ok(Done { path: Some(path), progress })
 }

@@ -29,7 +29,9 @@ pub async fn run(kind: Kind, slots: usize, lease: Duration, store: Arc<dyn JobSt
 async fn handle(assignment: Assignment, context: Data<Context>) -> Result<(), Infallible> {
     let context = (*context).clone();
     let Assignment { job, record, lease } = assignment;
-    let span = tracing::info_span!("job", id = %record.id, kind = %record.kind, attempt = record.attempts);
+    let model = job.work.model().0.map(ToString::to_string);
+    let (id, kind, attempt) = (record.id, record.kind, record.attempts);
+    let span = tracing::info_span!("job", %id, %kind, model, attempt);
     let begun = Begun { bytes_fetched: record.progress.bytes_fetched, asked_at: record.created_at };
     let body = perform(job, begun, Arc::clone(&lease), context.clone()).instrument(span.clone());
     let verdict = match tokio::spawn(body).await {

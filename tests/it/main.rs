@@ -29,6 +29,7 @@ mod resume;
 mod secrets;
 mod stage;
 mod store;
+mod traces;
 mod warm;
 mod web;
 mod webhooks;
