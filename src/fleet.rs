@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use larder_jobs::{
-    Bandwidth, FleetLimits, HOST_RECORD_VERSION, HeldModel, HostGpu, HostHealth, HostName, HostRecord, Labels,
-    SourceLimits, SourceName,
+    Bandwidth, FleetLimits, HOST_RECORD_VERSION, HeldModel, HostGpu, HostHealth, HostName, HostRecord,
+    Labels, SourceLimits, SourceName,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -202,10 +202,10 @@ mod tests {
         assert_eq!([bytes(1, true), bytes(4, true)], [Some(8_000_000.0), Some(2_000_000.0)]);
         assert_eq!(bytes(4, false), Some(UNTIL_THEN.0));
         assert_eq!(bytes(100_000_000, true), Some(1.0), "never nothing");
-        assert_eq!([share(&fleet, 4, true), share(&fleet, 4, false)].map(|of| of.requests), [
-            Some(1.5),
-            Some(1.0)
-        ]);
+        assert_eq!(
+            [share(&fleet, 4, true), share(&fleet, 4, false)].map(|of| of.requests),
+            [Some(1.5), Some(1.0)]
+        );
         let own = share(&fleet, 2, true).sources["http://mirror"];
         assert_eq!((own.bytes, own.requests), (Some(2_000_000.0), None));
         assert_eq!(share(&FleetLimits::default(), 3, false), Share::default(), "no limit is no limit");

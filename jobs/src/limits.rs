@@ -143,7 +143,9 @@ mod tests {
         ] {
             assert_eq!(text.parse::<SourceName>().expect(text).as_str(), name);
         }
-        for wrong in ["huggingface.co", "https://", "ftp://a", "https://a/b", "https://user@a", "https://a b", ""] {
+        for wrong in
+            ["huggingface.co", "https://", "ftp://a", "https://a/b", "https://user@a", "https://a b", ""]
+        {
             assert!(wrong.parse::<SourceName>().is_err(), "{wrong}");
         }
     }
@@ -160,7 +162,9 @@ mod tests {
             serde_json::to_value(&change).expect("writes"),
             json!({"bandwidth": null, "sources": {"http://a": {"requests_per_second": 3}}})
         );
-        for wrong in [json!({"sources": {"a": {}}}), json!({"speed": 1}), json!({"sources": {"http://a": {"x": 1}}})] {
+        for wrong in
+            [json!({"sources": {"a": {}}}), json!({"speed": 1}), json!({"sources": {"http://a": {"x": 1}}})]
+        {
             assert!(read(wrong.clone()).is_err(), "{wrong}");
         }
     }

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 
 use clap::{Args as Group, Parser, Subcommand, ValueEnum};
 use larder_jobs::{
-    Bandwidth, Format, Glob, Invalid, Job, JobId, ModelRef, Size, SourceName, Span, Test, Variant, Windows, Work,
+    Bandwidth, Format, Glob, Invalid, Job, JobId, ModelRef, Size, SourceName, Span, Test, Variant, Windows,
+    Work,
 };
 
 use super::name::model;

@@ -61,9 +61,8 @@ pub(super) async fn of_fleet(
         };
         let whole = row("all sources", limits.bandwidth, limits.requests_per_second, "none");
         let sources = limits.sources.iter();
-        let sources = sources.map(|(name, own)| {
-            row(name.as_str(), own.bandwidth, own.requests_per_second, "as to all")
-        });
+        let sources = sources
+            .map(|(name, own)| row(name.as_str(), own.bandwidth, own.requests_per_second, "as to all"));
         let rows = std::iter::once(whole).chain(sources).collect();
         table(&["OF THE FLEET FROM", "BYTES", "REQUESTS TO EACH"], rows, &[1, 2])
     })?;

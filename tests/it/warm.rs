@@ -1,13 +1,15 @@
 //! Nights: windows that hold, manifests that are planned and asked for, schedules, and the report of the morning.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use jiff::{Timestamp, Unit, Zoned};
 use serde_json::{Value, json};
 use support::cache::Snapshot;
-use support::{Daemon, Hub, Larder, Model, Tripwire, larder, models};
+use support::{Daemon, Hub, Larder, Model, Redis, Tripwire, larder, models};
 
+use crate::fleet::machine;
 use crate::redis::clock::liar;
 
 const SOON: Duration = Duration::from_secs(60);
@@ -284,4 +286,56 @@ fn a_schedule_asks_for_its_manifest_once() {
         .wait_line(|line| line.contains("a scheduled manifest is asked for"), SOON)
         .expect("it looks again");
     assert_eq!(jobs(&daemon).len(), 1);
+}
+
+#[test]
+fn a_schedule_of_a_fleet_is_asked_for_by_one_host() {
+    let Some(liar) = liar() else { return };
+    let (redis, hub) = (Redis::start(), Hub::start());
+    let (shared, own) = (models::huge(9, 200_000), models::huge(10, 100_000));
+    [&shared, &own].into_iter().for_each(|model| drop(hub.add(model.clone())));
+    let text = format!(
+        "[[models]]\nmodel = \"{}\"\nhosts = \"all\"\n[[models]]\nmodel = \"{}\"\n",
+        shared.id(),
+        own.id()
+    );
+    // The same words on every host, as a fleet's configuration has them.
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("night.toml");
+    std::fs::write(&path, text).expect("written");
+    let config = folder.path().join("larder.toml");
+    let section =
+        format!("[[warm]]\nmanifest = {path:?}\nschedule = \"0 1 * * *\"\nzone = \"UTC\"\ngrace = \"2h\"\n");
+    std::fs::write(&config, section).expect("written");
+    let at = |name: &str| {
+        at_clock(machine(name, &redis.url(), &hub), &liar, "00:59:40").env("LARDER_CONFIG", &config)
+    };
+    let machines = ["gpu-1", "gpu-2", "gpu-3"].map(at);
+    let daemons: Vec<_> = machines.iter().map(Larder::serve).collect();
+    daemons[0].wait_until("/v1/hosts", SOON, |list| list["hosts"].as_array().map_or(0, Vec::len) == 3);
+
+    // The model for all of them on each, and the one for whoever reads it too: six jobs in all, and no seventh.
+    let all_there = |list: &Value| {
+        let jobs = list["jobs"].as_array().expect("a list");
+        jobs.len() == 6 && jobs.iter().all(|job| job["state"] == "ready")
+    };
+    let list = daemons[0].wait_until("/v1/jobs", SOON, all_there);
+    let of = |model: &Model| {
+        let jobs = list["jobs"].as_array().expect("a list").iter();
+        let jobs = jobs.filter(|job| job["repo"] == model.id());
+        jobs.map(|job| job["hosts"].to_string()).collect::<BTreeSet<_>>()
+    };
+    let hosts = BTreeSet::from(["gpu-1", "gpu-2", "gpu-3"].map(|name| json!([name]).to_string()));
+    assert_eq!((of(&shared), of(&own)), (hosts.clone(), hosts));
+    // One host asked for four of them, its own among them; the others for one each.
+    let asked = |daemon: &Daemon| {
+        let line = daemon
+            .wait_line(|line| line.contains("a scheduled manifest is asked for"), SOON)
+            .expect("it asked");
+        let line: Value = serde_json::from_str(&line).expect("JSON");
+        line["jobs"].as_u64().expect("a number")
+    };
+    let mut numbers: Vec<_> = daemons.iter().map(asked).collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers, [1, 1, 4]);
 }

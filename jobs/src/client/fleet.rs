@@ -1,6 +1,7 @@
 //! The steps that a fleet adds: who is there and has what, who takes no jobs, and jobs that are asked for together.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use redis::Value;
@@ -11,9 +12,9 @@ use super::error::{Error, Result};
 use super::queue::{Queue, refused, request, strange, unknown};
 use super::row;
 use crate::{
-    Bandwidth, Batch, Drain, FleetLimits, FleetLimitsChange, HeldModel, HostName, HostState, Job, JobId, Kind,
-    MAX_BATCH, MAX_LIMITED_SOURCES, Presence, Reason, Record, RepoId, SourceLimits, SourceLimitsChange, SourceName,
-    Target,
+    Bandwidth, Batch, Drain, FleetLimits, FleetLimitsChange, HeldModel, HostName, HostState, Job, JobId,
+    Kind, MAX_BATCH, MAX_LIMITED_SOURCES, Presence, Reason, Record, RepoId, SourceLimits, SourceLimitsChange,
+    SourceName, Target,
 };
 
 /// Changes of a host's stock that travel together.
@@ -45,6 +46,17 @@ pub struct Title {
     pub name: Option<String>,
     /// The payload, if it is one for several hosts.
     pub job: Option<serde_json::Value>,
+}
+
+/// Who asks for the jobs of a schedule's run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Run {
+    /// This host.
+    Mine,
+    /// Another one, now.
+    Taken(String),
+    /// Nobody any more; somebody has.
+    Ended,
 }
 
 impl Queue {
@@ -245,9 +257,11 @@ impl Queue {
         let text = |number: Option<String>| number.unwrap_or_default();
         let mut fields = BTreeMap::new();
         let mut put = |source: Option<&SourceName>, part: &SourceLimitsChange| {
-            let field = |name: &str| source.map_or_else(|| name.to_owned(), |source| format!("{name} {source}"));
+            let field =
+                |name: &str| source.map_or_else(|| name.to_owned(), |source| format!("{name} {source}"));
             if let Some(bandwidth) = part.bandwidth {
-                fields.insert(field(BANDWIDTH), text(bandwidth.map(|bandwidth| bandwidth.bytes().to_string())));
+                fields
+                    .insert(field(BANDWIDTH), text(bandwidth.map(|bandwidth| bandwidth.bytes().to_string())));
             }
             if let Some(requests) = part.requests_per_second {
                 fields.insert(field(REQUESTS), text(requests.map(|requests| requests.to_string())));
@@ -278,6 +292,28 @@ impl Queue {
         let (fields, hosts) = super::queue::pair(&reply)?;
         let hosts = row::text(hosts).and_then(|hosts| hosts.parse().ok()).ok_or_else(strange)?;
         Ok((limits(fields), hosts))
+    }
+
+    /// Makes `host` the one that asks for the jobs of a schedule's run, for so long, unless another one does or did.
+    ///
+    /// # Errors
+    /// `queue_unavailable`.
+    pub async fn take_run(&self, run: &str, host: &HostName, ttl: Duration) -> Result<Run> {
+        let reply =
+            self.connection.run(&Step::new("take_run").arg(run).arg(host).arg(ttl.as_millis())).await?;
+        match row::text(&reply).ok_or_else(strange)? {
+            by if by.is_empty() => Ok(Run::Ended),
+            by if by == host.as_str() => Ok(Run::Mine),
+            by => Ok(Run::Taken(by)),
+        }
+    }
+
+    /// The jobs of the run were asked for; for so long nobody asks again.
+    ///
+    /// # Errors
+    /// `queue_unavailable`.
+    pub async fn end_run(&self, run: &str, ttl: Duration) -> Result<()> {
+        self.connection.run(&Step::new("end_run").arg(run).arg(ttl.as_millis())).await.map(drop)
     }
 
     /// Takes back one requester's wish for a job or for every job of a batch; says what became of each.
@@ -324,7 +360,8 @@ const REQUESTS: &str = "requests";
 fn limits(fields: &Value) -> FleetLimits {
     let mut limits = FleetLimits::default();
     for (field, value) in row::fields(fields) {
-        let (name, source) = field.split_once(' ').map_or((field.as_str(), None), |(name, of)| (name, Some(of)));
+        let (name, source) =
+            field.split_once(' ').map_or((field.as_str(), None), |(name, of)| (name, Some(of)));
         let source = match source.map(str::parse).transpose() {
             Ok(source) => source.map(|source| limits.sources.entry(source).or_default()),
             Err(_) => continue,

@@ -38,15 +38,15 @@ mod urls;
 use std::time::Duration;
 
 use crate::{
-    CommitId, FleetLimits, FleetLimitsChange, HeldModel, HostName, HostState, Hosts, Job, JobId, JobView, Kind, ModelRef,
-    Reason, State, Target,
+    CommitId, FleetLimits, FleetLimitsChange, HeldModel, HostName, HostState, Hosts, Job, JobId, JobView,
+    Kind, ModelRef, Reason, State, Target,
 };
 
 pub use address::{Address, Mode};
 pub use choose::{Chosen, Want, near_hosts};
 pub use connection::{Connection, Messages, Step};
 pub use error::{Error, Result};
-pub use fleet::{Placed, Title};
+pub use fleet::{Placed, Run, Title};
 pub use functions::{LIBRARY, Library};
 pub use inbox::Entry;
 pub use queue::{Outcome, Queue, strange};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use larder_jobs::client::{Connection, Submitted, Want};
+use larder_jobs::client::{Connection, Run, Submitted, Want};
 use larder_jobs::{
     HeldModel, HostDisk, HostHealth, HostRecord, HostState, Hosts, Presence, Reason, Record, State,
 };
@@ -312,4 +312,27 @@ async fn by_the_real_clock_a_heartbeat_carries_the_record() {
     store.register("i", &mut told).await.expect("registers");
     let hosts = store.fleet().hosts().await.expect("lists");
     assert!(hosts[0].seen_at.is_some() && hosts[0].about.is_some());
+}
+
+#[tokio::test]
+async fn a_run_is_one_hosts_until_it_has_asked_or_its_turn_is_over() {
+    let fleet = Fleet::new();
+    let store = fleet.store("a", config());
+    let queue = store.fleet();
+    let [a, b]: [larder_jobs::HostName; 2] = ["a", "b"].map(|name| name.parse().expect("a name"));
+    let (long, short) = (Duration::from_secs(60), Duration::from_millis(1));
+    let take = async |run: &str, host, turn| queue.take_run(run, host, turn).await.expect("Redis is there");
+    assert_eq!(take("warm/1", &a, long).await, Run::Mine);
+    assert_eq!(take("warm/1", &b, long).await, Run::Taken("a".into()));
+    assert_eq!(take("warm/1", &a, long).await, Run::Mine, "also after it has started again");
+    assert_eq!(take("warm/2", &b, long).await, Run::Mine, "another night is another run");
+    queue.end_run("warm/1", long).await.expect("told");
+    assert_eq!([take("warm/1", &a, long).await, take("warm/1", &b, long).await], [Run::Ended, Run::Ended]);
+
+    assert_eq!(take("warm/3", &a, short).await, Run::Mine);
+    // Redis lets the key go by its own clock.
+    while take("warm/3", &b, long).await != Run::Mine {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(take("warm/3", &a, long).await, Run::Taken("b".into()), "too late");
 }

@@ -65,7 +65,8 @@ fn a_source_has_limits_of_its_own() {
     [&slow, &quick].into_iter().for_each(|model| drop(hub.add(model.clone())));
     let config = NamedTempFile::new().expect("a file");
     let source = mirror.endpoint();
-    std::fs::write(config.path(), format!("[hub]\nendpoints = [{{ url = \"{source}\" }}]\n")).expect("written");
+    std::fs::write(config.path(), format!("[hub]\nendpoints = [{{ url = \"{source}\" }}]\n"))
+        .expect("written");
     let gpu = machine("gpu-1", &redis.url(), &hub).env("LARDER_CONFIG", config.path());
     let daemon = gpu.serve();
 
@@ -90,8 +91,9 @@ fn a_source_has_limits_of_its_own() {
     assert_eq!(gpu.run(&none).expect_code(0).json()["sources"], json!({}), "without a limit it is not named");
     let wrong = gpu.run(&["limit", "--fleet", "--source", "huggingface.co", "1MB"]).expect_code(2);
     assert!(wrong.stderr.contains("like https://huggingface.co"), "{wrong:?}");
-    let many: serde_json::Map<_, _> =
-        (0..66).map(|n| (format!("http://mirror-{n}"), json!({"bandwidth": 1, "requests_per_second": 1}))).collect();
+    let many: serde_json::Map<_, _> = (0..66)
+        .map(|n| (format!("http://mirror-{n}"), json!({"bandwidth": 1, "requests_per_second": 1})))
+        .collect();
     let refused = daemon.request("PUT", "/v1/fleet/limits", Some(&json!({"sources": many}))).expect(400);
     assert_eq!(refused["reason"], "invalid_request", "{refused}");
     assert_eq!(daemon.get("/v1/fleet/limits").expect(200)["sources"], json!({}), "all or none");

@@ -127,6 +127,19 @@ function verbs.share(host, active)
   return { verbs.limits(), redis.call('ZCARD', P .. 'sharing') }
 end
 
+-- run host ttl -> who asks for the jobs of the run: this host, if nobody else does or did; '' if they were asked for
+function verbs.take_run(run, host, ttl)
+  local by = redis.call('GET', P .. 'run:' .. run)
+  if by and by ~= host then return by end
+  redis.call('SET', P .. 'run:' .. run, host, 'PX', ttl)
+  return host
+end
+
+-- run ttl -> nothing; its jobs were asked for
+function verbs.end_run(run, ttl)
+  redis.call('SET', P .. 'run:' .. run, '', 'PX', ttl)
+end
+
 -- host instance -> nothing; it leaves
 function verbs.leave(host, instance)
   if redis.call('GET', P .. 'host:' .. host) == instance then

@@ -22,6 +22,7 @@
 --   hosts, host:<name>    zset and string: the larders that were there a moment ago
 --   known, about          zset     every host that was there or that jobs name, by when; hash: what each said of itself
 --   drained               hash     hosts that take no jobs -> since when, and who said so
+--   run:<name>            string   the host that asks for the jobs of a schedule's run; empty once it has
 --   limits, sharing       hash     what the whole fleet may take; zset of the hosts that download now, by when
 --   stock:<name>          hash     repo@commit -> bytes and last use of each model in its cache
 --   has:<repo>            hash     host@commit -> the same, the other way round
