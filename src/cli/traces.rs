@@ -33,7 +33,7 @@ pub(super) struct Traces(SdkTracerProvider);
 ///
 /// # Errors
 /// `invalid_request` if one of the variables makes no sense.
-pub(super) fn start<S>(host: &str) -> Result<Option<(Traces, Box<dyn Layer<S> + Send + Sync>)>>
+pub(super) fn start<S>(host: &str) -> Result<Option<(Traces, impl Layer<S> + use<S>)>>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
 {
@@ -59,7 +59,7 @@ where
     // Nothing of the exporter itself, which would have no end.
     let own = Targets::new().with_target("larder", LevelFilter::DEBUG);
     let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("larder")).with_filter(own);
-    Ok(Some((Traces(provider), layer.boxed())))
+    Ok(Some((Traces(provider), layer)))
 }
 
 impl Drop for Traces {
