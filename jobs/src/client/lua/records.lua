@@ -128,10 +128,11 @@ local function names(text)
   return fine and type(list) == 'table' and list or {}
 end
 
--- Writes what `job` has as its own, and moves it from where `old` (nil for a new job) lay to where it lies now. The
--- first write is one that Redis refuses when its memory is full, so a refusal changes nothing.
-local function save(old, job)
-  local key, set, gone = P .. 'job:' .. job.id, {}, {}
+-- Writes what `job` has as its own. The first write is one that Redis refuses when its memory is full, so a refusal
+-- changes nothing. A job that ends is written anew: a hash keeps the room that it had when it held most, and ended jobs
+-- are kept for long.
+local function write(key, old, job)
+  local set, gone = {}, {}
   for field, value in pairs(job) do
     if value then
       set[#set + 1], set[#set + 2] = field, value
@@ -139,8 +140,22 @@ local function save(old, job)
       gone[#gone + 1] = field
     end
   end
+  if old and ENDED[job.state] and not ENDED[old.state] then
+    for field, value in pairs(old) do
+      if rawget(job, field) == nil then set[#set + 1], set[#set + 2] = field, value end
+    end
+    redis.call('HSET', P .. 'ended:job', unpack(set))
+    redis.call('RENAME', P .. 'ended:job', key)
+    return
+  end
   if #set > 0 then redis.call('HSET', key, unpack(set)) end
   if #gone > 0 then redis.call('HDEL', key, unpack(gone)) end
+end
+
+-- Writes `job`, and moves it from where `old` (nil for a new job) lay to where it lies now.
+local function save(old, job)
+  local key = P .. 'job:' .. job.id
+  write(key, old, job)
   -- The reaper forgets it at its time; the server does if no reaper is there.
   if FORGET[job] then
     redis.call('PEXPIRE', key, FORGET[job])
