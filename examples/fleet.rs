@@ -118,7 +118,8 @@ async fn run(args: &Args, server: &support::Redis) -> Result<(), Box<dyn Error>>
     println!("| commands at {} jobs/s | {:.2} | {:.0}/s |", args.rate, work.calls / hosts, work.calls);
     println!(
         "| memory of a finished job until queue.retention | | {} B |",
-        (server.used_memory() - before) / jobs
+        // Buffers of connections come and go meanwhile: of few jobs it may be less than nothing.
+        (server.used_memory() as i64 - before as i64) / jobs as i64
     );
     stop.cancel();
     Ok(())
