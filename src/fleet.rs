@@ -4,7 +4,6 @@
 //! It is taken from memory and from one look at the disk; nothing here waits for a GPU, a hub or Redis. The queue sends
 //! it with the next heartbeat (`queue/redis/attend.rs`), at once if something changed that others decide by.
 
-use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -116,27 +115,30 @@ const SHARE: Duration = Duration::from_secs(2);
 const UNTIL_THEN: (f64, f64) = (65_536.0, 1.0);
 /// How often it is looked whether the fleet has limits.
 const LOOK_FOR_LIMITS: Duration = Duration::from_secs(1);
+/// How often a host that downloads nothing asks for them, in looks.
+const IDLE_LOOKS: u32 = 30;
 
 /// Keeps this host to its share of what the fleet may take, until `stop`. Those that download share equally. While Redis
 /// is away the last share holds.
 pub async fn share_until(queue: Arc<Redis>, hub: Hub, stop: CancellationToken) {
-    let (limits, mut sharing) = (hub.limits().clone(), 0_u32);
+    let (limits, mut sharing, mut idle) = (hub.limits().clone(), 0_u32, 0_u32);
     loop {
         let active = limits.is_busy();
         if !queue.is_limited() {
             hub.set_share(&Share::default());
-        } else if active || sharing > 0 {
+            idle = 0;
+        } else if active || sharing > 0 || idle.is_multiple_of(IDLE_LOOKS) {
             match queue.share(active).await {
-                // The first answer comes before the others have heard.
+                // The first answer comes before the others have heard; of who does not download they never hear.
                 Ok((fleet, hosts)) => {
-                    hub.set_share(&share(&fleet, hosts.max(1), sharing > 0 || hosts <= 1));
-                    sharing = if active { sharing.saturating_add(1) } else { 0 };
+                    let is_known = sharing > 0 || active && hosts <= 1;
+                    hub.set_share(&share(&fleet, hosts.max(1), is_known));
+                    (sharing, idle) = if active { (sharing.saturating_add(1), 0) } else { (0, 1) };
                 }
                 Err(error) => tracing::debug!(%error, "this host's share of the fleet's limits is unknown"),
             }
         } else {
-            let (bytes, requests) = (Some(UNTIL_THEN.0), Some(UNTIL_THEN.1));
-            hub.set_share(&Share { bytes, requests, sources: BTreeMap::new() });
+            idle = idle.wrapping_add(1);
         }
         let pause = if active { SHARE } else { LOOK_FOR_LIMITS };
         tokio::select! {

@@ -10,7 +10,7 @@ use metrics::{Unit, counter, describe_counter, describe_histogram, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 use crate::error::{Error, Result};
-use larder_jobs::{Kind, Reason};
+use larder_jobs::{Kind, Reason, State};
 
 /// From a second to six hours: a job may stage hundreds of gigabytes.
 const JOB_SECONDS: &[f64] = &[
@@ -23,6 +23,13 @@ pub const UPKEEP: Duration = Duration::from_secs(5);
 
 /// Families of variants that a download may fall back to.
 const VARIANTS: &[&str] = &["fp8", "mxfp4", "awq", "gptq", "gptq-int8", "gguf", "int8", "nf4", "other"];
+
+/// Status codes that a source's answers are counted by; those that alerts look at are born at zero.
+const CODES: &[u16] = &[
+    200, 206, 301, 302, 303, 304, 307, 308, 400, 401, 403, 404, 408, 409, 410, 416, 421, 425, 429, 451, 500,
+    502, 503, 504,
+];
+const WATCHED_CODES: &[u16] = &[200, 206, 401, 403, 404, 429, 500, 502, 503, 504];
 
 static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
 
@@ -144,6 +151,10 @@ fn describe() {
         counter!("larder_variant_fallbacks_total", "variant" => *variant).absolute(0);
     }
     for kind in Kind::ALL {
+        let done = if *kind == Kind::Download { State::Ready } else { State::Done };
+        for state in [done, State::Failed, State::Cancelled] {
+            drop(job_seconds(*kind, state.word()));
+        }
         for reason in Reason::ALL {
             counter!("larder_jobs_failed_total", "kind" => kind.word(), "reason" => reason.word())
                 .absolute(0);
@@ -248,7 +259,11 @@ pub fn webhook(result: &'static str) {
 
 /// A job ended; `seconds` since a worker first took it.
 pub fn job_ended(kind: Kind, result: &'static str, seconds: f64) {
-    histogram!("larder_job_duration_seconds", "kind" => kind.word(), "result" => result).record(seconds);
+    job_seconds(kind, result).record(seconds);
+}
+
+fn job_seconds(kind: Kind, result: &'static str) -> metrics::Histogram {
+    histogram!("larder_job_duration_seconds", "kind" => kind.word(), "result" => result)
 }
 
 /// An attempt was put back for another try.
@@ -279,8 +294,8 @@ impl Bytes {
 /// `source` (scheme and host of a configured endpoint, so the label set is bounded) will be asked: what is counted
 /// of it is born at zero.
 pub fn source_known(source: &str) -> Bytes {
-    for code in ["200", "206"] {
-        counter!("larder_http_responses_total", "source" => source.to_owned(), "code" => code).increment(0);
+    for code in WATCHED_CODES {
+        http_responses(source, *code).increment(0);
     }
     let bytes = counter!("larder_download_bytes_total", "source" => source.to_owned());
     bytes.increment(0);
@@ -311,10 +326,14 @@ pub fn download_quarantined() {
     counter!("larder_download_quarantined_total").increment(1);
 }
 
-/// `source` answered with `code`.
+/// `source` answered with `code`; codes that nobody knows are one, whatever a source makes up.
 pub fn http_response(source: &str, code: u16) {
-    counter!("larder_http_responses_total", "source" => source.to_owned(), "code" => code.to_string())
-        .increment(1);
+    http_responses(source, code).increment(1);
+}
+
+fn http_responses(source: &str, code: u16) -> metrics::Counter {
+    let code = if CODES.contains(&code) { code.to_string() } else { "other".to_owned() };
+    counter!("larder_http_responses_total", "source" => source.to_owned(), "code" => code)
 }
 
 /// Reconciling found `count` differences of one kind: `adopted`, `vanished` or `damaged`.

@@ -188,8 +188,8 @@ fn queue(page: &mut Page<'_>, sampled: &Sampled) {
     if stats.deadline_slack.is_empty() {
         return;
     }
-    let help =
-        "How long until the first deadline of a job that has not ended; below zero if that has passed.";
+    let help = "How long until the first deadline ahead, less what that job's missing bytes take; below zero \
+                if it will be missed.";
     let mut family = page.gauge("larder_deadline_slack_seconds", help);
     for (kind, slack) in &stats.deadline_slack {
         family.sample(&[("kind", kind.word())], slack.as_secs_f64());

@@ -5,6 +5,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use larder_jobs::{Kind, State};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::disk;
@@ -14,12 +16,18 @@ use crate::ledger::{Calibration, Measured};
 use crate::queue::{JobStore, Stats};
 use crate::scout::Scout;
 
-/// How old a sample of the disk may be.
-const INTERVAL: Duration = Duration::from_secs(2);
+/// How old a sample of the disk and of the host may be of which nothing was heard.
+const INTERVAL: Duration = Duration::from_secs(10);
+/// A disk that has not answered by then is unknown until it does.
+const LATE: Duration = Duration::from_secs(5);
 /// How old a sample of a queue may be of which nothing was heard; a Redis wants to rest, too.
 const QUEUE_INTERVAL: Duration = Duration::from_secs(30);
-/// Samples that follow changes of the queue keep at least this distance.
+/// How soon a queue is asked again that did not answer.
+const FAILED_INTERVAL: Duration = Duration::from_secs(2);
+/// Samples of the queue that follow its changes keep at least this distance.
 const CALM: Duration = Duration::from_millis(200);
+/// And those of the disk, which a job may have changed.
+const CALM_DISK: Duration = Duration::from_secs(1);
 
 /// One collector's last result.
 #[derive(Debug, Clone)]
@@ -65,14 +73,18 @@ impl Sampler {
 
     /// Samples once.
     pub async fn refresh(&self, queue: &dyn JobStore, cache_root: &Path, scout: &Scout) {
-        self.keep(Sampled { queue: Some(count(queue).await), ..look(cache_root, scout).await });
+        let counted = count(queue).await;
+        self.change(|sampled| sampled.queue = Some(counted));
+        let mut look = Look::begin(cache_root);
+        self.take(&mut look, scout).await;
     }
 
-    fn keep(&self, sampled: Sampled) {
-        *self.latest.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(sampled);
+    fn change(&self, change: impl FnOnce(&mut Sampled)) {
+        let mut latest = self.latest.write().unwrap_or_else(PoisonError::into_inner);
+        change(Arc::make_mut(&mut latest));
     }
 
-    /// Samples until `stop`.
+    /// Samples until `stop`: queue and disk each for itself, so that one which hangs does not hide the other.
     pub async fn run(
         self,
         queue: Arc<dyn JobStore>,
@@ -80,41 +92,91 @@ impl Sampler {
         scout: Scout,
         stop: CancellationToken,
     ) {
+        let sample =
+            async { tokio::join!(self.count_on(&*queue), self.look_on(&*queue, &cache_root, &scout)) };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            _ = sample => {}
+        }
+    }
+
+    async fn count_on(&self, queue: &dyn JobStore) {
         let mut changed = queue.changed();
-        let mut counted: Option<Instant> = None;
-        while !stop.is_cancelled() {
-            let old = self.latest().queue.clone();
-            let (due, failing) =
-                (counted.is_none_or(|at| at.elapsed() >= QUEUE_INTERVAL), failed(old.as_ref()));
-            let news = changed.has_changed().unwrap_or(false);
-            let counts = if due || news || failing {
-                changed.borrow_and_update();
-                let new = count(&*queue).await;
-                counted = Some(Instant::now());
-                Some(new)
-            } else {
-                old
-            };
-            self.keep(Sampled { queue: counts, ..look(&cache_root, &scout).await });
-            let due = async {
-                tokio::select! {
-                    () = tokio::time::sleep(INTERVAL) => {}
-                    _ = changed.changed() => {
-                        changed.mark_changed();
-                        tokio::time::sleep(CALM).await;
-                    }
-                }
-            };
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = due => {}
+        loop {
+            changed.borrow_and_update();
+            let counted = count(queue).await;
+            // A queue that is away is asked again soon.
+            let pause = if counted.value.is_some() { QUEUE_INTERVAL } else { FAILED_INTERVAL };
+            self.change(|sampled| sampled.queue = Some(counted));
+            wait(&mut changed, pause, CALM).await;
+        }
+    }
+
+    async fn look_on(&self, queue: &dyn JobStore, cache_root: &Path, scout: &Scout) {
+        let mut changed = queue.changed();
+        let mut look = Look::begin(cache_root);
+        loop {
+            changed.borrow_and_update();
+            // At most one hangs.
+            if self.take(&mut look, scout).await {
+                wait(&mut changed, INTERVAL, CALM_DISK).await;
+                look = Look::begin(cache_root);
             }
         }
     }
+
+    /// Keeps what the look found; false if it is late, and what it looks at unknown.
+    async fn take(&self, look: &mut Look, scout: &Scout) -> bool {
+        let found = tokio::time::timeout(LATE, &mut look.asked).await;
+        let (is_late, found) = (found.is_err(), found.ok().and_then(Result::ok));
+        self.change(|sampled| {
+            let Found { usage, mountpoint, facts } = found.unwrap_or_default();
+            sampled.disk = Some(Collected { value: usage, took: look.begun.elapsed() });
+            sampled.mountpoint = mountpoint.or(sampled.mountpoint.take());
+            sampled.facts = facts;
+            sampled.gpus = scout.watched();
+            sampled.rates = scout.rates();
+            sampled.fetch_rate = scout.fetch_rate();
+            sampled.calibrations = scout.calibrations();
+        });
+        !is_late
+    }
 }
 
-fn failed(counted: Option<&Collected<Stats>>) -> bool {
-    counted.is_none_or(|counted| counted.value.is_none())
+/// Until something changes, but for `calm` at least, and for `pause` at most.
+async fn wait(changed: &mut watch::Receiver<u64>, pause: Duration, calm: Duration) {
+    let begun = tokio::time::Instant::now();
+    // Without a sender nothing changes any more.
+    if let Ok(Err(_)) = tokio::time::timeout(pause, changed.changed()).await {
+        tokio::time::sleep_until(begun + pause).await;
+    }
+    tokio::time::sleep_until(begun + calm).await;
+}
+
+/// What a look at disk and host found.
+#[derive(Default)]
+struct Found {
+    usage: Option<disk::Usage>,
+    mountpoint: Option<PathBuf>,
+    facts: Option<Arc<Facts>>,
+}
+
+/// A look that is under way: on a thread of its own, since a hung filesystem blocks whoever asks it.
+struct Look {
+    begun: Instant,
+    asked: JoinHandle<Found>,
+}
+
+impl Look {
+    fn begin(cache_root: &Path) -> Self {
+        let path = cache_root.to_owned();
+        let asked = tokio::task::spawn_blocking(move || Found {
+            usage: disk::usage(&path).ok(),
+            mountpoint: disk::mountpoint(&path),
+            facts: Some(Arc::new(Facts::read(&Roots::default(), &[&path]))),
+        });
+        Self { begun: Instant::now(), asked }
+    }
 }
 
 async fn count(queue: &dyn JobStore) -> Collected<Stats> {
@@ -122,29 +184,6 @@ async fn count(queue: &dyn JobStore) -> Collected<Stats> {
     // Whoever cannot work without the queue says so at its own place.
     let stats = queue.stats().await.map_err(|error| tracing::debug!(%error, "the queue cannot be counted"));
     Collected { value: stats.ok().map(with_zeros), took: begun.elapsed() }
-}
-
-/// The disk and the hardware; the queue is left out.
-async fn look(cache_root: &Path, scout: &Scout) -> Sampled {
-    let (path, scout) = (cache_root.to_owned(), scout.clone());
-    let begun = Instant::now();
-    // A hung filesystem blocks this thread, not the runtime.
-    let asked = tokio::task::spawn_blocking(move || {
-        let usage = disk::usage(&path).ok();
-        Sampled {
-            queue: None,
-            disk: Some(Collected { value: usage, took: begun.elapsed() }),
-            mountpoint: disk::mountpoint(&path),
-            facts: Some(Arc::new(Facts::read(&Roots::default(), &[&path]))),
-            gpus: scout.watched(),
-            rates: scout.rates(),
-            fetch_rate: scout.fetch_rate(),
-            calibrations: scout.calibrations(),
-        }
-    });
-    let nothing =
-        || Sampled { disk: Some(Collected { value: None, took: begun.elapsed() }), ..Sampled::default() };
-    asked.await.unwrap_or_else(|_| nothing())
 }
 
 /// Zero is reported, so that a series never appears out of nothing.

@@ -23,7 +23,9 @@ pub(super) fn start(
     verbose: bool,
 ) -> Result<(MultiProgress, Option<Traces>)> {
     let bars = MultiProgress::new();
-    let level = if serve || verbose { config.level.as_str() } else { "error" };
+    // That a collector is away is none of the business of who waits for a model.
+    let quiet = "error,opentelemetry=off,opentelemetry_sdk=off,opentelemetry-otlp=off,opentelemetry-http=off";
+    let level = if serve || verbose { config.level.as_str() } else { quiet };
     let filter = EnvFilter::try_new(level).map_err(|error| Error::internal(format!("log.level: {error}")))?;
     let terminal = io::stderr().is_terminal();
     let human = match config.format {

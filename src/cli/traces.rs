@@ -11,6 +11,7 @@ use std::time::Duration;
 use opentelemetry::KeyValue;
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::resource::EnvResourceDetector;
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use tracing::Subscriber;
 use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -48,11 +49,16 @@ where
             format!("set {} to the address of a collector, such as http://localhost:4318", ENDPOINTS[0]),
         )
     })?;
-    let mut resource = Resource::builder()
-        .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
-        .with_attribute(KeyValue::new("host.name", host.to_owned()));
-    if !is_set("OTEL_SERVICE_NAME") {
-        resource = resource.with_service_name("larder");
+    // What the environment says comes after, and wins.
+    let own =
+        [("service.name", "larder"), ("service.version", env!("CARGO_PKG_VERSION")), ("host.name", host)];
+    let mut resource = Resource::builder_empty()
+        .with_attributes(own.map(|(name, value)| KeyValue::new(name, value.to_owned())))
+        .with_detector(Box::new(EnvResourceDetector::new()));
+    if let Ok(name) = std::env::var("OTEL_SERVICE_NAME")
+        && !name.is_empty()
+    {
+        resource = resource.with_service_name(name);
     }
     let provider =
         SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource.build()).build();

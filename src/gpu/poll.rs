@@ -22,8 +22,9 @@ use shared::Shared;
 
 /// After a failed attempt to listen for Xids.
 const LISTEN_AGAIN: Duration = Duration::from_secs(10);
-/// How often the listener looks whether there is something to listen to.
+/// How often the listener looks whether there is something to listen to: at first, and when it has long been without.
 const LOOK: Duration = Duration::from_millis(250);
+const LOOK_SELDOM: Duration = Duration::from_secs(5);
 
 /// What the threads read last. Clones are the same; with the last one the threads end, as soon as they can.
 #[derive(Debug, Clone)]
@@ -92,11 +93,14 @@ fn poll(shared: &Shared, mut poller: Poller) {
 }
 
 fn listen(shared: &Shared, library: Option<&str>) {
+    let mut pause = LOOK;
     while !shared.ended() {
         let Some(session) = shared.open_session() else {
-            shared.sleep(LOOK);
+            shared.sleep(pause);
+            pause = (pause * 2).min(LOOK_SELDOM);
             continue;
         };
+        pause = LOOK;
         let go_on = || !shared.ended() && shared.open_session() == Some(session);
         let ended = nvml::events::listen(library, &go_on, &mut |heard| shared.hear(heard, Timestamp::now()));
         match ended {
@@ -104,7 +108,7 @@ fn listen(shared: &Shared, library: Option<&str>) {
             nvml::events::Ended::Nobody => {
                 tracing::debug!("no GPU reports Xids");
                 while go_on() {
-                    shared.sleep(LOOK);
+                    shared.sleep(LOOK_SELDOM);
                 }
             }
             nvml::events::Ended::Failed(why) => {

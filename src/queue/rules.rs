@@ -258,6 +258,12 @@ pub fn backoff(id: JobId, attempt: u32, config: &Config) -> Duration {
     Duration::new(pause.as_secs(), pause.subsec_micros() * 1_000)
 }
 
+/// What a job has to spare until its deadline when its missing bytes come as fast as they do now.
+pub(super) fn slack(deadline: Timestamp, now: Timestamp, progress: &Progress) -> SignedDuration {
+    let left = progress.seconds_left().and_then(|seconds| i64::try_from(seconds).ok()).unwrap_or(0);
+    deadline.duration_since(now).saturating_sub(SignedDuration::from_secs(left))
+}
+
 /// `now` and `wait`, or the end of time.
 pub(super) fn after(now: Timestamp, wait: Duration) -> Timestamp {
     SignedDuration::try_from(wait).ok().and_then(|wait| now.checked_add(wait).ok()).unwrap_or(Timestamp::MAX)
@@ -284,7 +290,7 @@ fn requeue(mut record: Record, now: Timestamp) -> Record {
     record
 }
 
-fn miss_deadline(record: Record, now: Timestamp) -> Record {
+pub(super) fn miss_deadline(record: Record, now: Timestamp) -> Record {
     let before = record.message.as_deref().map_or(String::new(), |message| format!(" (before: {message})"));
     let message = format!(
         "the job was not done by its deadline; hint: ask again with a later one, or with none{before}"

@@ -94,6 +94,9 @@ impl Default for Filter {
     }
 }
 
+/// So many jobs of a kind are looked at for how much time they have to spare.
+pub(super) const SLACK_OF: usize = 32;
+
 /// How many jobs there are.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Stats {
@@ -101,8 +104,8 @@ pub struct Stats {
     pub jobs: BTreeMap<(Kind, State), usize>,
     /// How long the oldest queued job of a kind has been waiting for a worker.
     pub oldest_queued: BTreeMap<Kind, Duration>,
-    /// How long it is until the first deadline of a job of a kind that has not ended; below zero if that has passed. A kind
-    /// without deadlines is absent.
+    /// How long the job of a kind that has least to spare has until its deadline, less what its missing bytes take at the
+    /// speed of now; below zero if it will be missed. Of the [`SLACK_OF`] first deadlines ahead; a kind without is absent.
     pub deadline_slack: BTreeMap<Kind, SignedDuration>,
 }
 
@@ -111,7 +114,7 @@ pub struct Stats {
 pub struct Reaped {
     /// Jobs whose worker vanished and that went back.
     pub returned: usize,
-    /// Jobs whose worker vanished and that ended for it.
+    /// Jobs that ended because their worker vanished, or their deadline passed.
     pub ended: usize,
     /// Ended jobs that were forgotten.
     pub purged: usize,

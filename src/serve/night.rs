@@ -90,10 +90,15 @@ impl Nightly {
     }
 
     async fn try_run(&self, due: Timestamp) {
+        tokio::join!(self.try_part(due, Part::Own), self.try_part(due, Part::Fleet));
+    }
+
+    /// Until the part has been asked for, by whichever host, or it is too late.
+    async fn try_part(&self, due: Timestamp, part: Part) {
         let path = self.config.manifest.display().to_string();
-        let (mut failed, mut own_asked) = (0, false);
-        while failed < TRIES {
-            match self.run(due, &mut own_asked).await {
+        let (latest, mut failed) = (due.checked_add(self.config.grace.get()).unwrap_or(Timestamp::MAX), 0);
+        while failed < TRIES && Timestamp::now() < latest {
+            match self.run(due, part).await {
                 Ok(true) => return,
                 Ok(false) => tokio::time::sleep(STAND_BY).await,
                 Err(error) if error.reason().is_transient() => {
@@ -106,61 +111,55 @@ impl Nightly {
                 }
             }
         }
-        tracing::error!(manifest = path, %due, "a scheduled manifest is given up after {TRIES} tries");
+        tracing::error!(manifest = path, %due, failed, "a scheduled manifest is given up");
     }
 
-    /// Asks for what is this host's to ask for, of what only itself needs unless that was asked for; whether all of the run
-    /// has been.
-    async fn run(&self, due: Timestamp, own_asked: &mut bool) -> Result<bool> {
+    /// Asks for the part, if that is this host's to do; whether it has been asked for.
+    async fn run(&self, due: Timestamp, part: Part) -> Result<bool> {
         let path = self.config.manifest.clone();
         let registry = self.context.scout.clone();
-        let (manifest, name) = blocking(move || {
+        let (mut manifest, name) = blocking(move || {
             let text = read(&path)?;
             let digest = hex::encode(&sha2::Sha256::digest(&text)[..8]);
             let manifest = Manifest::read(&text, Syntax::of(&path), |name| registry.registry().model(name))?;
             Ok((manifest, format!("warm/{digest}/{due}")))
         })
         .await?;
-        let is_own = |hosts: &Hosts| *hosts == Hosts::This;
-        let for_fleet = manifest.wishes.iter().any(|wish| !is_own(&wish.hosts));
-        let for_own = manifest.wishes.iter().any(|wish| is_own(&wish.hosts)) && !*own_asked;
-        let Some(fleet) = self.fleet.as_ref() else { return self.ask(&manifest, name, due, |_| true).await };
-        let turn = if for_fleet { fleet.take_run(&name, &self.host, TURN).await? } else { Run::Ended };
-        if for_own {
-            tokio::time::sleep(moment(&self.host, fleet.hosts().await?.len())).await;
+        let whose = |hosts: &Hosts| if *hosts == Hosts::This { Part::Own } else { Part::Fleet };
+        // Without a fleet all of it is for this host.
+        manifest.wishes.retain(|wish| part == self.fleet.as_ref().map_or(Part::Own, |_| whose(&wish.hosts)));
+        if manifest.wishes.is_empty() {
+            return Ok(true);
         }
-        match turn {
-            Run::Mine => {
-                let asked = self.ask(&manifest, name.clone(), due, |hosts| for_own || !is_own(hosts)).await;
-                *own_asked = asked.is_ok();
-                // Also one that nobody can ask for is over: others would find the same.
-                if asked.as_ref().map_or_else(|error| !error.reason().is_transient(), |_| true) {
+        match (&self.fleet, part) {
+            (Some(fleet), Part::Fleet) => match fleet.take_run(&name, &self.host, TURN).await? {
+                Run::Mine => {
+                    if let Err(error) = self.ask(&manifest, name.clone(), due).await {
+                        // Another host may be able to, with another token or another GPU.
+                        fleet.leave_run(&name, &self.host).await?;
+                        return Err(error);
+                    }
                     fleet.end_run(&name, self.config.grace.get()).await?;
+                    Ok(true)
                 }
-                asked
-            }
-            Run::Taken(_) | Run::Ended => {
-                if for_own {
-                    self.ask(&manifest, name, due, is_own).await?;
-                    *own_asked = true;
+                Run::Taken(_) => Ok(false),
+                Run::Ended => Ok(true),
+            },
+            (fleet, _) => {
+                if let Some(fleet) = fleet {
+                    tokio::time::sleep(moment(&self.host, fleet.present().await?)).await;
                 }
-                Ok(turn == Run::Ended)
+                self.ask(&manifest, name, due).await.map(|()| true)
             }
         }
     }
 
-    /// Plans the night and asks for those of its jobs that are for such hosts.
-    async fn ask(
-        &self,
-        manifest: &Manifest,
-        run: String,
-        due: Timestamp,
-        whose: impl Fn(&Hosts) -> bool,
-    ) -> Result<bool> {
+    /// Plans the night and asks for its jobs.
+    async fn ask(&self, manifest: &Manifest, run: String, due: Timestamp) -> Result<()> {
         let path = self.config.manifest.display();
         let (host, fleet) = (self.host.clone(), self.fleet.clone());
         let occasion = Occasion { host, run: Some(run.clone()), now: Timestamp::now(), fleet };
-        let mut view = worker::night(&self.context, manifest, &occasion, &CancellationToken::new()).await?;
+        let view = worker::night(&self.context, manifest, &occasion, &CancellationToken::new()).await?;
         for note in &view.notes {
             tracing::warn!(manifest = %path, "{note}");
         }
@@ -174,10 +173,9 @@ impl Nightly {
                 "see larder warm MANIFEST --dry-run for what to drop, or set impossible = \"warn\"",
             ));
         }
-        view.jobs.retain(|job| whose(&job.common.hosts));
         let jobs = view.jobs.len();
         if jobs == 0 {
-            return Ok(true);
+            return Ok(());
         }
         // No key for the whole: every host of the fleet may ask for itself; the jobs have keys of their own.
         let title = Title {
@@ -189,15 +187,23 @@ impl Nightly {
         };
         let (created, batch) = self.queue.enqueue_all(title, view.jobs).await?;
         tracing::info!(manifest = %path, %due, jobs, %batch, created, "a scheduled manifest is asked for");
-        Ok(true)
+        Ok(())
     }
 }
 
+/// What of a manifest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// What it wants of whichever host reads it: each asks for itself.
+    Own,
+    /// What it wants of the fleet: one host asks.
+    Fleet,
+}
+
 /// When a host of so many asks the hub, always the same for one name, so that not all of them ask at once.
-fn moment(host: &HostName, hosts: usize) -> Duration {
+fn moment(host: &HostName, hosts: u32) -> Duration {
     let digest = sha2::Sha256::digest(host.as_str());
     let part = f64::from(u16::from_be_bytes([digest[0], digest[1]])) / f64::from(u16::MAX);
-    let hosts = u32::try_from(hosts).unwrap_or(u32::MAX);
     SPREAD_BY_HOST.saturating_mul(hosts).min(SPREAD).mul_f64(part)
 }
 

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures_util::{StreamExt as _, stream};
 use jiff::Timestamp;
 use larder_jobs::client::Queue;
-use larder_jobs::{Class, Download, HostName, HostState, Hosts, Job, Labels, Variant};
+use larder_jobs::{Class, Download, HostName, HostState, Hosts, Job, Labels, Reason, Variant};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
@@ -67,7 +67,7 @@ pub async fn night(
     let looks: Vec<_> = looks.collect();
     let looked: Vec<Looked> = stream::iter(looks).buffered(LOOKS).collect().await;
     if stop.is_cancelled() {
-        return Err(Error::new(larder_jobs::Reason::Interrupted, "nobody waits for the plan", "ask again"));
+        return Err(Error::new(Reason::Interrupted, "nobody waits for the plan", "ask again"));
     }
     let wanted: BTreeSet<Name> = looked.iter().filter_map(|one| one.name.clone()).collect();
     let own = this_host(context, occasion.host.clone(), wanted).await?;
@@ -93,6 +93,8 @@ struct Looked {
     total: u64,
     /// It is chosen by the GPU of the host that stages it.
     by_gpu: bool,
+    /// What is wrong with it may be so on this host only: its token, its GPU, its disk.
+    is_local: bool,
 }
 
 /// What the queue knows of the other hosts.
@@ -142,12 +144,22 @@ async fn look(context: &Context, want: &Download, stop: &CancellationToken) -> L
     match planned.await {
         Ok(planned) => {
             let name = Some((planned.repo.clone(), planned.commit.clone()));
-            Looked { need: need(&planned), name, total: planned.plan.bytes_total, by_gpu }
+            Looked { need: need(&planned), name, total: planned.plan.bytes_total, by_gpu, is_local: false }
         }
         Err(error) if error.reason().class() == Class::Permanent => {
-            Looked { need: Need::Unfit(error.message()), name: None, total: 0, by_gpu }
+            let is_local = matches!(
+                error.reason(),
+                Reason::Unauthorized
+                    | Reason::Gated
+                    | Reason::InsufficientVram
+                    | Reason::IncompatibleGpu
+                    | Reason::InsufficientDisk
+            );
+            Looked { need: Need::Unfit(error.message()), name: None, total: 0, by_gpu, is_local }
         }
-        Err(error) => Looked { need: Need::Unknown(error.message()), name: None, total: 0, by_gpu },
+        Err(error) => {
+            Looked { need: Need::Unknown(error.message()), name: None, total: 0, by_gpu, is_local: true }
+        }
     }
 }
 
@@ -273,6 +285,9 @@ fn elsewhere(host: &NightHost, looked: &Looked, fleet: &Fleet) -> Need {
                 true => Need::There { bytes: looked.total },
                 false => Need::Fetch { bytes: looked.total, disk: looked.total },
             }
+        }
+        (Need::Unfit(why), _) if looked.is_local => {
+            Need::Unknown(format!("it may be otherwise on that host; on this one: {why}"))
         }
         (other, _) => other.clone(),
     }

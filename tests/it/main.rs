@@ -29,6 +29,7 @@ mod resume;
 mod secrets;
 mod stage;
 mod store;
+#[cfg(feature = "otlp")]
 mod traces;
 mod warm;
 mod web;

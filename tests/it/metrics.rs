@@ -120,6 +120,21 @@ fn counters_are_born_at_zero() {
     for (name, _) in documented().into_iter().filter(|(_, (kind, _))| kind == "counter") {
         assert_eq!(sum(&text, &name, &[]), Some(0.0), "{name} before anything happened");
     }
+    for kind in larder_jobs::Kind::ALL {
+        for result in [if kind.word() == "download" { "ready" } else { "done" }, "failed", "cancelled"] {
+            let labels = [("kind", kind.word()), ("result", result)];
+            assert_eq!(
+                sum(&text, "larder_job_duration_seconds_count", &labels),
+                Some(0.0),
+                "{kind} {result}"
+            );
+        }
+    }
+    for code in ["401", "403", "404", "429", "503"] {
+        let labels = [("source", hub.endpoint()), ("code", code.to_owned())];
+        let labels = labels.each_ref().map(|(name, value)| (*name, value.as_str()));
+        assert_eq!(sum(&text, "larder_http_responses_total", &labels), Some(0.0), "{code}");
+    }
     for state in larder_jobs::State::ALL {
         assert_eq!(
             sum(&text, "larder_jobs", &[("kind", "download"), ("state", state.word())]),

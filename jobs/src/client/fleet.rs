@@ -142,6 +142,17 @@ impl Queue {
         Ok(hosts)
     }
 
+    /// How many hosts were there a moment ago.
+    ///
+    /// # Errors
+    /// `queue_unavailable`.
+    pub async fn present(&self) -> Result<u32> {
+        let mut command = redis::cmd("ZCARD");
+        command.arg(format!("{}hosts", self.connection.address().prefix()));
+        let reply = self.connection.command(&command).await?;
+        row::text(&reply).and_then(|hosts| hosts.parse().ok()).ok_or_else(strange)
+    }
+
     /// Which hosts have this repo, and what of it.
     ///
     /// # Errors
@@ -270,9 +281,8 @@ impl Queue {
         let FleetLimitsChange { bandwidth, requests_per_second, sources } = change;
         put(None, &SourceLimitsChange { bandwidth: *bandwidth, requests_per_second: *requests_per_second });
         sources.iter().for_each(|(source, part)| put(Some(source), part));
-        // Two fields each, and those of the whole.
-        let most = 2 * (MAX_LIMITED_SOURCES + 1);
-        let reply = self.connection.run(&Step::new("limit").arg(most).arg(json!(fields))).await?;
+        let step = Step::new("limit").arg(MAX_LIMITED_SOURCES).arg(json!(fields));
+        let reply = self.connection.run(&step).await?;
         if row::text(&reply).is_some() {
             return Err(Error::new(
                 Reason::InvalidRequest,
@@ -314,6 +324,14 @@ impl Queue {
     /// `queue_unavailable`.
     pub async fn end_run(&self, run: &str, ttl: Duration) -> Result<()> {
         self.connection.run(&Step::new("end_run").arg(run).arg(ttl.as_millis())).await.map(drop)
+    }
+
+    /// `host` cannot ask for the jobs of the run: another one may.
+    ///
+    /// # Errors
+    /// `queue_unavailable`.
+    pub async fn leave_run(&self, run: &str, host: &HostName) -> Result<()> {
+        self.connection.run(&Step::new("leave_run").arg(run).arg(host)).await.map(drop)
     }
 
     /// Takes back one requester's wish for a job or for every job of a batch; says what became of each.

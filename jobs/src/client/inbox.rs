@@ -33,12 +33,12 @@ impl Entry {
 }
 
 impl Queue {
-    /// At most `limit` requests that wait to be taken; nothing is changed.
+    /// At most `limit` requests that wait to be taken, behind the first `skip` of them; nothing is changed.
     ///
     /// # Errors
     /// `queue_unavailable`.
-    pub async fn inbox(&self, limit: usize) -> Result<Vec<Entry>> {
-        match self.connection().run(&Step::new("inbox").arg(limit)).await? {
+    pub async fn inbox(&self, skip: usize, limit: usize) -> Result<Vec<Entry>> {
+        match self.connection().run(&Step::new("inbox").arg(skip).arg(limit)).await? {
             Value::Array(entries) => {
                 Ok(entries.iter().filter_map(row::text).filter_map(|text| Entry::read(&text)).collect())
             }

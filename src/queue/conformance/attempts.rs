@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use jiff::SignedDuration;
 use larder_jobs::{JobId, Progress, Reason, State};
 
 use super::{KIND, Make, Renewal, Settled, Settlement, done, permanent, transient};
@@ -227,4 +228,47 @@ pub(in crate::queue) async fn a_long_message_is_cut_before_what_larder_adds(make
     let late = Settlement::Wait { reason: Reason::HostDrained, message: "é\n".repeat(2_000), wait };
     let message = rig.settle(&claim, late).await.message.expect("says why");
     assert!(message.ends_with("…)") && message.contains("hint: ") && message.len() < 3_000, "{message}");
+}
+
+pub(in crate::queue) async fn the_time_to_spare_is_less_the_work_that_is_left(make: Make) {
+    let rig = make(config()).await;
+    let spare = async || rig.store.stats().await.expect("counts").deadline_slack.get(&KIND).copied();
+    let until = |seconds| Some(rules::after((rig.now)(), Duration::from_secs(seconds)));
+    assert_eq!(spare().await, None);
+    let (mut late, mut early) = (job("a/late"), job("a/early"));
+    (late.common.deadline, late.common.priority, early.common.deadline) = (until(400), 1, until(200));
+    rig.store.enqueue(late).await.expect("accepted");
+    rig.store.enqueue(early).await.expect("accepted");
+    let is_about = |seconds: i64, spare: Option<SignedDuration>| {
+        (seconds - 20..=seconds).contains(&spare.expect("there is a deadline").as_secs())
+    };
+    assert!(is_about(200, spare().await));
+    // The one with more time has still less to spare.
+    let claim = rig.claim().await;
+    let progress = Progress {
+        bytes_total: Some(40_000),
+        bytes_done: 10_000,
+        bytes_per_second: Some(100),
+        ..Progress::default()
+    };
+    rig.store.renew(claim.record.id, claim.token, State::Fetching, progress).await.expect("is held");
+    assert!(is_about(100, spare().await), "300 seconds of work are left: {:?}", spare().await);
+    // A deadline that has passed hides none that is ahead.
+    rig.pass_ms(201_000).await;
+    assert!(is_about(-101, spare().await), "it will be missed: {:?}", spare().await);
+}
+
+pub(in crate::queue) async fn a_deadline_is_missed_though_nobody_takes_the_job(make: Make) {
+    let rig = make(config()).await;
+    let (mut urgent, mut later) = (job("a/b"), job("c/d"));
+    urgent.common.deadline = Some(rules::after((rig.now)(), Duration::from_millis(400)));
+    later.common.deadline = Some(rules::after((rig.now)(), Duration::from_secs(60)));
+    let late = rig.store.enqueue(urgent).await.expect("accepted").record.id;
+    let rest = rig.store.enqueue(later).await.expect("accepted").record.id;
+    rig.pass_ms(500).await;
+    assert_eq!(rig.store.reap().await.expect("reaps").ended, 1);
+    let record = rig.get(late).await;
+    assert_eq!((record.state, record.reason), (State::Failed, Some(Reason::DeadlineMissed)));
+    assert_eq!(rig.get(rest).await.state, State::Queued);
+    assert_eq!(rig.store.reap().await.expect("reaps").ended, 0, "once");
 }

@@ -68,6 +68,8 @@ macro_rules! conformance {
             permanent_failures_end_at_once
             waiting_spends_no_attempt
             a_missed_deadline_fails
+            the_time_to_spare_is_less_the_work_that_is_left
+            a_deadline_is_missed_though_nobody_takes_the_job
             a_retry_after_the_deadline_fails_now
             a_long_message_is_cut_before_what_larder_adds
             cancel_before_and_while_waiting

@@ -9,6 +9,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use larder_jobs::{JobId, Kind, State};
 
+use crate::queue::store::SLACK_OF;
 use crate::queue::{Filter, Record, Stats, rules};
 
 #[derive(Debug, Default, PartialEq)]
@@ -173,19 +174,29 @@ impl Index {
         self.all.last_key_value().map_or(0, |(seq, _)| seq + 1)
     }
 
+    /// The jobs that have not ended and whose deadline has passed.
+    pub(super) fn late(&self, now: Timestamp) -> Vec<JobId> {
+        let of = |kind: Kind| self.deadlines.range((kind, Timestamp::MIN, JobId::MIN)..);
+        let late = Kind::ALL.iter().flat_map(|kind| {
+            of(*kind).take_while(move |(found, deadline, _)| found == kind && *deadline <= now)
+        });
+        late.map(|(.., id)| *id).collect()
+    }
+
+    /// The first jobs of a kind whose deadline is ahead.
+    pub(super) fn ahead(&self, kind: Kind, now: Timestamp) -> Vec<(JobId, Timestamp)> {
+        let ahead = self.deadlines.range((kind, now, JobId::MIN)..).take_while(|(found, ..)| *found == kind);
+        ahead.take(SLACK_OF).map(|(_, deadline, id)| (*id, *deadline)).collect()
+    }
+
+    /// The numbers, without the time that jobs have to spare.
     pub(super) fn stats(&self, now: Timestamp) -> Stats {
         let oldest = |kind: Kind| {
             let (_, since, _) = self.queued.range(from(kind)..=(kind, Timestamp::MAX, u64::MAX)).next()?;
             Some((kind, Duration::try_from(now.duration_since(*since)).unwrap_or_default()))
         };
-        let slack = |kind: Kind| {
-            let first = (kind, Timestamp::MIN, JobId::MIN);
-            let (_, deadline, _) =
-                self.deadlines.range(first..).next().filter(|(found, ..)| *found == kind)?;
-            Some((kind, deadline.duration_since(now)))
-        };
         Stats {
-            deadline_slack: Kind::ALL.iter().filter_map(|kind| slack(*kind)).collect(),
+            deadline_slack: BTreeMap::new(),
             jobs: self.counts.clone(),
             oldest_queued: Kind::ALL.iter().filter_map(|kind| oldest(*kind)).collect(),
         }

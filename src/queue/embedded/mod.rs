@@ -214,7 +214,21 @@ impl JobStore for Embedded {
     }
 
     async fn stats(&self) -> Result<Stats> {
-        Ok(self.lock().index.stats(self.now()))
+        let now = self.now();
+        let (mut stats, ahead) = {
+            let index = &self.lock().index;
+            let ahead = Kind::ALL.iter().map(|kind| (*kind, index.ahead(*kind, now)));
+            (index.stats(now), ahead.collect::<Vec<_>>())
+        };
+        for (kind, jobs) in ahead {
+            let mut slack = Vec::with_capacity(jobs.len());
+            for (id, deadline) in jobs {
+                let record: Option<Record> = self.store.get(JOBS, &key(id))?;
+                slack.extend(record.map(|record| super::rules::slack(deadline, now, &record.progress)));
+            }
+            stats.deadline_slack.extend(slack.into_iter().min().map(|least| (kind, least)));
+        }
+        Ok(stats)
     }
 
     async fn retry(&self, id: JobId) -> Result<Record> {

@@ -264,6 +264,7 @@ impl Embedded {
                 break;
             }
         }
+        reaped.ended += self.miss_deadlines(now)?;
         let retention = SignedDuration::try_from(self.config.retention.get()).unwrap_or(SignedDuration::MAX);
         let horizon = now.checked_sub(retention).unwrap_or(Timestamp::MIN);
         loop {
@@ -282,6 +283,24 @@ impl Embedded {
             reaped.purged += changes.steps.len();
             self.apply(&mut inner, changes)?;
         }
+    }
+
+    /// Ends the jobs that wait and have passed their deadline; says how many. A running one is its worker's to stop.
+    fn miss_deadlines(&self, now: Timestamp) -> Result<usize> {
+        let mut inner = self.lock();
+        let mut changes = Changes::default();
+        for id in inner.index.late(now) {
+            let Some(before) = self.live(&mut inner, id)? else { continue };
+            if before.state.is_running() || before.state.is_terminal() {
+                continue;
+            }
+            tracing::warn!(job = %id, "a job was not done by its deadline");
+            let after = rules::miss_deadline(before.clone(), now);
+            changes.put(Some(before), after);
+        }
+        let count = changes.steps.len();
+        self.apply(&mut inner, changes)?;
+        Ok(count)
     }
 }
 

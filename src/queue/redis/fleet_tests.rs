@@ -329,6 +329,11 @@ async fn a_run_is_one_hosts_until_it_has_asked_or_its_turn_is_over() {
     queue.end_run("warm/1", long).await.expect("told");
     assert_eq!([take("warm/1", &a, long).await, take("warm/1", &b, long).await], [Run::Ended, Run::Ended]);
 
+    queue.leave_run("warm/2", &a).await.expect("told");
+    assert_eq!(take("warm/2", &a, long).await, Run::Taken("b".into()), "nobody gives up another one's");
+    queue.leave_run("warm/2", &b).await.expect("told");
+    assert_eq!(take("warm/2", &a, long).await, Run::Mine);
+
     assert_eq!(take("warm/3", &a, short).await, Run::Mine);
     // Redis lets the key go by its own clock.
     while take("warm/3", &b, long).await != Run::Mine {

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::Redis;
 use crate::error::Result;
-use crate::queue::{config::Gone, observe};
+use crate::queue::config::Gone;
 
 /// How often each larder looks at most; more often where hosts are soon gone for good.
 const LOOK: Duration = Duration::from_secs(60);
@@ -92,7 +92,7 @@ impl Redis {
                 let Reply::Array(rows) = reply else { return Err(strange().into()) };
                 for after in rows.iter().filter_map(|row| read_record(row).ok()) {
                     tracing::warn!(job = %after.id, host, state = %after.state, "the host of a job is gone");
-                    observe::step(None, &after);
+                    self.observer.step(None, &after);
                 }
                 if rows.is_empty() {
                     break;

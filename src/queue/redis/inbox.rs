@@ -33,18 +33,28 @@ impl Redis {
         }
     }
 
-    /// Takes out what is there; what this larder may not take stays, and ends the round.
+    /// Takes out what is there. What this larder may not take, or nobody just now, stays and holds up nothing behind it.
     async fn empty_inbox(&self) -> Result<()> {
+        let mut stays = 0;
         loop {
-            let entries = self.queue.inbox(CHUNK).await?;
-            let mut taken = 0;
-            for entry in &entries {
-                taken += usize::from(self.take_in(entry).await?);
-            }
-            if taken == 0 {
+            let entries = self.queue.inbox(stays, CHUNK).await?;
+            if entries.is_empty() {
                 return Ok(());
             }
+            for entry in &entries {
+                stays += usize::from(!self.take_in(entry).await?);
+            }
         }
+    }
+
+    /// Whether a request stays that cannot be queued now: there is no room for its kind, or no host for it.
+    ///
+    /// # Errors
+    /// `queue_unavailable` if the queue is away, for all of them.
+    async fn stays(&self, entry: &Entry, error: &larder_jobs::client::Error) -> Result<bool> {
+        self.queue.inbox(0, 1).await?;
+        tracing::debug!(request = %entry.id, %error, "a request waits in the inbox");
+        Ok(false)
     }
 
     /// Queues one request or turns it away; whether it is out of the inbox.
@@ -62,8 +72,9 @@ impl Redis {
                         }
                         return Ok(true);
                     }
-                    // The queue is full, or away.
-                    Err(error) if error.reason() == Reason::QueueUnavailable => return Err(error.into()),
+                    Err(error) if error.reason() == Reason::QueueUnavailable => {
+                        return self.stays(entry, &error).await;
+                    }
                     Err(error) => Error::from(error),
                 }
             }
@@ -81,7 +92,7 @@ impl Redis {
                 tracing::info!(request = %entry.id, hosts = %job.common.hosts, "a request was taken in");
                 Ok(true)
             }
-            Err(error) if error.reason() == Reason::QueueUnavailable => Err(error.into()),
+            Err(error) if error.reason() == Reason::QueueUnavailable => self.stays(entry, &error).await,
             Err(error) => self.turn_away(entry, &error.into()).await,
         }
     }
@@ -208,7 +219,7 @@ mod tests {
         let [first, second] = [(); 2].map(|()| ask(&server, &download("a/b")));
         assert_ne!(first, second);
         // Two larders look at the same entries, the slower one after the job has ended.
-        let seen = store.queue.inbox(10).await.expect("reads");
+        let seen = store.queue.inbox(0, 10).await.expect("reads");
         store.empty_inbox().await.expect("takes them");
         let leader = store.get(first).await.expect("reads").expect("is known").id;
         assert_eq!(store.get(second).await.expect("reads").expect("leads there").id, leader);
@@ -351,7 +362,7 @@ mod tests {
         // Well before it looks by itself, in a minute's third.
         let begun = tokio::time::Instant::now();
         let id = ask(&server, &download("a/b"));
-        while !store.queue.inbox(1).await.expect("reads").is_empty() {
+        while !store.queue.inbox(0, 1).await.expect("reads").is_empty() {
             assert!(begun.elapsed() < LOOK / 2, "nobody was woken");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }

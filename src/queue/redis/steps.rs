@@ -8,6 +8,7 @@ use larder_jobs::{JobId, Kind, Progress, Record, State};
 
 use super::Redis;
 use crate::error::{Error, Result};
+use crate::queue::store::SLACK_OF;
 use crate::queue::{Claim, Claimed, Reaped, Renewal, Settled, Settlement, Stats, bounds, rules};
 
 /// Most jobs that one step of tidying changes, so that Redis is not kept from others.
@@ -211,7 +212,8 @@ impl Redis {
         }
         let mut stats = Stats::default();
         let kinds: Vec<_> = Kind::ALL.iter().map(|kind| kind.word()).collect();
-        let step = State::ALL.iter().fold(Step::new("stats").arg(kinds.join(",")), Step::arg);
+        let step = Step::new("stats").arg(kinds.join(",")).arg(SLACK_OF);
+        let step = State::ALL.iter().fold(step, Step::arg);
         let Reply::Array(rows) = self.run(step).await? else { return Err(strange().into()) };
         for (kind, row) in Kind::ALL.iter().zip(&rows) {
             let Reply::Array(counts) = row else { return Err(strange().into()) };
@@ -240,7 +242,7 @@ impl Redis {
                 .arg(self.retention())
                 .arg(self.config.max_finished);
             let reply = self.run(step).await?;
-            let [steps, purged] = parts(&reply)?;
+            let [steps, purged, late] = parts(&reply)?;
             let Reply::Array(steps) = steps else { return Err(strange().into()) };
             for after in steps.iter().filter_map(|row| read_record(row).ok()) {
                 tracing::warn!(
@@ -255,6 +257,11 @@ impl Redis {
                 // The claim was given up: it must not bring the job back once it is forgotten.
                 self.held().jobs.retain(|id, held| *id != after.id || held.token >= after.token);
                 if after.state.is_terminal() { reaped.ended += 1 } else { reaped.returned += 1 }
+            }
+            for after in list(late) {
+                tracing::warn!(job = %after.id, "a job was not done by its deadline");
+                self.observer.step(Some(&Record { state: State::Queued, ..after.clone() }), &after);
+                reaped.ended += 1;
             }
             let purged: usize = reply_text(purged).and_then(|n| n.parse().ok()).ok_or_else(strange)?;
             reaped.purged += purged;

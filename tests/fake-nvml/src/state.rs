@@ -12,7 +12,7 @@ use nvml_wrapper_sys::bindings as nvml;
 use crate::config::{Config, Xid};
 
 /// How often a call that stands still, or waits, looks at the file.
-const LOOK: Duration = Duration::from_millis(5);
+const LOOK: Duration = Duration::from_millis(50);
 
 /// One loaded library.
 #[derive(Debug)]

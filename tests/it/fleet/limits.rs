@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 use support::{Daemon, Hub, Redis, models};
 use tempfile::NamedTempFile;
 
@@ -91,10 +91,13 @@ fn a_source_has_limits_of_its_own() {
     assert_eq!(gpu.run(&none).expect_code(0).json()["sources"], json!({}), "without a limit it is not named");
     let wrong = gpu.run(&["limit", "--fleet", "--source", "huggingface.co", "1MB"]).expect_code(2);
     assert!(wrong.stderr.contains("like https://huggingface.co"), "{wrong:?}");
-    let many: serde_json::Map<_, _> = (0..66)
-        .map(|n| (format!("http://mirror-{n}"), json!({"bandwidth": 1, "requests_per_second": 1})))
-        .collect();
-    let refused = daemon.request("PUT", "/v1/fleet/limits", Some(&json!({"sources": many}))).expect(400);
+    let sources = |many| -> serde_json::Map<_, _> {
+        (0..many).map(|n| (format!("http://mirror-{n}"), json!({"bandwidth": 1}))).collect()
+    };
+    let put = |sources: Value| daemon.request("PUT", "/v1/fleet/limits", Some(&json!({"sources": sources})));
+    let refused = put(sources(65).into()).expect(400);
     assert_eq!(refused["reason"], "invalid_request", "{refused}");
     assert_eq!(daemon.get("/v1/fleet/limits").expect(200)["sources"], json!({}), "all or none");
+    let many = put(sources(64).into()).expect(200);
+    assert_eq!(many["sources"].as_object().map(serde_json::Map::len), Some(64));
 }

@@ -100,15 +100,17 @@ end
 local SHARING = 6 * 1000000
 
 -- most fields -> nothing; JSON of fields of what the whole fleet may take, of the whole (bandwidth, requests) and of single
--- sources (bandwidth https://host). '' lifts one. All or, if more than `most` would be held, none of them: 'full'
+-- sources (bandwidth https://host). '' lifts one. All or, if more than `most` sources would have limits, none: 'full'
 function verbs.limit(most, fields)
   fields = cjson.decode(fields)
-  local held = redis.call('HLEN', P .. 'limits')
-  for field, value in pairs(fields) do
-    local is_held = redis.call('HEXISTS', P .. 'limits', field) == 1
-    if value == '' and is_held then held = held - 1 elseif value ~= '' and not is_held then held = held + 1 end
+  local after, sources, count = {}, {}, 0
+  for _, field in ipairs(redis.call('HKEYS', P .. 'limits')) do after[field] = true end
+  for field, value in pairs(fields) do after[field] = value ~= '' or nil end
+  for field in pairs(after) do
+    local source = string.match(field, ' (.*)')
+    if source and not sources[source] then sources[source], count = true, count + 1 end
   end
-  if held > tonumber(most) then return 'full' end
+  if count > tonumber(most) then return 'full' end
   for field, value in pairs(fields) do
     if value == '' then redis.call('HDEL', P .. 'limits', field) else redis.call('HSET', P .. 'limits', field, value) end
   end
@@ -138,6 +140,11 @@ end
 -- run ttl -> nothing; its jobs were asked for
 function verbs.end_run(run, ttl)
   redis.call('SET', P .. 'run:' .. run, '', 'PX', ttl)
+end
+
+-- run host -> nothing; this host cannot ask for its jobs
+function verbs.leave_run(run, host)
+  if redis.call('GET', P .. 'run:' .. run) == host then redis.call('DEL', P .. 'run:' .. run) end
 end
 
 -- host instance -> nothing; it leaves

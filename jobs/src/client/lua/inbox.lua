@@ -28,10 +28,10 @@ local function handled(id)
   if entry then take_out(entry) end
 end
 
--- limit -> entries of the inbox; what is none is thrown away
-local function waiting_requests(limit)
+-- skip limit -> entries of the inbox behind so many; what is none is thrown away
+local function waiting_requests(skip, limit)
   local entries = {}
-  for _, entry in ipairs(redis.call('ZRANGE', P .. 'inbox', 0, limit - 1)) do
+  for _, entry in ipairs(redis.call('ZRANGE', P .. 'inbox', int(skip), int(skip + limit - 1))) do
     if string.find(string.sub(entry, 1, 26), '^[0-7][0-9A-HJKMNP-TV-Z]+$') and #entry > 26 then
       entries[#entries + 1] = entry
     else

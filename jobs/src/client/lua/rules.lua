@@ -35,17 +35,21 @@ local function call_off(job, retention)
   finish(job, 'cancelled', retention)
 end
 
+local function wait_until(job, reason, message, due)
+  job.reason = reason
+  job.message = message
+  job.state = 'waiting'
+  job.due = int(due)
+  quiet(job)
+end
+
 local function snooze(job, reason, message, due, retention)
   local deadline = tonumber(job.deadline)
   if deadline and deadline <= due then
     job.message = message
     return miss_deadline(job, retention)
   end
-  job.reason = reason
-  job.message = message
-  job.state = 'waiting'
-  job.due = int(due)
-  quiet(job)
+  wait_until(job, reason, message, due)
 end
 
 -- The hours in which a job may run, as text; nil if it may at any time.

@@ -74,10 +74,14 @@ end
 -- How long a job of a drained host waits before somebody looks again, should nobody undrain it.
 local DRAINED = 7 * 24 * 3600 * 1000000
 
--- Queues the jobs whose time has come, some at a time.
+-- So many jobs are woken in one step: of those whose time has come together, as at the opening of a window, the most
+-- urgent goes first only if all of them are awake.
+local WOKEN = 1000
+
+-- Queues the jobs whose time has come.
 local function wake_due(kind, queue, retention)
   local due = P .. 'due:' .. kind .. ':' .. queue
-  for _, id in ipairs(redis.call('ZRANGEBYSCORE', due, '-inf', int(NOW), 'LIMIT', 0, CHUNK)) do
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', due, '-inf', int(NOW), 'LIMIT', 0, WOKEN)) do
     local old = load(id)
     if old and is_whole(old) and old.state == 'waiting' then
       local job = draft(old)
@@ -106,13 +110,14 @@ local function first(kind, queue, retention)
   end
 end
 
--- The jobs of a drained host say that they wait for it, some at a time.
+-- The jobs of a drained host say that they wait for it, some at a time; until their deadline, at which they are found.
 local function put_off(kind, host, retention)
   for _ = 1, CHUNK do
     local old = first(kind, 'host:' .. host, retention)
     if not old then return end
     local job = draft(old)
-    snooze(job, 'host_drained', 'the host takes no jobs; hint: larder hosts undrain ' .. host, NOW + DRAINED, retention)
+    wait_until(job, 'host_drained', 'the host takes no jobs; hint: larder hosts undrain ' .. host,
+      math.min(NOW + DRAINED, tonumber(job.deadline) or math.huge))
     save(old, job)
   end
 end
@@ -308,6 +313,19 @@ function verbs.reap(limit, max_attempts, retention, max_finished)
       reaped[#reaped + 1] = reply(job, old)
     end
   end
+  -- Whoever should have found them too late may not be there.
+  local late = {}
+  for _, kind in ipairs(KINDS) do
+    for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. 'deadlines:' .. kind, '-inf', int(NOW), 'LIMIT', 0, limit)) do
+      local old = load(id)
+      if old and is_whole(old) and (old.state == 'queued' or old.state == 'waiting') then
+        local job = draft(old)
+        miss_deadline(job, retention)
+        save(old, job)
+        late[#late + 1] = reply(job, old)
+      end
+    end
+  end
   local surplus = redis.call('ZCARD', P .. 'ended') - max_finished
   local old = redis.call('ZRANGEBYSCORE', P .. 'ended', '-inf', int(NOW - retention), 'LIMIT', 0, limit)
   if surplus > #old then old = redis.call('ZRANGE', P .. 'ended', 0, math.min(surplus, limit) - 1) end
@@ -321,7 +339,7 @@ function verbs.reap(limit, max_attempts, retention, max_finished)
     redis.call('ZREM', P .. 'ended', member)
     redis.call('DEL', P .. 'job:' .. id)
   end
-  return { reaped, #old }
+  return { reaped, #old, late }
 end
 
 -- The ids of one state, among which are the newest behind a place, or the newest of all.
@@ -363,17 +381,31 @@ function verbs.list(limit, state, seq, created, ...)
   return jobs
 end
 
--- kinds state... -> for each of the kinds, with commas between them, for each state how many jobs, then the age of the
--- oldest queued one and the time until the next deadline in microseconds, or ''
-function verbs.stats(kinds, ...)
+-- What the missing bytes of a job take at the speed of now, in microseconds.
+local function left(id)
+  local fine, progress = pcall(cjson.decode, redis.call('HGET', P .. 'job:' .. id, 'progress') or '')
+  if not fine or type(progress) ~= 'table' then return 0 end
+  local total, done, speed = progress.bytes_total, progress.bytes_done, progress.bytes_per_second
+  if type(total) ~= 'number' or type(done) ~= 'number' or type(speed) ~= 'number' or speed == 0 then return 0 end
+  return math.floor(math.max(total - done, 0) / speed) * 1000000
+end
+
+-- kinds many state... -> for each of the kinds, with commas between them, for each state how many jobs, then the age of
+-- the oldest queued one and the least time that one of the `many` first deadlines ahead has to spare, or ''; microseconds
+function verbs.stats(kinds, many, ...)
   local all = {}
   for kind in string.gmatch(kinds, '[^,]+') do
     local counts = {}
     for n, state in ipairs({ ... }) do counts[n] = redis.call('ZCARD', P .. 'jobs:' .. kind .. ':' .. state) end
     local oldest = redis.call('ZRANGE', P .. 'jobs:' .. kind .. ':queued', 0, 0, 'WITHSCORES')[2]
     counts[#counts + 1] = oldest and int(math.max(NOW - tonumber(oldest), 0)) or ''
-    local deadline = redis.call('ZRANGE', P .. 'deadlines:' .. kind, 0, 0, 'WITHSCORES')[2]
-    counts[#counts + 1] = deadline and int(tonumber(deadline) - NOW) or ''
+    local ahead = redis.call('ZRANGEBYSCORE', P .. 'deadlines:' .. kind, int(NOW), '+inf', 'WITHSCORES', 'LIMIT', 0, many)
+    local least
+    for n = 1, #ahead, 2 do
+      local slack = tonumber(ahead[n + 1]) - NOW - left(ahead[n])
+      if not least or slack < least then least = slack end
+    end
+    counts[#counts + 1] = least and int(least) or ''
     all[#all + 1] = counts
   end
   return all
