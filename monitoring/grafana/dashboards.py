@@ -22,6 +22,13 @@ CARD = "* on (instance, uuid) group_left (index, name) larder_gpu_info"
 SHARED = "In a fleet with one Redis every host counts all jobs of the queue; choose so under Queue."
 
 
+def events(counter, by=""):
+    """What happened between two points: each event is in one bar, and is 1. `increase` over touching ranges loses what
+    falls between them, over longer ones it counts twice, and it makes fractions of both."""
+    rise = f"clamp_min({counter}{{{HOST}}} - {counter}{{{HOST}}} offset $__interval, 0)"
+    return f"sum by ({by}) ({rise})" if by else f"sum({rise})"
+
+
 def host(several=True):
     return labels("host", "Host", "label_values(larder_build_info, instance)", several)
 
@@ -101,7 +108,7 @@ def fleet():
                         [query(f"sum by (class) (larder_cache_used_bytes{{{HOST}}})", "{{class}}"),
                          query(f"sum(larder_disk_free_bytes{{{HOST}}})", "free")],
                         "bytes", stacked=True,
-                        overrides=[of_query("B", colour={"mode": "fixed", "fixedColor": GREY}, fill=0)])),
+                        overrides=[of_query("B", colour={"mode": "fixed", "fixedColor": GREY}, fill=0, width=1)])),
               (8, lines("Receiving by host", "Bytes of models that come in.",
                         [query(f"sum by (instance) (rate(larder_download_bytes_total{{{HOST}}}{RATE}))",
                                "{{instance}}")], "Bps"))]),
@@ -138,9 +145,13 @@ def one_host():
         overrides=[of_query("B", colour={"mode": "fixed", "fixedColor": GREY}), dashed("C", RED),
                    dashed("D", ORANGE), dashed("E", GREY)])
     heat = lines(
-        "Temperature and power", "Power is drawn to the axis on the right.",
-        [per_gpu("larder_gpu_temperature_celsius", " temperature"), per_gpu("larder_gpu_power_watts", " power")],
-        "celsius", overrides=[of_query("B", unit="watt", axis="right", dash={"fill": "dot", "dash": [2, 4]}, fill=0)])
+        "Temperature and power", "A GPU's power has the colour of its temperature, is dotted, and is drawn to the axis on "
+        "the right.",
+        # Equal names make equal colours; the legend has room for one of each.
+        [per_gpu("larder_gpu_temperature_celsius"), per_gpu("larder_gpu_power_watts")],
+        "celsius", colour="palette-classic-by-name",
+        overrides=[of_query("B", unit="watt", axis="right", dash={"fill": "dot", "dash": [2, 4]}, fill=0,
+                            hide={"legend": True, "tooltip": False, "viz": False})])
     health = timeline(
         "Health", "The host's verdict, that of each GPU, and whether the queue is reached. A gap is unknown.",
         [query(f"max(larder_host_healthy{{{HOST}}})", "host"), per_gpu("larder_gpu_healthy"),
@@ -183,9 +194,9 @@ def one_host():
               (7, lines("Transfers by source", "Bytes of models that come in.",
                         [query(f"sum by (source) (rate(larder_download_bytes_total{{{HOST}}}{RATE}))",
                                "{{source}}")], "Bps", stacked=True)),
-              (7, lines("Evictions by reason", "Revisions that were evicted, per scrape interval.",
-                        [query(f"sum by (reason) (increase(larder_evictions_total{{{HOST}}}{RATE}))", "{{reason}}")],
-                        "none", stacked=True, bars=True))]),
+              (7, lines("Evictions by reason", "Revisions that were evicted in the time of a bar: a minute, or more where "
+                        "the range is long.", [query(events("larder_evictions_total", "reason"), "{{reason}}")],
+                        "none", stacked=True, bars=True, least="1m"))]),
          (7, [(12, health), (6, reasons), (6, xids)])])
 
 
@@ -291,10 +302,11 @@ def fit():
          (9, [(12, lines("Error over time", "It should come closer to zero as larder learns.",
                          [query(f"max by (architecture, engine, quantization, gpu) (larder_fit_error_ratio{{{which}}})",
                                 names)], "percentunit", low=None)),
-              (12, lines("Predictions compared, and wrong ones", "Per scrape interval.",
-                         [query(f"sum(increase(larder_fit_observations_total{{{HOST}}}{RATE}))", "compared"),
-                          query(f"sum(increase(larder_fit_false_yes_total{{{HOST}}}{RATE}))", "wrong yes")],
-                         "none", bars=True,
+              (12, lines("Predictions compared, and wrong ones", "In the time of a bar: a minute, or more where the range "
+                         "is long.",
+                         [query(events("larder_fit_observations_total"), "compared"),
+                          query(events("larder_fit_false_yes_total"), "wrong yes")],
+                         "none", bars=True, least="1m",
                          overrides=[of_query("A", colour={"mode": "fixed", "fixedColor": BLUE}),
                                     of_query("B", colour={"mode": "fixed", "fixedColor": RED})]))]),
          (8, [(24, lines("Free VRAM", "Share of each GPU's memory that anybody could have: what predictions are held "

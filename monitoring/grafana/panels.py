@@ -81,13 +81,16 @@ def stat(title, description, expr, unit="none", steps=PLAIN, mappings=(), decima
     return panel("stat", title, description, [now(expr)], unit, options=options, defaults=defaults)
 
 
-def lines(title, description, targets, unit, *, stacked=False, bars=False, low=0, high=None, overrides=()):
-    """Values over time."""
-    custom = {"drawStyle": "bars" if bars else "line", "lineWidth": 1, "fillOpacity": 30 if stacked or bars else 8,
+def lines(title, description, targets, unit, *, stacked=False, bars=False, low=0, high=None, overrides=(), least=None,
+          colour="palette-classic"):
+    """Values over time. `least` is the shortest time between two points, as in "1m"."""
+    # Areas have no outline: that of a series which is zero would lie on the one below it, in the wrong colour.
+    areas = stacked or bars
+    custom = {"drawStyle": "bars" if bars else "line", "lineWidth": 0 if areas else 1, "fillOpacity": 60 if areas else 8,
               "showPoints": "never", "spanNulls": False, "lineInterpolation": "linear",
               "stacking": {"mode": "normal" if stacked else "none", "group": "A"},
               "thresholdsStyle": {"mode": "off"}}
-    defaults = {"custom": custom, "thresholds": PLAIN, "mappings": [], "color": {"mode": "palette-classic"}}
+    defaults = {"custom": custom, "thresholds": PLAIN, "mappings": [], "color": {"mode": colour}}
     if low is not None:
         defaults["min"] = low
     if high is not None:
@@ -95,8 +98,9 @@ def lines(title, description, targets, unit, *, stacked=False, bars=False, low=0
     options = {"legend": {"displayMode": "list", "placement": "bottom", "showLegend": True,
                           "calcs": []},
                "tooltip": {"mode": "multi", "sort": "desc"}}
-    return panel("timeseries", title, description, targets, unit, options=options, defaults=defaults,
-                 overrides=overrides)
+    shown = panel("timeseries", title, description, targets, unit, options=options, defaults=defaults,
+                  overrides=overrides)
+    return {**shown, "interval": least} if least else shown
 
 
 def bars(title, description, expr, legend, unit="none", steps=PLAIN, low=None, decimals=None):
@@ -161,14 +165,15 @@ def table(title, description, targets, names, columns, *, join, hide=(), sort=No
 def of_query(ref, **properties):
     """How the series of one query differ from the others of the panel."""
     named = {"unit": "unit", "axis": "custom.axisPlacement", "dash": "custom.lineStyle", "fill": "custom.fillOpacity",
-             "stacking": "custom.stacking", "colour": "color", "low": "min", "high": "max"}
+             "stacking": "custom.stacking", "colour": "color", "low": "min", "high": "max", "width": "custom.lineWidth",
+             "hide": "custom.hideFrom"}
     values = [{"id": named[name], "value": value} for name, value in properties.items()]
     return {"matcher": {"id": "byFrameRefID", "options": ref}, "properties": values}
 
 
 def dashed(ref, colour):
     """A bound: a dashed line over everything else."""
-    return of_query(ref, dash={"fill": "dash", "dash": [8, 6]}, fill=0, stacking={"mode": "none", "group": "A"},
+    return of_query(ref, dash={"fill": "dash", "dash": [8, 6]}, width=1, fill=0, stacking={"mode": "none", "group": "A"},
                     colour={"mode": "fixed", "fixedColor": colour})
 
 

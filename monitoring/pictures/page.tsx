@@ -27,7 +27,9 @@ const replace = (text: string) => text;
 
 /** Every setting of a field that the dashboards use, so that overrides find it. */
 const SETTINGS = ['unit', 'min', 'max', 'decimals', 'thresholds', 'mappings', 'color', 'noValue'];
-const CUSTOM = ['axisPlacement', 'lineStyle', 'fillOpacity', 'stacking', 'cellOptions', 'width'];
+const CUSTOM = [
+  'axisPlacement', 'drawStyle', 'lineStyle', 'lineWidth', 'fillOpacity', 'stacking', 'hideFrom', 'cellOptions', 'width',
+];
 const setting = (path: string, isCustom: boolean): any => ({
   id: isCustom ? `custom.${path}` : path, path, isCustom, name: path, editor: () => null, override: () => null,
   process: (value: unknown) => value, shouldApply: () => true,

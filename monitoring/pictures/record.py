@@ -43,16 +43,19 @@ def chosen(dashboard, hosts):
 def main():
     url, minutes = sys.argv[1].rstrip("/"), float(sys.argv[2])
     end = time.time()
-    start, step = end - 60 * minutes, max(60 * minutes / POINTS, 1)
+    start, usual = end - 60 * minutes, max(60 * minutes / POINTS, 1)
     found = ask(url, "query", query="larder_build_info")["result"]
     hosts = sorted({one["metric"]["instance"] for one in found})
     dashboards = {}
     for path in sorted(FOLDER.glob("*.json")):
         dashboard = json.loads(path.read_text(encoding="utf-8"))
         variables = chosen(dashboard, hosts)
-        times = {"__rate_interval": f"{max(int(step) + SCRAPED, 4 * SCRAPED)}s", "__range": f"{int(minutes)}m"}
         answers = {}
         for panel in dashboard["panels"]:
+            # "1m": a panel may ask for fewer points.
+            step = max(int(usual), 60 * int(panel.get("interval", "0m").removesuffix("m")))
+            times = {"__rate_interval": f"{max(step + SCRAPED, 4 * SCRAPED)}s", "__range": f"{int(minutes)}m",
+                     "__interval": f"{step}s"}
             for target in panel["targets"]:
                 expr = substituted(target["expr"], {**variables, **times})
                 if target["instant"]:

@@ -36,6 +36,7 @@ fn list(value: &Value) -> impl Iterator<Item = &Value> {
 pub(super) fn substituted(expr: &str) -> String {
     let known = [
         ("$__rate_interval", "10s"),
+        ("$__interval", "1s"),
         ("$__range", "5m"),
         ("$queue", "sum"),
         ("$host", ".*"),
