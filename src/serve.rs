@@ -303,21 +303,22 @@ fn kept_free(settings: &Settings, foreground: bool) -> KeepFree {
     if foreground { configured.up_to(FOREGROUND_KEEP_FREE) } else { configured }
 }
 
-/// The hardware is remembered after so many readings of the GPUs.
+/// The rest of the hardware is looked at after so many readings of the GPUs.
 const HARDWARE_EVERY: u64 = 4;
 
 /// Remembers what hardware there is, and learns from what engines hold of it.
 async fn watch_hardware(scout: Scout, interval: Duration, stop: CancellationToken) {
-    let mut watch = Watch::default();
+    let (mut watch, mut stood) = (Watch::default(), Vec::new());
     let mut tick = tokio::time::interval(interval);
     for turn in 0_u64.. {
         tokio::select! {
             () = stop.cancelled() => return,
             _ = tick.tick() => {}
         }
-        if turn % HARDWARE_EVERY == 0
-            && let Err(error) = scout.remember_hardware().await
-        {
+        let stands = scout.standing();
+        let is_due = turn % HARDWARE_EVERY == 0 || stands != stood;
+        stood = stands;
+        if is_due && let Err(error) = scout.remember_hardware().await {
             tracing::debug!(%error, "the hardware cannot be remembered");
         }
         if let Err(error) = scout.learn(&mut watch, &stop).await {

@@ -197,6 +197,21 @@ def tables(scraped, idled, args):
     return "\n".join(lines)
 
 
+def targets(scraped, idled):
+    """What was wanted, what came of it, and whether all of it is reached."""
+    large, (_, memory, processor) = scraped[len(SIZES) - 1], idled[0]
+    rows = [
+        (f"scrape of {SIZES[-1]:,} models and {GPUS} GPUs, p50", 5.0, large[4], "ms"),
+        ("resident memory at rest", 30.0, memory, "MiB"),
+        ("processor at rest, of a core", 0.2, processor, "%"),
+    ]
+    lines = ["| target | wanted | measured | reached |", "|---|---:|---:|---|"]
+    for what, most, measured, unit in rows:
+        reached = "yes" if measured <= most else "**no**"
+        lines.append(f"| {what} | at most {most:g} {unit} | {measured:.2f} {unit} | {reached} |")
+    return "\n".join(lines) + "\n\n", all(measured <= most for _, most, measured, _ in rows)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--larder", required=True)
@@ -206,13 +221,17 @@ def main():
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as log:
         folder = pathlib.Path(folder)
-        text = tables(scrapes(args, folder, log), idle(args, folder, log), args)
+        scraped, idled = scrapes(args, folder, log), idle(args, folder, log)
+    head, reached = targets(scraped, idled)
+    text = head + tables(scraped, idled, args)
     print(text)
     if args.write:
         page = pathlib.Path("docs/benchmarks.md")
         old = page.read_text()
         head, rest = old.split(BEGIN)
         page.write_text(f"{head}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}")
+    if not reached:
+        raise SystemExit("not all targets are reached")
 
 
 if __name__ == "__main__":

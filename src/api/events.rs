@@ -20,9 +20,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::Api;
-use super::jobs::unknown;
+use super::jobs::{find, unknown};
 use super::problem::Failure;
-use crate::queue::JobStore;
 
 /// Most streams at a time; each holds a connection, of which there are twice as many over TCP.
 const MAX_STREAMS: usize = 128;
@@ -92,24 +91,17 @@ impl Followed {
         }
         let (sender, receiver) = watch::channel(Arc::new(seen));
         jobs.insert(id, sender.clone());
-        let (queue, host) = (Arc::clone(&api.queue), Arc::clone(&api.host));
-        tokio::spawn(self.clone().look(id, sender, queue, host));
+        tokio::spawn(self.clone().look(id, sender, api.clone()));
         receiver
     }
 
     /// Looks until the job has ended, is forgotten, or nobody follows it.
-    async fn look(
-        self,
-        id: JobId,
-        sender: watch::Sender<Arc<Seen>>,
-        queue: Arc<dyn JobStore>,
-        host: Arc<str>,
-    ) {
-        let mut changed = queue.changed();
+    async fn look(self, id: JobId, sender: watch::Sender<Arc<Seen>>, api: Api) {
+        let mut changed = api.queue.changed();
         loop {
-            let ended = match queue.get(id).await {
-                Ok(Some(record)) => {
-                    let seen = Arc::new(Seen::of(&record.view(Some(&host))));
+            let ended = match find(&api, id).await {
+                Ok(Some(view)) => {
+                    let seen = Arc::new(Seen::of(&view));
                     let ended = seen.state.is_terminal();
                     sender.send_if_modified(|before| {
                         let differs = before.id != seen.id;
@@ -180,8 +172,7 @@ pub(super) async fn follow(
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
     let id: JobId = id.parse()?;
-    let record = api.queue.get(id).await?.ok_or_else(|| unknown(id))?;
-    let seen = Seen::of(&record.view(Some(&api.host)));
+    let seen = Seen::of(&find(&api, id).await?.ok_or_else(|| unknown(id))?);
     let had = headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok()).map(str::to_owned);
     if seen.state.is_terminal() && had.as_ref() == Some(&seen.id) {
         // Nothing will ever come: clients that begin again by themselves stop at this.

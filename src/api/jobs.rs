@@ -123,10 +123,15 @@ pub(super) async fn list(
 
 pub(super) async fn show(Shared(api): Shared<Api>, Path(id): Path<String>) -> Result<Json<JobView>, Failure> {
     let id: JobId = id.parse()?;
-    if let Some(record) = api.queue.get(id).await? {
-        return Ok(Json(record.view(Some(&api.host))));
+    Ok(Json(find(&api, id).await?.ok_or_else(|| unknown(id))?))
+}
+
+/// A job, or several that were asked for together, as they stand.
+pub(super) async fn find(api: &Api, id: JobId) -> Result<Option<JobView>, Failure> {
+    match api.queue.get(id).await? {
+        Some(record) => Ok(Some(record.view(Some(&api.host)))),
+        None => Ok(place::batch(api, id).await?),
     }
-    Ok(Json(place::batch(&api, id).await?.ok_or_else(|| unknown(id))?))
 }
 
 /// Who takes the wish back; nobody named means everybody's, so a typo in the name must not pass.

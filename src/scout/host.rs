@@ -99,6 +99,13 @@ impl Scout {
         self.watched.as_ref().map(|handle| judged(&handle.latest(), facts))
     }
 
+    /// Which GPUs there are and how they are, by which a change is noticed.
+    pub fn standing(&self) -> Vec<(Option<String>, bool, crate::gpu::State)> {
+        let gpus = self.watched();
+        let of = |gpu: &crate::gpu::Gpu| (gpu.uuid.clone(), gpu.lost, gpu.health.state);
+        gpus.map(|gpus| gpus.devices.iter().map(of).collect()).unwrap_or_default()
+    }
+
     /// Remembers the hardware, if it is another than before.
     ///
     /// # Errors

@@ -104,6 +104,8 @@ struct Fleet {
     others: Vec<HostState>,
     /// Who has which revision.
     held: BTreeSet<(HostName, Name)>,
+    /// What all hosts together may take.
+    limit: Option<Rate>,
 }
 
 impl Fleet {
@@ -118,7 +120,14 @@ impl Fleet {
             held.extend(all.map(|model| (model.host, (model.repo, model.commit))));
         }
         let own = own.first().map(HostState::labels).unwrap_or_default();
-        Ok(Self { own, others: others.into_iter().filter(|host| host.about.is_some()).collect(), held })
+        #[allow(clippy::cast_precision_loss)] // a rate needs no sixteen digits
+        let limit = queue.limits().await?.bandwidth.map(|all| Rate::measured(all.bytes() as f64));
+        Ok(Self {
+            own,
+            others: others.into_iter().filter(|host| host.about.is_some()).collect(),
+            held,
+            limit,
+        })
     }
 
     /// The places of the hosts that have these labels; this host is the first.
@@ -221,7 +230,7 @@ fn plan(
         windows: manifest.windows.clone(),
         inside: manifest.bandwidth,
         outside: manifest.bandwidth_outside,
-        source: None,
+        source: fleet.limit,
         order: manifest.order,
     };
     plan_night(&ask, &hosts)

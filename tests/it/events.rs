@@ -150,6 +150,26 @@ fn a_job_of_the_fleet_is_followed_to_its_end() {
 }
 
 #[test]
+fn several_jobs_are_followed_as_one() {
+    let (hub, redis) = (Hub::start(), Redis::start());
+    hub.add(models::tiny_gpt2(1, 20_000));
+    let machines = ["gpu-1", "gpu-2"].map(|name| machine(name, &redis.tcp_url(), &hub));
+    let daemons = machines.each_ref().map(Larder::serve);
+    let are_up = |list: &Value| list["hosts"].as_array().map_or(0, Vec::len) == 2;
+    daemons[0].wait_until("/v1/hosts", SOON, are_up);
+    hold(&hub);
+    let body = json!({"kind": "download", "repo": "test/tiny-gpt2-1", "hosts": ["gpu-1", "gpu-2"]});
+    let id = daemons[0].post("/v1/jobs", &body).expect(202)["id"].as_str().expect("an id").to_owned();
+    let mut events = Events::open(daemons[1].address(), &id, None);
+    let first = events.next().expect("how they stand");
+    assert_eq!((first.name.as_str(), first.job["children"].as_array().map(Vec::len)), ("state", Some(2)));
+    hub.clear_faults();
+    hub.release();
+    let end = events.rest().pop().expect("an end");
+    assert_eq!((end.name.as_str(), &end.job["state"], &end.job["id"]), ("end", &json!("ready"), &json!(id)));
+}
+
+#[test]
 fn streams_are_bounded_and_end_with_larder() {
     let hub = Hub::start();
     hub.add(models::tiny_gpt2(1, 20_000));

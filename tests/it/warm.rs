@@ -340,3 +340,22 @@ fn a_schedule_of_a_fleet_is_asked_for_by_one_host() {
     numbers.sort_unstable();
     assert_eq!(numbers, [Some(1), Some(1), Some(1), Some(3)]);
 }
+
+#[test]
+fn a_night_knows_what_the_fleet_may_take_together() {
+    let (redis, hub) = (Redis::start(), Hub::start());
+    let model = models::huge(9, 8 << 20);
+    hub.add(model.clone());
+    let larder = machine("gpu-1", &redis.url(), &hub);
+    let _daemon = larder.serve();
+    let deadline = Timestamp::now() + Duration::from_secs(3_600);
+    let text =
+        format!("deadline = \"{deadline}\"\n[[models]]\nmodel = \"{}\"\nhosts = \"pool\"\n", model.id());
+    let path = manifest(&larder, "night.toml", &text);
+    let finishes = |code| {
+        larder.run(&["warm", &path, "--dry-run", "--json"]).expect_code(code).json()["finishes"].clone()
+    };
+    assert_ne!(finishes(0), "will_not");
+    larder.run(&["limit", "--fleet", "1kB"]).expect_code(0);
+    assert_eq!(finishes(4), "will_not", "8 MiB take more than two hours");
+}

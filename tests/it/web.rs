@@ -175,7 +175,10 @@ fn reads_disk_plan_and_models(browser: &Browser) {
     // By the watermarks one can go, and one is leased.
     browser.wait_text("#plan-summary", "1 model would go, and 22.9 MiB become free;");
     browser.wait_text("#plan-rows tr:first-child", "a/oldest");
-    browser.wait_text("#plan-rows tr:first-child", "the cache is above its high watermark");
+    browser.wait_text(
+        "#plan-rows tr:first-child",
+        "the cache, or the disk that it is on, is above the high watermark",
+    );
     browser.wait_text("#plan-rows", "somebody leases it");
     browser.wait_text("#plan-rows", "somebody pinned it");
     browser.type_into("#plan-room", "much");

@@ -21,7 +21,7 @@ const GOES = {
   expired: "it was not used for cache.expire_after",
   least_recently_used: "everything that stays was used later",
   low_value: "everything that stays is worth more",
-  over_capacity: "the cache is above its high watermark",
+  over_capacity: "the cache, or the disk that it is on, is above the high watermark",
   below_keep_free: "less than cache.keep_free is free",
 };
 

@@ -8,13 +8,20 @@ use super::{PATIENCE, assert_there, short_or_long};
 /// Memory of a daemon at its peak.
 const MOST: u64 = 64 << 20;
 
-/// The most memory that the process ever had resident, in bytes (`VmHWM`, proc_pid_status(5)).
+/// Pages of a release build's program that are resident after a download.
+const PROGRAM: u64 = 16 << 20;
+
+/// The most memory that the process ever had resident, in bytes (`VmHWM`, proc_pid_status(5)), less the pages of its
+/// program (`RssFile`) beyond those of a release build: without optimization it is many times as large.
 fn peak(daemon: &Daemon) -> u64 {
     let path = format!("/proc/{}/status", daemon.pid());
     let status = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a line VmHWM");
-    let kib = line.trim().strip_suffix(" kB").and_then(|kib| kib.parse::<u64>().ok());
-    kib.unwrap_or_else(|| panic!("{line}")) << 10
+    let bytes = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect(name);
+        let kib = line.trim().strip_suffix(" kB").and_then(|kib| kib.parse::<u64>().ok());
+        kib.unwrap_or_else(|| panic!("{line}")) << 10
+    };
+    bytes("VmHWM:") - bytes("RssFile:").saturating_sub(PROGRAM)
 }
 
 /// Has a daemon stage the model, and returns its peak of memory.

@@ -104,7 +104,8 @@ local SHARING = 6 * 1000000
 function verbs.limit(most, fields)
   fields = cjson.decode(fields)
   local after, sources, count = {}, {}, 0
-  for _, field in ipairs(redis.call('HKEYS', P .. 'limits')) do after[field] = true end
+  local held = redis.call('HGETALL', P .. 'limits')
+  for n = 1, #held, 2 do after[held[n]] = true end
   for field, value in pairs(fields) do after[field] = value ~= '' or nil end
   for field in pairs(after) do
     local source = string.match(field, ' (.*)')
