@@ -107,10 +107,10 @@ fn outside_the_window_all_jobs_share_the_lower_rate() {
         std::thread::sleep(Duration::from_millis(20));
     }
     let (before, since) = (ids.iter().map(fetched).sum::<u64>(), Instant::now());
-    std::thread::sleep(Duration::from_secs(4));
+    // Long enough that two rates would be more than one and what the connections have read ahead, which counts late.
+    std::thread::sleep(Duration::from_secs(8));
     let came = ids.iter().map(fetched).sum::<u64>() - before;
-    // What two connections have read ahead counts late.
-    let most = 200_000.0 * since.elapsed().as_secs_f64() + 600_000.0;
+    let most = 200_000.0 * since.elapsed().as_secs_f64() + 1_000_000.0;
     #[allow(clippy::cast_precision_loss)] // megabytes
     let came = came as f64;
     assert!(came < most, "{came} bytes of both, {most} at most");
