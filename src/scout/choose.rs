@@ -35,11 +35,6 @@ impl Scout {
         let (candidate, why) = pick(&judged, want)?;
         let (is_fallback, variant) = (!candidate.is_native(&judged.looked), word(candidate.quantization));
         let chosen = ChosenVariant { repo: candidate.want.repo.clone(), variant, is_fallback, why };
-        if is_fallback {
-            crate::metrics::fell_back(&chosen.variant);
-            tracing::info!(model = %want.repo, variant = %chosen.variant, repo = %chosen.repo, why = %chosen.why,
-                "another variant than was named is staged");
-        }
         Ok((wanted(want, candidate), Some(chosen)))
     }
 }

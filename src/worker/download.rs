@@ -21,6 +21,7 @@ use crate::host::{self, Roots};
 use crate::hub::{self, Fetch, Fetched, JobLimit, Phase, Totals, Tracker};
 use crate::layout::{Receipt, ReceiptFile, RepoDir};
 use crate::ledger::{Key, Ledger};
+use crate::metrics;
 use crate::queue::{Done, Record};
 
 /// How often progress is reported.
@@ -41,8 +42,13 @@ pub(super) async fn variant(
     healthy(context)?;
     report(State::Planning, Progress { bytes_fetched: earlier, ..Progress::default() });
     let choice = context.scout.choose(want, stop).instrument(debug_span!("choose"));
-    let (want, chosen) = choice.await?;
-    let chosen = chosen.map(Box::new);
+    let (exact, chosen) = choice.await?;
+    if let Some(chosen) = chosen.as_ref().filter(|chosen| chosen.is_fallback) {
+        metrics::fell_back(&chosen.variant);
+        tracing::info!(model = %want.repo, variant = %chosen.variant, repo = %chosen.repo, why = %chosen.why,
+            "another variant than was named is staged");
+    }
+    let (want, chosen) = (exact, chosen.map(Box::new));
     let told = |state, progress| report(state, Progress { chosen: chosen.clone(), ..progress });
     let begun = Instant::now();
     let mut done = download(context, &want, earlier, limit, told, stop).await?;

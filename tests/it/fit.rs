@@ -217,6 +217,34 @@ fn what_cannot_be_is_refused_and_what_is_too_long_is_told() {
 }
 
 #[test]
+fn the_registry_is_listed_by_category_and_card() {
+    let larder = support::larder!(&Hub::start());
+    let list = |args: &[&str]| {
+        let all = larder.run(&[&["models", "--json"], args].concat()).expect_code(0).json();
+        let names = all
+            .as_array()
+            .expect("a list")
+            .iter()
+            .map(|model| model["name"].as_str().expect("a name").to_owned());
+        names.collect::<Vec<_>>()
+    };
+    let (all, coding) = (list(&[]), list(&["--category", "coding"]));
+    assert!(
+        coding.contains(&"starcoder2-3b".to_owned()) && !coding.contains(&"gpt2".to_owned()),
+        "{coding:?}"
+    );
+    assert!(coding.len() < all.len());
+    let fits = list(&["--fits", "RTX 4090"]);
+    assert!(fits.contains(&"gpt2".to_owned()) && !fits.contains(&"CodeLlama-34b".to_owned()), "{fits:?}");
+    let both = list(&["--category", "coding", "--fits", "RTX 4090"]);
+    assert_eq!(both, coding.into_iter().filter(|name| fits.contains(name)).collect::<Vec<_>>());
+    for (args, near) in [(["--category", "code"], "`coding`"), (["--fits", "RTX 409"], "RTX 4090")] {
+        let refused = larder.run(&[&["models"][..], &args].concat()).expect_code(2);
+        assert!(refused.stderr.contains("did you mean") && refused.stderr.contains(near), "{refused:?}");
+    }
+}
+
+#[test]
 fn an_evaluation_is_planned_and_staged() {
     let hub = Hub::start();
     hub.add(support::models::tiny_gpt2(1, 30_000));

@@ -11,8 +11,10 @@ use nvml_wrapper_sys::bindings as nvml;
 
 use crate::config::{Config, Xid};
 
-/// How often a call that stands still, or waits, looks at the file.
+/// How often a call that stands still looks at the file.
 const LOOK: Duration = Duration::from_millis(50);
+/// And one that waits for an event: the real library waits without looking, and costs nothing meanwhile.
+const WAIT_LOOK: Duration = Duration::from_millis(250);
 
 /// One loaded library.
 #[derive(Debug)]
@@ -147,7 +149,7 @@ impl State {
             if begun.elapsed() >= timeout {
                 return Err(nvml::nvmlReturn_enum_NVML_ERROR_TIMEOUT);
             }
-            sleep(LOOK);
+            sleep(WAIT_LOOK);
         }
     }
 

@@ -227,6 +227,15 @@ fn a_host_and_a_model_are_profiled_and_a_model_preloaded() {
     assert_eq!(report["residency"]["bytes"], model["bytes_total"], "{report}");
     let done = larder.run(&["preload", "test/tiny-gpt2-1", "--json"]).expect_code(0).json();
     assert!(done["report"]["skipped"].is_string(), "what is small and in memory is not read again: {done}");
+    for file in support::cache::walk(&larder.cache().join("models--test--huge-1/blobs")) {
+        let file = std::fs::File::open(file).expect("opens");
+        file.sync_all().expect("synced");
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).expect("out of memory");
+    }
+    let forced = larder.run(&["preload", telling.id(), "--force", "--json"]).expect_code(0).json();
+    assert_eq!(forced["report"]["skipped"], Value::Null, "{forced}");
+    assert!(forced["report"]["resident_before"].as_u64() < Some(telling.bytes()), "{forced}");
+    assert_eq!(forced["bytes_done"], json!(telling.bytes()), "all of it is in memory: {forced}");
     larder.run(&["profile", "test/none"]).expect_code(3);
     larder.run(&["profile", "--disk-bytes", "1"]).expect_code(2);
     // A shard that is cut is found.
