@@ -305,7 +305,7 @@ impl Windows {
         until.filter(|_| is_open)
     }
 
-    /// The times between two moments in which one is open, in their order; the first [`MAX_SPANS`] of them.
+    /// The times between two moments in which one is open, in their order; at most 3,200 of them.
     pub fn spans(&self, from: Timestamp, to: Timestamp) -> Vec<(Timestamp, Timestamp)> {
         let (mut spans, mut now) = (Vec::new(), from);
         while now < to && spans.len() < MAX_SPANS {

@@ -105,7 +105,7 @@ pub struct Stats {
     /// How long the oldest queued job of a kind has been waiting for a worker.
     pub oldest_queued: BTreeMap<Kind, Duration>,
     /// How long the job of a kind that has least to spare has until its deadline, less what its missing bytes take at the
-    /// speed of now; below zero if it will be missed. Of the [`SLACK_OF`] first deadlines ahead; a kind without is absent.
+    /// speed of now; below zero if it will be missed. Of the first 32 deadlines ahead; a kind without is absent.
     pub deadline_slack: BTreeMap<Kind, SignedDuration>,
 }
 
