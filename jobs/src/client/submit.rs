@@ -101,7 +101,8 @@ impl Queue {
     /// The best host for a job now, of those with these labels.
     ///
     /// # Errors
-    /// `not_found` if no host has these labels; `queue_unavailable` if none of them takes jobs, or the queue is away.
+    /// `invalid_request` if no host has these labels; `queue_unavailable` if none that has them takes jobs, or the queue is
+    /// away.
     pub async fn best(&self, job: &Job, labels: &Labels, want: Want) -> Result<choose::Chosen> {
         let hosts = self.hosts().await?;
         let held = match job.work.model().0 {
