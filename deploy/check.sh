@@ -47,7 +47,7 @@ if ! command -v buildah >/dev/null || ! command -v mmdebstrap >/dev/null; then
   as_root apt-get update -q && as_root apt-get install -qy --no-install-recommends buildah mmdebstrap
 fi
 binary="${LARDER_BINARY:-target/release/larder}"
-[ -x "$binary" ] || cargo build --release --locked --bin larder
+[ -x "$binary" ] || cargo build --release --locked --features otlp --bin larder
 export STORAGE_DRIVER=vfs BUILDAH_ISOLATION=chroot CONTAINERS_STORAGE_CONF="$work/storage.conf"
 printf '[storage]\ndriver = "vfs"\ngraphroot = "%s/graph"\nrunroot = "%s/run"\n' "$work" "$work" > "$CONTAINERS_STORAGE_CONF"
 

@@ -120,7 +120,6 @@ impl Fleet {
             held.extend(all.map(|model| (model.host, (model.repo, model.commit))));
         }
         let own = own.first().map(HostState::labels).unwrap_or_default();
-        #[allow(clippy::cast_precision_loss)] // a rate needs no sixteen digits
         let limit = queue.limits().await?.bandwidth.map(|all| Rate::measured(all.bytes() as f64));
         Ok(Self {
             own,
@@ -195,7 +194,6 @@ async fn this_host(context: &Context, name: HostName, wanted: BTreeSet<Name>) ->
         let mut evictable = if may_evict { keeper.victims(Timestamp::now())? } else { Vec::new() };
         evictable.retain(|victim| !wanted.contains(&victim.name));
         let rate = keeper.ledger().fetch_rate().map_or(GUESSED_LINE, Rate::measured);
-        #[allow(clippy::cast_precision_loss)] // a rate needs no sixteen digits
         let most = limit.map_or(f64::INFINITY, |limit| limit.bytes() as f64);
         let rate = Rate { low: rate.low.min(most), high: rate.high.min(most) };
         let free_bytes = free.min(room);
