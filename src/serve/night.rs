@@ -28,6 +28,8 @@ const LOOK: Duration = Duration::from_secs(60);
 const AGAIN: Duration = Duration::from_secs(60);
 /// Runs are tried so often.
 const TRIES: usize = 30;
+/// A run is tried, and known to have been asked for, at least so long: a short grace is about runs that were missed.
+const KNOWN: Duration = Duration::from_secs(3_600);
 /// How long one host has to plan and to ask before another one may.
 const TURN: Duration = Duration::from_secs(600);
 /// How often those who stand by look.
@@ -89,6 +91,10 @@ impl Nightly {
         }
     }
 
+    fn known(&self) -> Duration {
+        self.config.grace.get().max(KNOWN)
+    }
+
     async fn try_run(&self, due: Timestamp) {
         tokio::join!(self.try_part(due, Part::Own), self.try_part(due, Part::Fleet));
     }
@@ -96,7 +102,7 @@ impl Nightly {
     /// Until the part has been asked for, by whichever host, or it is too late.
     async fn try_part(&self, due: Timestamp, part: Part) {
         let path = self.config.manifest.display().to_string();
-        let (latest, mut failed) = (due.checked_add(self.config.grace.get()).unwrap_or(Timestamp::MAX), 0);
+        let (latest, mut failed) = (due.checked_add(self.known()).unwrap_or(Timestamp::MAX), 0);
         while failed < TRIES && Timestamp::now() < latest {
             match self.run(due, part).await {
                 Ok(true) => return,
@@ -139,7 +145,7 @@ impl Nightly {
                         fleet.leave_run(&name, &self.host).await?;
                         return Err(error);
                     }
-                    fleet.end_run(&name, self.config.grace.get()).await?;
+                    fleet.end_run(&name, self.known()).await?;
                     Ok(true)
                 }
                 Run::Taken(_) => Ok(false),
