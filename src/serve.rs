@@ -116,6 +116,9 @@ impl House {
         let watched = (scope == Scope::All).then(|| gpu::start(&settings.config.gpu));
         let planning = planner(&settings, hub.clone(), scope == Scope::Own)?;
         let scout = planning.scout.clone().on_host(Arc::clone(keeper.ledger()), watched.clone());
+        if let Err(error) = scout.recall_minutes() {
+            tracing::debug!(%error, "how the GPUs fared before is not known");
+        }
         let planning = Context { scout: scout.clone(), ..planning };
         let portrait = Portrait {
             name: own_name(&settings),
@@ -308,12 +311,18 @@ const HARDWARE_EVERY: u64 = 4;
 
 /// Remembers what hardware there is, and learns from what engines hold of it.
 async fn watch_hardware(scout: Scout, interval: Duration, stop: CancellationToken) {
-    let (mut watch, mut stood) = (Watch::default(), Vec::new());
+    let (mut watch, mut stood, mut minute) = (Watch::default(), Vec::new(), None);
     let mut tick = tokio::time::interval(interval);
     for turn in 0_u64.. {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = tick.tick() => {}
+        let ends = tokio::select! {
+            () = stop.cancelled() => true,
+            _ = tick.tick() => false,
+        };
+        if let Err(error) = scout.remember_minute(&mut minute, !ends).await {
+            tracing::debug!(%error, "how the GPUs fare cannot be remembered");
+        }
+        if ends {
+            return;
         }
         let stands = scout.standing();
         let is_due = turn % HARDWARE_EVERY == 0 || stands != stood;

@@ -9,7 +9,7 @@ use super::client::Client;
 use super::output::{Output, note, table};
 use crate::config::Settings;
 use crate::error::{Error, Result};
-use crate::scout::{EvaluationRow, EvaluationView, Seconds};
+use crate::scout::{EvaluationRow, EvaluationView, Loading, Seconds};
 
 pub(super) async fn run(
     settings: Settings,
@@ -56,7 +56,19 @@ fn body(several: &Several, choice: FileChoice, on: &On) -> Result<Value> {
 fn human(view: &EvaluationView, output: Output) -> String {
     let rows = view.models.iter().map(|row| row_of(row, output));
     let listed = table(
-        &["#", "MODEL", "VARIANT", "FROM", "SIZE", "TO FETCH", "FETCHING", "LOADING", "BATCH", "FITS", "WHY"],
+        &[
+            "#",
+            "MODEL",
+            "VARIANT",
+            "FROM",
+            "SIZE",
+            "TO FETCH",
+            "FETCHING",
+            "LOADING (WARM)",
+            "BATCH",
+            "FITS",
+            "WHY",
+        ],
         rows.collect(),
         &[0, 4, 5, 8],
     );
@@ -68,13 +80,13 @@ fn human(view: &EvaluationView, output: Output) -> String {
         })
         .collect();
     format!(
-        "on {}\n\n{listed}\n\n{drift}{staged} of {} models: {} in all, {} to fetch in {}, loading takes {}",
+        "on {}\n\n{listed}\n\n{drift}{staged} of {} models: {} in all, {} to fetch in {}, loading takes {} from the disk (from memory)",
         view.target.called(),
         view.models.len(),
         output.size(view.bytes_total),
         output.size(view.bytes_to_fetch),
         seconds(Some(view.seconds_to_fetch)),
-        seconds(Some(view.seconds_to_load)),
+        loading(Some(view.seconds_to_load)),
     )
 }
 
@@ -89,7 +101,7 @@ fn row_of(row: &EvaluationRow, output: Output) -> Vec<String> {
         size(row.bytes_total),
         size(row.bytes_to_fetch),
         seconds(row.seconds_to_fetch),
-        seconds(row.seconds_to_load),
+        loading(row.seconds_to_load),
         row.batch.map_or_else(|| "-".into(), |batch| batch.to_string()),
         row.verdict.word().into(),
         row.why.clone(),
@@ -101,6 +113,11 @@ fn seconds(of: Option<Seconds>) -> String {
     let Some(of) = of else { return "-".into() };
     let (low, high) = (span(of.low), span(of.high));
     if of.measured || low == high { high } else { format!("{low} to {high}") }
+}
+
+/// `31 s (2 s)`: from the disk, and from memory.
+fn loading(of: Option<Loading>) -> String {
+    of.map_or_else(|| "-".into(), |of| format!("{} ({})", seconds(Some(of.cold)), seconds(Some(of.warm))))
 }
 
 fn span(seconds: f64) -> String {

@@ -86,13 +86,29 @@ fn human(view: &FitView, output: Output) -> String {
         lines.extend([String::new(), rows(&view.variants, output), String::new()]);
         lines.push(view.recommendation.clone());
     }
-    for drift in &view.drift {
-        lines.push(format!("the registry says {} = {}, the repo {}", drift.key, drift.registry, drift.repo));
-    }
-    for found in &view.findings {
-        lines.push(format!("{}: {}; {}", found.severity, found.what, found.hint));
-    }
+    lines.extend(oddities(view));
     lines.join("\n")
+}
+
+/// Whether a model that is looked at for another reason fits, and what is odd about it.
+pub(super) fn in_short(view: &FitView) -> Vec<String> {
+    let verdict = match view.target.budget_bytes {
+        Some(_) => format!("{} on {}: {}", view.verdict.word(), view.target.called(), view.reason),
+        // Why none is known is told by `larder info`.
+        None => {
+            format!("no GPU is known here; larder fit {} --gpu NAME tells whether it fits one", view.repo)
+        }
+    };
+    std::iter::once(verdict).chain(oddities(view)).collect()
+}
+
+/// Where the registry is wrong, and what is wrong with the files.
+fn oddities(view: &FitView) -> impl Iterator<Item = String> {
+    let drift = view.drift.iter();
+    let drift =
+        drift.map(|one| format!("the registry says {} = {}, the repo {}", one.key, one.registry, one.repo));
+    let found = view.findings.iter().map(|one| format!("{}: {}; {}", one.severity, one.what, one.hint));
+    drift.chain(found)
 }
 
 fn title(view: &FitView) -> String {

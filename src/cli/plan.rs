@@ -76,6 +76,11 @@ fn human(view: &PlanView, output: Output) -> String {
             output.size(keep)
         ));
     }
+    match (&view.fit, &view.fit_problem) {
+        (Some(fit), _) => lines.extend(super::fit::in_short(fit)),
+        (None, Some(problem)) => lines.push(format!("nobody can tell whether it fits: {}", problem.detail)),
+        (None, None) => {}
+    }
     lines.join("\n")
 }
 

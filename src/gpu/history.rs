@@ -1,10 +1,11 @@
-//! How much of each GPU's memory was used over the last hours: in memory only, one value for each minute, the most that
-//! was seen in it. At most [`MINUTES`] of them for [`MAX_GPUS`] GPUs, which is about 1 MB; what is older or more is left out.
+//! How each GPU fared over the last hours: one value for each minute, the most that was seen in it. At most [`MINUTES`] of
+//! them for [`MAX_GPUS`] GPUs, which is about 2 MB; what is older or more is left out. It is kept in columns, as a chart
+//! wants it, and travels by the [`Minute`], as the ledger keeps it over restarts.
 
 use std::collections::VecDeque;
 
 use jiff::{SignedDuration, Timestamp};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::snapshot::{Gpu, Gpus};
 
@@ -14,7 +15,60 @@ pub const MINUTES: usize = 12 * 60;
 pub const MAX_GPUS: usize = 64;
 const MINUTE: i64 = 60;
 
-/// What was used, by minute. A minute in which nobody read the GPUs is not there.
+/// How the GPUs fared in one minute.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Minute {
+    /// When it began.
+    pub began: Timestamp,
+    /// The GPUs that were there.
+    pub gpus: Vec<Moment>,
+}
+
+/// How one GPU fared; `None` is what could not be read.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moment {
+    /// As the driver prints it.
+    pub uuid: Option<String>,
+    /// Its number.
+    pub index: u32,
+    /// Its name.
+    pub name: Option<String>,
+    /// Bytes of its memory.
+    pub total_bytes: Option<u64>,
+    /// The most bytes that were used.
+    pub used_bytes: Option<u64>,
+    /// The most degrees Celsius.
+    #[serde(default)]
+    pub temperature_c: Option<u32>,
+    /// Uncorrected ECC errors of its life.
+    #[serde(default)]
+    pub ecc_uncorrected: Option<u64>,
+}
+
+impl Minute {
+    /// A reading, as the minute in which it was made; `None` for a time that no calendar has.
+    fn of(gpus: &Gpus) -> Option<Self> {
+        let second = gpus.taken_at.as_second();
+        let began = Timestamp::from_second(second - second.rem_euclid(MINUTE)).ok()?;
+        Some(Self { began, gpus: gpus.devices.iter().map(Moment::of).collect() })
+    }
+}
+
+impl Moment {
+    fn of(gpu: &Gpu) -> Self {
+        Self {
+            uuid: gpu.uuid.clone(),
+            index: gpu.index,
+            name: gpu.name.clone(),
+            total_bytes: gpu.memory.total,
+            used_bytes: gpu.memory.used,
+            temperature_c: gpu.temperature_c,
+            ecc_uncorrected: gpu.ecc.as_ref().and_then(|ecc| ecc.aggregate.uncorrected),
+        }
+    }
+}
+
+/// What was seen, by minute. A minute in which nobody read the GPUs is not there.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct History {
     /// When each minute began, oldest first.
@@ -32,15 +86,90 @@ struct Track {
     name: Option<String>,
     /// The size of its memory when that was last known.
     total_bytes: Option<u64>,
-    /// The most that was seen used; `None` where it could not be read.
-    used_bytes: VecDeque<Option<u64>>,
+    used_bytes: Column<u64>,
+    temperature_c: Column<u32>,
+    ecc_uncorrected: Column<u64>,
+}
+
+/// The most that was seen in each of the minutes; `None` where it could not be read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+struct Column<T>(VecDeque<Option<T>>);
+
+impl<T: Copy + Ord> Column<T> {
+    fn unknown(minutes: usize) -> Self {
+        Self(std::iter::repeat_n(None, minutes).collect())
+    }
+
+    fn see(&mut self, value: Option<T>) {
+        if let Some(most) = self.0.back_mut() {
+            *most = (*most).max(value);
+        }
+    }
+
+    fn at(&self, minute: usize) -> Option<T> {
+        self.0.get(minute).copied().flatten()
+    }
 }
 
 impl Track {
-    fn is_of(&self, gpu: &Gpu) -> bool {
+    fn new(gpu: &Moment, minutes: usize) -> Self {
+        Self {
+            uuid: gpu.uuid.clone(),
+            index: gpu.index,
+            name: gpu.name.clone(),
+            total_bytes: None,
+            used_bytes: Column::unknown(minutes),
+            temperature_c: Column::unknown(minutes),
+            ecc_uncorrected: Column::unknown(minutes),
+        }
+    }
+
+    fn is_of(&self, gpu: &Moment) -> bool {
         match (&self.uuid, &gpu.uuid) {
             (Some(known), Some(uuid)) => known == uuid,
             _ => self.index == gpu.index,
+        }
+    }
+
+    fn see(&mut self, gpu: Moment) {
+        self.index = gpu.index;
+        self.uuid = gpu.uuid.or(self.uuid.take());
+        self.name = gpu.name.or(self.name.take());
+        self.total_bytes = gpu.total_bytes.or(self.total_bytes);
+        self.used_bytes.see(gpu.used_bytes);
+        self.temperature_c.see(gpu.temperature_c);
+        self.ecc_uncorrected.see(gpu.ecc_uncorrected);
+    }
+
+    fn begin(&mut self) {
+        self.used_bytes.0.push_back(None);
+        self.temperature_c.0.push_back(None);
+        self.ecc_uncorrected.0.push_back(None);
+    }
+
+    fn forget_first(&mut self) {
+        self.used_bytes.0.pop_front();
+        self.temperature_c.0.pop_front();
+        self.ecc_uncorrected.0.pop_front();
+    }
+
+    /// Whether the GPU was seen in any of the minutes.
+    fn is_known(&self) -> bool {
+        self.used_bytes.0.iter().any(Option::is_some)
+            || self.temperature_c.0.iter().any(Option::is_some)
+            || self.ecc_uncorrected.0.iter().any(Option::is_some)
+    }
+
+    fn at(&self, minute: usize) -> Moment {
+        Moment {
+            uuid: self.uuid.clone(),
+            index: self.index,
+            name: self.name.clone(),
+            total_bytes: self.total_bytes,
+            used_bytes: self.used_bytes.at(minute),
+            temperature_c: self.temperature_c.at(minute),
+            ecc_uncorrected: self.ecc_uncorrected.at(minute),
         }
     }
 }
@@ -48,20 +177,37 @@ impl Track {
 impl History {
     /// Remembers a reading.
     pub(super) fn note(&mut self, gpus: &Gpus) {
-        let second = gpus.taken_at.as_second();
-        let Ok(minute) = Timestamp::from_second(second - second.rem_euclid(MINUTE)) else { return };
-        self.begin(minute);
-        for gpu in &gpus.devices {
-            let Some(track) = self.track(gpu) else { continue };
-            track.index = gpu.index;
-            track.uuid = gpu.uuid.clone().or(track.uuid.take());
-            track.name = gpu.name.clone().or(track.name.take());
-            track.total_bytes = gpu.memory.total.or(track.total_bytes);
-            if let Some(most) = track.used_bytes.back_mut() {
-                *most = (*most).max(gpu.memory.used);
+        if let Some(minute) = Minute::of(gpus) {
+            self.put(minute);
+        }
+    }
+
+    /// Remembers what was before: the minutes of an earlier process, oldest first.
+    pub(super) fn precede(&mut self, earlier: Vec<Minute>) {
+        let own = (0..self.minutes.len()).filter_map(|minute| self.minute(minute));
+        let mut all = Self::default();
+        earlier.into_iter().chain(own).for_each(|minute| all.put(minute));
+        *self = all;
+    }
+
+    /// The newest minute: the one that is open, or the last that is over.
+    pub(super) fn newest(&self, is_over: bool) -> Option<Minute> {
+        self.minute(self.minutes.len().checked_sub(1 + usize::from(is_over))?)
+    }
+
+    fn minute(&self, minute: usize) -> Option<Minute> {
+        let began = *self.minutes.get(minute)?;
+        Some(Minute { began, gpus: self.gpus.iter().map(|track| track.at(minute)).collect() })
+    }
+
+    fn put(&mut self, minute: Minute) {
+        self.begin(minute.began);
+        for gpu in minute.gpus {
+            if let Some(track) = self.track(&gpu) {
+                track.see(gpu);
             }
         }
-        self.gpus.retain(|track| track.used_bytes.iter().any(Option::is_some));
+        self.gpus.retain(Track::is_known);
     }
 
     /// Opens a minute, unless it is open, and forgets those that are too many or too old. A clock that was put back goes
@@ -71,24 +217,20 @@ impl History {
             return;
         }
         self.minutes.push_back(minute);
-        self.gpus.iter_mut().for_each(|track| track.used_bytes.push_back(None));
+        self.gpus.iter_mut().for_each(Track::begin);
         let span = SignedDuration::from_mins(MINUTES as i64);
         while self.minutes.front().is_some_and(|first| minute.duration_since(*first) >= span) {
             self.minutes.pop_front();
-            for track in &mut self.gpus {
-                track.used_bytes.pop_front();
-            }
+            self.gpus.iter_mut().for_each(Track::forget_first);
         }
     }
 
-    fn track(&mut self, gpu: &Gpu) -> Option<&mut Track> {
+    fn track(&mut self, gpu: &Moment) -> Option<&mut Track> {
         let known = self.gpus.iter().position(|track| track.is_of(gpu));
         let place = match known {
             Some(place) => place,
             None if self.gpus.len() < MAX_GPUS => {
-                let used_bytes = std::iter::repeat_n(None, self.minutes.len()).collect();
-                let (index, uuid, name) = (gpu.index, gpu.uuid.clone(), gpu.name.clone());
-                self.gpus.push(Track { uuid, index, name, total_bytes: None, used_bytes });
+                self.gpus.push(Track::new(gpu, self.minutes.len()));
                 self.gpus.len() - 1
             }
             None => return None,
@@ -118,7 +260,7 @@ mod tests {
     }
 
     fn used(history: &History, place: usize) -> Vec<Option<u64>> {
-        history.gpus[place].used_bytes.iter().copied().collect()
+        history.gpus[place].used_bytes.0.iter().copied().collect()
     }
 
     #[test]
@@ -158,7 +300,32 @@ mod tests {
         readings.push((60, many()));
         let history = noted(&readings);
         assert_eq!((history.minutes.len(), history.gpus.len()), (MINUTES, MAX_GPUS));
-        assert!(history.gpus.iter().all(|track| track.used_bytes.len() == MINUTES));
+        assert!(history.gpus.iter().all(|track| track.used_bytes.0.len() == MINUTES));
         assert_eq!(history.minutes[0].as_second(), 50 * 60);
+    }
+
+    #[test]
+    fn what_was_before_a_restart_comes_first_and_a_minute_of_both_is_one() {
+        let hot = |used| Gpu { temperature_c: Some(70), ..gpu(0, Some(used)) };
+        let before = noted(&[(0, vec![hot(9)]), (60, vec![hot(4)]), (70, vec![gpu(1, Some(3))])]);
+        let kept: Vec<_> = (0..before.minutes.len()).filter_map(|minute| before.minute(minute)).collect();
+        assert_eq!(
+            (before.newest(true), before.newest(false)),
+            (kept.first().cloned(), kept.last().cloned())
+        );
+        let mut after = noted(&[(100, vec![gpu(0, Some(5))]), (120, vec![gpu(0, Some(6))])]);
+        after.precede(kept);
+        assert_eq!(
+            used(&after, 0),
+            [Some(9), Some(5), Some(6)],
+            "the second minute's most came after the restart"
+        );
+        assert_eq!(used(&after, 1), [None, Some(3), None]);
+        assert_eq!(Vec::from(after.gpus[0].temperature_c.0.clone()), [Some(70), Some(70), None]);
+        let much_later = i64::try_from(MINUTES).expect("small") * 60 + 90;
+        let mut later = noted(&[(much_later, vec![gpu(0, Some(1))])]);
+        later.precede(vec![before.minute(0).expect("there")]);
+        assert_eq!(used(&later, 0), [Some(1)], "what is too old does not come back");
+        assert_eq!(History::default().newest(true), None);
     }
 }

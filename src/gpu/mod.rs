@@ -9,7 +9,7 @@
 //! - `nvml`: the only place that names the wrapper crate;
 //! - `other`: AMD and Apple;
 //! - `poll`: the threads;
-//! - `history`: how much memory was used over the last hours;
+//! - `history`: how they fared over the last hours;
 //! - [`capability`], [`xid`], [`health`]: pure; what a GPU can do, what NVIDIA says of an Xid, whether the host is fit.
 
 pub mod capability;
@@ -24,6 +24,6 @@ pub mod xid;
 
 pub use config::{Config, Unhealthy};
 pub use health::{Health, Reason, State};
-pub use history::{History, MAX_GPUS, MINUTES};
+pub use history::{History, MAX_GPUS, MINUTES, Minute, Moment};
 pub use poll::{Handle, once, start};
 pub use snapshot::{DeviceKind, Gpu, Gpus, Source};

@@ -13,7 +13,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::config::Config;
-use super::history::History;
+use super::history::{History, Minute};
 use super::nvml;
 use super::snapshot::Gpus;
 use crate::error::Error;
@@ -48,9 +48,19 @@ impl Handle {
         self.shared.latest()
     }
 
-    /// How much memory was used over the last hours.
+    /// How the GPUs fared over the last hours.
     pub fn history(&self) -> History {
         self.shared.history()
+    }
+
+    /// Remembers what was before: the minutes of an earlier process, oldest first.
+    pub fn precede(&self, earlier: Vec<Minute>) {
+        self.shared.precede(earlier);
+    }
+
+    /// The newest minute: the one that is open, or the last that is over.
+    pub fn newest_minute(&self, is_over: bool) -> Option<Minute> {
+        self.shared.newest_minute(is_over)
     }
 
     /// That NVML worked and has failed altogether for `gpu.give_up_after`. A container whose devices were taken away

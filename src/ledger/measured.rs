@@ -9,9 +9,11 @@ use serde::{Deserialize, Serialize};
 
 use super::Ledger;
 use crate::error::Result;
+use crate::gpu::{MINUTES, Minute};
 use crate::store::{Batch, Table};
 
 const MEASURED: Table<Measured> = Table::new("measured");
+const MINUTE: Table<Minute> = Table::new("minute");
 const HARDWARE: Table<Hardware> = Table::new("hardware");
 const FETCHED: Table<FetchRate> = Table::new("fetched");
 const CALIBRATED: Table<Calibration> = Table::new("calibrated");
@@ -210,6 +212,29 @@ impl Ledger {
         self.all(HARDWARE)
     }
 
+    /// Remembers how the GPUs fared in a minute.
+    ///
+    /// # Errors
+    /// `io_error` if the store fails.
+    pub fn saw_minute(&self, minute: &Minute) -> Result<()> {
+        self.remember(MINUTE, &time_key(minute.began), minute, MINUTES)
+    }
+
+    /// How the GPUs fared in the last minutes, oldest first. Those that a wrong clock put into the future are forgotten.
+    ///
+    /// # Errors
+    /// `io_error` if the store fails.
+    pub fn minutes(&self, now: Timestamp) -> Result<Vec<Minute>> {
+        let (past, future): (Vec<_>, Vec<_>) =
+            self.all(MINUTE)?.into_iter().partition(|minute| minute.began <= now);
+        let mut batch = Batch::default();
+        future.iter().for_each(|minute| batch.delete(MINUTE, &time_key(minute.began)));
+        if !future.is_empty() {
+            self.store.commit(batch)?;
+        }
+        Ok(past)
+    }
+
     /// Takes in that a prediction and what was measured differ by `ratio`.
     ///
     /// # Errors
@@ -300,6 +325,23 @@ mod tests {
             }
             let since: Vec<_> = ledger.hardware().expect("read").iter().map(|one| one.since).collect();
             assert_eq!(since, [at(1), at(3), at(4)]);
+        });
+    }
+
+    #[test]
+    fn minutes_of_gpus_are_kept_in_order_and_none_of_the_future() {
+        use crate::gpu::Moment;
+        let minute = |began: i64, used: u64| Minute {
+            began: at(began * 60),
+            gpus: vec![Moment { used_bytes: Some(used), ..Moment::default() }],
+        };
+        with_ledger(|ledger| {
+            for (began, used) in [(1, 10), (2, 20), (2, 30), (9_000_000, 1)] {
+                ledger.saw_minute(&minute(began, used)).expect("stored");
+            }
+            let now = at(1_000_000);
+            assert_eq!(ledger.minutes(now).expect("read"), [minute(1, 10), minute(2, 30)]);
+            assert_eq!(ledger.minutes(at(1_000_000_000)).expect("read").len(), 2, "it is gone for good");
         });
     }
 

@@ -15,11 +15,14 @@ use crate::catalogue::Drift;
 use crate::error::{Result, blocking};
 use crate::fit::Verdict;
 use crate::layout::Cache;
+use crate::ledger::Measured;
 use crate::plan::Weights;
 
 /// What lines and disks bring whose speed nobody has measured, in bytes per second.
 const GUESSED_LINE: (f64, f64) = (12.5e6, 1.25e9);
 const GUESSED_DISK: (f64, f64) = (150e6, 7e9);
+/// The same of memory that holds the files already: one core that copies, and what a PCIe 5.0 slot takes.
+const GUESSED_MEMORY: (f64, f64) = (3e9, 50e9);
 
 /// Seconds that something takes, at least and at most.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -51,6 +54,28 @@ impl Seconds {
     }
 }
 
+/// How long loading takes.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Loading {
+    /// From the disk.
+    pub cold: Seconds,
+    /// From memory, where the page cache holds the files.
+    pub warm: Seconds,
+}
+
+impl Loading {
+    fn of(bytes: u64, rates: &Measured) -> Self {
+        Self {
+            cold: Seconds::of(bytes, rates.disk_read_cold, GUESSED_DISK),
+            warm: Seconds::of(bytes, rates.disk_read_warm, GUESSED_MEMORY),
+        }
+    }
+
+    fn add(self, more: Self) -> Self {
+        Self { cold: self.cold.add(more.cold), warm: self.warm.add(more.warm) }
+    }
+}
+
 /// One model of the plan.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct EvaluationRow {
@@ -74,8 +99,8 @@ pub struct EvaluationRow {
     pub bytes_to_fetch: Option<u64>,
     /// How long fetching takes.
     pub seconds_to_fetch: Option<Seconds>,
-    /// How long loading from the disk takes, not from memory.
-    pub seconds_to_load: Option<Seconds>,
+    /// How long loading takes.
+    pub seconds_to_load: Option<Loading>,
     /// The largest batch for the context.
     pub batch: Option<u64>,
     /// The job that stages it; `null` if nothing should be.
@@ -101,7 +126,7 @@ pub struct EvaluationView {
     /// How long fetching takes, one after the other.
     pub seconds_to_fetch: Seconds,
     /// How long loading takes, one after the other.
-    pub seconds_to_load: Seconds,
+    pub seconds_to_load: Loading,
 }
 
 impl Scout {
@@ -130,7 +155,9 @@ impl Scout {
             bytes_total: staged().filter_map(|row| row.bytes_total).sum(),
             bytes_to_fetch: staged().filter_map(|row| row.bytes_to_fetch).sum(),
             seconds_to_fetch: staged().filter_map(|row| row.seconds_to_fetch).fold(nothing, Seconds::add),
-            seconds_to_load: staged().filter_map(|row| row.seconds_to_load).fold(nothing, Seconds::add),
+            seconds_to_load: staged()
+                .filter_map(|row| row.seconds_to_load)
+                .fold(Loading { cold: nothing, warm: nothing }, Loading::add),
             models,
         })
     }
@@ -174,10 +201,6 @@ impl Scout {
         let bytes_total = files.iter().map(|file| file.size).sum();
         let bytes_present = present(&self.cache, &shown.want.repo, files).await?;
         let bytes_to_fetch = u64::saturating_sub(bytes_total, bytes_present);
-        let (line, disk) = match &self.ledger {
-            Some(ledger) => (ledger.fetch_rate(), ledger.rates().disk_read_cold),
-            None => (None, None),
-        };
         Ok(EvaluationRow {
             order: 0,
             model: ask.want.repo.clone(),
@@ -188,8 +211,8 @@ impl Scout {
             bytes_total: Some(bytes_total),
             bytes_present: Some(bytes_present),
             bytes_to_fetch: Some(bytes_to_fetch),
-            seconds_to_fetch: Some(Seconds::of(bytes_to_fetch, line, GUESSED_LINE)),
-            seconds_to_load: Some(Seconds::of(bytes_total, disk, GUESSED_DISK)),
+            seconds_to_fetch: Some(Seconds::of(bytes_to_fetch, self.fetch_rate(), GUESSED_LINE)),
+            seconds_to_load: Some(Loading::of(bytes_total, &self.rates())),
             batch,
             job: candidate.map(|one| Job::new(Work::Download(wanted(&ask.want, one)))),
             drift,

@@ -74,7 +74,7 @@ impl Scout {
         self.watched.as_ref().map(crate::gpu::Handle::latest)
     }
 
-    /// How much of the GPUs' memory was used over the last hours; nothing if no thread of this process watches them.
+    /// How the GPUs fared over the last hours; nothing if no thread of this process watches them.
     pub fn vram_history(&self) -> crate::gpu::History {
         self.watched.as_ref().map(crate::gpu::Handle::history).unwrap_or_default()
     }
@@ -123,6 +123,8 @@ impl Scout {
                     "name": gpu.name,
                     "memory_total": gpu.memory.total,
                     "lost": gpu.lost,
+                    "ecc_uncorrected": gpu.ecc.as_ref().and_then(|ecc| ecc.aggregate.uncorrected),
+                    "remapped_rows": gpu.remapped_rows,
                 })
             });
             let state = serde_json::json!({
@@ -135,6 +137,33 @@ impl Scout {
             ledger.saw_hardware(state, Timestamp::now())
         })
         .await
+    }
+
+    /// Gives the watched GPUs the minutes that an earlier process recorded.
+    ///
+    /// # Errors
+    /// `io_error` if the store fails.
+    pub fn recall_minutes(&self) -> Result<()> {
+        if let (Some(handle), Some(ledger)) = (&self.watched, &self.ledger) {
+            handle.precede(ledger.minutes(Timestamp::now())?);
+        }
+        Ok(())
+    }
+
+    /// Records the newest minute of the watched GPUs, unless it is the one that was recorded last: the one that is over, or
+    /// at the end the one that is open.
+    ///
+    /// # Errors
+    /// `io_error` if the store fails.
+    pub async fn remember_minute(&self, last: &mut Option<Timestamp>, is_over: bool) -> Result<()> {
+        let (Some(handle), Some(ledger)) = (&self.watched, self.ledger.clone()) else { return Ok(()) };
+        let Some(minute) = handle.newest_minute(is_over).filter(|newest| Some(newest.began) > *last) else {
+            return Ok(());
+        };
+        let began = minute.began;
+        blocking(move || ledger.saw_minute(&minute)).await?;
+        *last = Some(began);
+        Ok(())
     }
 
     /// What this host was; empty without records.

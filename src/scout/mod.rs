@@ -29,7 +29,7 @@ use larder_jobs::Reason;
 
 pub use ask::{EvaluationAsk, FitAsk, MAX_MODELS, PlanAsk, Purpose};
 pub use calibrate::Watch;
-pub use evaluate::{EvaluationRow, EvaluationView, Seconds};
+pub use evaluate::{EvaluationRow, EvaluationView, Loading, Seconds};
 pub use host::{HostHistory, HostView, judged};
 pub use look::{Looked, Staged};
 pub use target::{Target, TargetSource};

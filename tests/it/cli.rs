@@ -76,7 +76,7 @@ fn plan_of_every_format() {
     let hub = Hub::start();
     hub.add(models::every_format(1, 20_000));
     hub.add(models::gguf_only(2));
-    let larder = larder().hub(&hub);
+    let larder = larder().hub(&hub).env("LARDER__GPU__NVML_LIBRARY", "/no/such/library");
     let model = "test/every-format-1";
     let text = transcript(
         &larder,
@@ -99,7 +99,7 @@ fn plan_of_every_format() {
 fn models_and_jobs() {
     let hub = Hub::start();
     hub.add(models::every_format(1, 20_000));
-    let larder = larder().hub(&hub);
+    let larder = larder().hub(&hub).env("LARDER__GPU__NVML_LIBRARY", "/no/such/library");
     let model = "test/every-format-1";
     let before = transcript(
         &larder,

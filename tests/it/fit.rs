@@ -148,6 +148,10 @@ fn the_registry_speaks_where_the_hub_does_not_and_drift_is_told_where_it_does() 
         drifted["drift"],
         json!([{"key": "max_position_embeddings", "registry": 32_768, "repo": 131_072}])
     );
+    let plan = larder.run(&["plan", "Qwen2.5-0.5B-Instruct", "--json"]).expect_code(0).json();
+    assert_eq!(plan["fit"]["drift"], drifted["drift"], "the plan of one download reads the headers, too");
+    let human = larder.run(&["stage", "Qwen2.5-0.5B-Instruct", "--dry-run"]).expect_code(0).stdout;
+    assert!(human.contains("the registry says max_position_embeddings = 32768, the repo 131072"), "{human}");
     // Who may not read a repo's files can still be told what the registry knows, and what fetching them would bring.
     hub.add(Repo::from_row(&row("google/gemma-2b")).model().gated());
     let gated =
@@ -262,6 +266,10 @@ fn an_evaluation_is_planned_and_staged() {
         (Some(0), Some("fits"))
     );
     assert_eq!(models[1]["seconds_to_fetch"]["measured"], false, "nobody has measured the line");
+    for of in [&plan["seconds_to_load"], &models[1]["seconds_to_load"]] {
+        let high = |from: &str| of[from]["high"].as_f64().expect("seconds");
+        assert!(high("warm") < high("cold"), "memory is faster than the disk: {of}");
+    }
     assert_eq!(plan["bytes_to_fetch"], models[1]["bytes_to_fetch"]);
     assert!(models[1]["batch"].as_u64().is_some_and(|batch| batch > 1));
     let file = larder.root().join("plan.json");

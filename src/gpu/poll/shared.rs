@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 use super::super::health;
-use super::super::history::History;
+use super::super::history::{History, Minute};
 use super::super::nvml::events::Heard;
 use super::super::snapshot::{Gpus, WhyNone, Xids};
 use crate::error::Error;
@@ -69,6 +69,14 @@ impl Shared {
 
     pub(super) fn history(&self) -> History {
         self.lock().history.clone()
+    }
+
+    pub(super) fn precede(&self, earlier: Vec<Minute>) {
+        self.lock().history.precede(earlier);
+    }
+
+    pub(super) fn newest_minute(&self, is_over: bool) -> Option<Minute> {
+        self.lock().history.newest(is_over)
     }
 
     /// The newest reading; the next one is due after `pause`.

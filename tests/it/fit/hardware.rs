@@ -144,8 +144,9 @@ fn what_does_not_fit_the_gpu_is_refused_before_the_first_byte() {
     assert!(message.contains("2.00 GiB free") && message.contains("needs 1"), "{message}");
     let plan = larder.run(&["plan", "Qwen/Qwen2.5-7B-Instruct", "--variant", "auto"]);
     assert_eq!(plan.code, 4, "{}", plan.stderr);
-    // The model as it was named is nobody's business but the operator's.
-    larder.run(&["plan", "Qwen/Qwen2.5-7B-Instruct"]).expect_code(0);
+    // The model as it was named is nobody's business but the operator's, who is told.
+    let plan = larder.run(&["plan", "Qwen/Qwen2.5-7B-Instruct"]).expect_code(0).stdout;
+    assert!(plan.contains("no on ") && plan.contains("2.00 GiB"), "{plan}");
 }
 
 /// A process that has a file open until it is dropped.
