@@ -225,15 +225,17 @@ impl Quantization {
         }
     }
 
-    /// The least compute capability that runs it in any way; `native` says whether the card computes in the
-    /// format, or only stores it (Marlin unpacks fp8 on 8.0 and newer). From NVIDIA's and vLLM's tables of
-    /// supported hardware (<https://docs.vllm.ai/en/latest/features/quantization/>).
-    pub fn least_capability(self, native: bool) -> Option<Capability> {
+    /// The least compute capability with which `engine` runs it as it is stored. Transformers computes in FP8 and unpacks the
+    /// weights to 16 bits on older cards, where they no longer fit as FP8 would; vLLM unpacks tile by tile (Marlin). From
+    /// vLLM's and Transformers' tables of supported hardware (<https://docs.vllm.ai/en/latest/features/quantization/>,
+    /// <https://huggingface.co/docs/transformers/quantization/overview>).
+    pub fn least_capability(self, engine: Engine) -> Option<Capability> {
+        let marlin = |without: Capability| if engine == Engine::Vllm { Capability(8, 0) } else { without };
         match self {
-            Self::Fp8 => Some(if native { Capability(8, 9) } else { Capability(8, 0) }),
+            Self::Fp8 => Some(marlin(Capability(8, 9))),
+            Self::Mxfp4 => Some(marlin(Capability(7, 5))),
             Self::AwqInt4 { .. } | Self::Int8 => Some(Capability(7, 5)),
             Self::GptqInt4 { .. } | Self::GptqInt8 { .. } | Self::Nf4 | Self::Nf4Dq => Some(Capability(7, 0)),
-            Self::Mxfp4 => Some(if native { Capability(10, 0) } else { Capability(7, 5) }),
             Self::Fp32 | Self::Bits16 | Self::Gguf(_) => None,
         }
     }

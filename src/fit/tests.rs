@@ -463,9 +463,16 @@ fn variants_are_chosen_in_order_and_refused_with_reasons() {
     assert_eq!(recommend(9.0, Capability(7, 5)), some("awq-int4"));
     assert_eq!(recommend(9.0, Capability(7, 0)), some("gptq-int4"));
     assert_eq!(recommend(2.0, Capability(8, 9)), None);
+    // Between them stand cards that store FP8 and do not compute in it: one engine unpacks it as it goes, one before.
+    assert_eq!(recommend(14.0, Capability(8, 6)), some("gptq-int8"));
+    let vllm = Request { engine: Engine::Vllm, ..request };
+    let table = recommend_quantization(&llama, &vllm, Budget::gib(16.0), Some(Capability(8, 6)));
+    let fp8 = table.rows.iter().find(|r| r.label == "fp8").expect("a row");
+    assert_eq!(fp8.lacks, None, "{fp8:?}");
     let table = recommend_quantization(&llama, &request, Budget::gib(9.0), Some(Capability(7, 0)));
     let row = |word: &str| table.rows.iter().find(|r| r.label == word).expect(word);
     assert!(row("awq-int4").rejected.as_deref().expect("a reason").contains("7.5"));
+    assert_eq!((row("awq-int4").lacks, row("16bit").lacks), (Some(Capability(7, 5)), None));
     assert!(row("16bit").rejected.as_deref().expect("a reason").contains("needs"));
     assert_eq!(table.rows.iter().filter(|r| r.recommended).count(), 1);
     assert!(table.rows.iter().all(|r| r.recommended == r.rejected.is_none()));

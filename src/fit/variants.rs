@@ -82,6 +82,8 @@ pub struct Row {
     pub recommended: bool,
     /// Why not this one; `None` for the recommended.
     pub rejected: Option<String>,
+    /// The compute capability that the card lacks for it.
+    pub lacks: Option<Capability>,
 }
 
 /// The table, best first, and the choice.
@@ -168,6 +170,11 @@ fn row(
     };
     let need = estimate(setting.architecture, setting.weights, &request, setting.correction);
     let fit = decide(need, setting.budget, setting.margin);
+    let lacks =
+        quantization.least_capability(engine).filter(|least| capability.is_some_and(|have| have < *least));
+    let too_old = lacks
+        .zip(capability)
+        .map(|(least, have)| format!("needs compute capability {least} with {engine}, the card has {have}"));
     Row {
         quantization,
         label: variant.label.clone(),
@@ -179,38 +186,35 @@ fn row(
         largest_batch: setting.largest_batch(&request).ok().map(|limit| limit.value),
         largest_context: setting.largest_context(&request).ok().map(|limit| limit.value),
         recommended: false,
-        rejected: refusal(&setting, quantization, capability, policy),
+        rejected: unlisted(&setting, quantization, policy)
+            .or(too_old)
+            .or_else(|| unwanted(&setting, quantization, policy)),
+        lacks,
     }
 }
 
-/// Why a variant is out whatever its size.
-fn refusal(
-    setting: &Setting<'_>,
-    quantization: Quantization,
-    capability: Option<Capability>,
-    policy: &Policy,
-) -> Option<String> {
+/// Why the policy does not have a variant.
+fn unlisted(setting: &Setting<'_>, quantization: Quantization, policy: &Policy) -> Option<String> {
     let native = setting.architecture.quantized.unwrap_or(Quantization::Bits16);
-    let listed = match policy {
+    match policy {
         Policy::Exact if quantization != native => {
-            return Some(format!("the policy asks for the model as published, which is {native}"));
+            Some(format!("the policy asks for the model as published, which is {native}"))
         }
         Policy::Allow(list) if !list.contains(&quantization) => {
-            return Some("the policy does not list it".to_owned());
+            Some("the policy does not list it".to_owned())
         }
-        Policy::Allow(_) => true,
-        Policy::Exact | Policy::BestFit => false,
-    };
-    if let (Some(least), Some(have)) = (quantization.least_capability(false), capability)
-        && have < least
-    {
-        return Some(format!("needs compute capability {least}, the card has {have}"));
+        Policy::Exact | Policy::Allow(_) | Policy::BestFit => None,
     }
-    if quantization.tier() == Tier::Low && !listed {
+}
+
+/// Why nobody wants a variant who did not list it.
+fn unwanted(setting: &Setting<'_>, quantization: Quantization, policy: &Policy) -> Option<String> {
+    if matches!(policy, Policy::Allow(_)) {
+        return None;
+    }
+    if quantization.tier() == Tier::Low {
         return Some("below four bits only on request; list it in the policy".to_owned());
     }
-    if quantization.at_load() && setting.architecture.moe.is_some() && !listed {
-        return Some("bitsandbytes leaves the experts of this model in 16 bits".to_owned());
-    }
-    None
+    let leaves_experts = quantization.at_load() && setting.architecture.moe.is_some();
+    leaves_experts.then(|| "bitsandbytes leaves the experts of this model in 16 bits".to_owned())
 }

@@ -92,10 +92,11 @@ fn nothing_fits(judged: &Judged, want: &Download) -> Error {
     let has = judged.target.budget_bytes.map_or_else(|| "an unknown amount".into(), gib);
     let card = judged.target.called();
     // It would have the memory, and cannot compute in that format.
-    let is_too_old = judged.choice.rows.iter().any(|row| {
-        matches!(row.fit.verdict, Verdict::Fits | Verdict::Tight)
-            && row.rejected.as_ref().is_some_and(|why| why.contains("compute capability"))
-    });
+    let is_too_old = judged
+        .choice
+        .rows
+        .iter()
+        .any(|row| matches!(row.fit.verdict, Verdict::Fits | Verdict::Tight) && row.lacks.is_some());
     let reason = if is_too_old { Reason::IncompatibleGpu } else { Reason::InsufficientVram };
     Error::new(
         reason,
