@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use larder_jobs::{HostName, Kind, Reason};
+use larder_jobs::{Ended, HostName, Kind, Reason};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -255,11 +255,17 @@ impl House {
 
 /// Whoever wants to know that a job has ended is told.
 fn tell_of_ends(notifier: &Notifier, own: &Embedded, fleet: Option<&Redis>) {
-    let notifier = notifier.clone();
-    let tell: queue::Ended = Arc::new(move |record| notifier.tell(record));
-    own.on_end(Arc::clone(&tell));
+    let tell = |how: fn(&Notifier, &Ended<'_>) -> bool| -> queue::Tell {
+        let notifier = notifier.clone();
+        Arc::new(move |end| how(&notifier, end))
+    };
+    own.on_end(tell(|notifier, end| notifier.tell_asked(end) & notifier.tell_house(end)));
     if let Some(fleet) = fleet {
-        fleet.on_end(tell);
+        fleet.on_end(tell(Notifier::tell_house));
+        // Whoever has no secret leaves it to those that have one.
+        if notifier.is_able() {
+            fleet.on_notice(tell(Notifier::tell_asked));
+        }
     }
 }
 

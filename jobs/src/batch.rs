@@ -28,12 +28,27 @@ pub struct Batch {
     /// A second request with this key answers it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idempotency_key: Option<String>,
+    /// The keys of those who asked for the same later.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub more_keys: Vec<String>,
     /// What it is called, if it has a name: that of a manifest.
     pub name: Option<String>,
     /// The payload as it was asked for, if it was one for several hosts.
     pub job: Option<Value>,
+    /// Who is told when all of its jobs have ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notify: Option<String>,
     /// Its jobs; one that was in flight before belongs to it, too.
     pub jobs: Vec<JobId>,
+}
+
+/// Something that has ended, of which somebody may want to be told.
+#[derive(Debug, Clone, Copy)]
+pub enum Ended<'a> {
+    /// A job.
+    Job(&'a Record),
+    /// All jobs of a batch, those that are still known.
+    Batch(&'a Batch, &'a [Record]),
 }
 
 impl Batch {
@@ -158,8 +173,10 @@ mod tests {
             created_at: Timestamp::UNIX_EPOCH,
             requested_by: Some("night".into()),
             idempotency_key: None,
+            more_keys: Vec::new(),
             name: None,
             job: Some(json!({"v": 1, "kind": "download", "repo": "a/b", "revision": "main", "hosts": "all"})),
+            notify: None,
             jobs: Vec::new(),
         }
     }

@@ -61,7 +61,11 @@ impl Common {
     const FIELDS: &'static [&'static str] =
         &["priority", "requested_by", "idempotency_key", "deadline", "not_before", "notify", "hosts"];
 
-    fn validate(&self) -> Result<(), Invalid> {
+    /// Checks what the types do not.
+    ///
+    /// # Errors
+    /// For the first field that breaks the contract.
+    pub fn validate(&self) -> Result<(), Invalid> {
         for (field, value) in
             [("requested_by", &self.requested_by), ("idempotency_key", &self.idempotency_key)]
         {

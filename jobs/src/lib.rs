@@ -45,7 +45,7 @@ mod verify;
 mod view;
 mod window;
 
-pub use batch::{Batch, MAX_BATCH};
+pub use batch::{Batch, Ended, MAX_BATCH};
 pub use cursor::Cursor;
 pub use download::{Download, Format, MAX_LEASE, MIN_LEASE};
 pub use evict::{Evict, EvictedModel};

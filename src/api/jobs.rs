@@ -69,11 +69,8 @@ pub(super) async fn enqueue(
     }
     let (work, want) = (job.work.clone(), place::size(&api, &job).await);
     let submitted = api.queue.submit(job, want).await?;
-    // A job that was joined may run here already, with the limit of those who asked before. What an idempotency
-    // key answers may be another want.
-    if let (Submitted::One { created: false, record }, Work::Download(download)) = (&submitted, &work)
-        && record.want == work.want_hash()
-    {
+    // A job that was joined may run here already, with the limit of those who asked before.
+    if let (Submitted::One { created: false, record }, Work::Download(download)) = (&submitted, &work) {
         api.limits.widen_job(&record.id, download.bandwidth);
     }
     let answer = Accepted { created: submitted.created(), job: submitted.view(Some(&api.host)) };
@@ -84,19 +81,28 @@ pub(super) async fn enqueue(
     Ok(response)
 }
 
-/// Puts the key of the header, with or without quotes around it, where the body has it.
+/// Puts the key of the header where the body has it.
 fn take_key(headers: &HeaderMap, body: &mut Value) -> Result<(), Invalid> {
+    let Value::Object(fields) = body else { return Ok(()) };
+    let own = fields.get("idempotency_key").map(|key| key.as_str().unwrap_or_default().to_owned());
+    if let Some(key) = key_of(headers, own)? {
+        // What is no text is told with the rest of the body.
+        fields.entry("idempotency_key").or_insert_with(|| key.into());
+    }
+    Ok(())
+}
+
+/// The idempotency key of a request: that of the header, with or without quotes around it, or the body's own.
+pub(super) fn key_of(headers: &HeaderMap, own: Option<String>) -> Result<Option<String>, Invalid> {
     let mut keys = headers.get_all(IDEMPOTENCY_KEY).iter();
-    let Some(key) = keys.next() else { return Ok(()) };
+    let Some(key) = keys.next() else { return Ok(own) };
     let hint = "send one key of at most 128 printable characters, in the header or in the body";
     let text = key.to_str().map_err(|_| Invalid::new("Idempotency-Key is not printable ASCII", hint))?;
     let key = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
-    let Value::Object(fields) = body else { return Ok(()) };
-    let other = fields.insert("idempotency_key".into(), key.into());
-    if keys.next().is_some() || other.is_some_and(|other| other != key) {
+    if keys.next().is_some() || own.is_some_and(|own| own != key) {
         return Err(Invalid::new("there is more than one idempotency key", hint));
     }
-    Ok(())
+    Ok(Some(key.to_owned()))
 }
 
 fn filter(query: Option<&str>) -> Result<Filter, Invalid> {

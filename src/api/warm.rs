@@ -6,15 +6,16 @@ use std::sync::Arc;
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State as Shared;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use futures_util::future::BoxFuture;
 use larder_jobs::client::Title;
-use larder_jobs::{Invalid, Job, JobId, Reason};
+use larder_jobs::{Common, Invalid, Job, JobId, Reason};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+use super::jobs::key_of;
 use super::problem::Failure;
 use super::scout::Stop;
 use super::{Api, place};
@@ -39,20 +40,35 @@ struct Body {
     /// Who asks.
     #[serde(default)]
     requested_by: Option<String>,
+    /// A second request with this key answers the batch of the first.
+    #[serde(default)]
+    idempotency_key: Option<String>,
+    /// Who is told when all of it has ended.
+    #[serde(default)]
+    notify: Option<String>,
 }
 
 pub(super) async fn plan(Shared(api): Shared<Api>, bytes: Bytes) -> Result<Json<Value>, Failure> {
     Ok(Json(planned(&api, body(&bytes)?).await?))
 }
 
-pub(super) async fn ask(Shared(api): Shared<Api>, bytes: Bytes) -> Result<Response, Failure> {
-    let body = body(&bytes)?;
+pub(super) async fn ask(
+    Shared(api): Shared<Api>,
+    headers: HeaderMap,
+    bytes: Bytes,
+) -> Result<Response, Failure> {
+    let mut body = body(&bytes)?;
+    body.idempotency_key = key_of(&headers, body.idempotency_key.take())?;
+    if let Some(url) = &body.notify {
+        api.notifier.check(url)?;
+    }
     let title = Title {
         id: JobId::random(jiff::Timestamp::now()),
         requested_by: body.requested_by.clone().or_else(|| Some("warm".into())),
-        idempotency_key: None,
+        idempotency_key: body.idempotency_key.clone(),
         name: body.name.clone().or_else(|| Some("manifest".into())),
         job: None,
+        notify: body.notify.clone(),
     };
     let plan = planned(&api, body).await?;
     let jobs: Vec<Job> = serde_json::from_value(plan["jobs"].clone())
@@ -78,13 +94,13 @@ fn body(bytes: &Bytes) -> Result<Body, Invalid> {
     let hint = r#"send {"manifest": "the text of the file", "syntax": "toml"}"#;
     let body: Body = serde_json::from_slice(bytes)
         .map_err(|error| Invalid::new(format!("the body is not what is needed: {error}"), hint))?;
-    for (field, text) in [("name", &body.name), ("requested_by", &body.requested_by)] {
-        let is_long = |text: &String| text.is_empty() || text.chars().count() > MAX_NAME;
-        if text.as_ref().is_some_and(|text| is_long(text) || text.chars().any(char::is_control)) {
-            let what = format!("`{field}` is empty, longer than 128 characters or has control characters");
-            return Err(Invalid::new(what, "use a short printable text"));
-        }
+    let is_long = |text: &String| text.is_empty() || text.chars().count() > MAX_NAME;
+    if body.name.as_ref().is_some_and(|text| is_long(text) || text.chars().any(char::is_control)) {
+        let what = "`name` is empty, longer than 128 characters or has control characters";
+        return Err(Invalid::new(what, "use a short printable text"));
     }
+    let (requested_by, idempotency_key) = (body.requested_by.clone(), body.idempotency_key.clone());
+    Common { requested_by, idempotency_key, notify: body.notify.clone(), ..Common::default() }.validate()?;
     Ok(body)
 }
 

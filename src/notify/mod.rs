@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use larder_jobs::{Invalid, Reason, Record, Span};
+use larder_jobs::{Ended, Invalid, Reason, Span};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
@@ -153,20 +153,38 @@ impl Notifier {
         address::check(url, self.inner.config.allow_private).map(|_| ())
     }
 
-    /// A job has ended: writes its notices. Never fails, since the job must not.
-    pub fn tell(&self, record: &Record) {
+    /// Whether notices can be sent from here.
+    pub fn is_able(&self) -> bool {
+        !self.inner.secrets.is_empty()
+    }
+
+    /// Writes the notices of an end for those who hear of every one that this host sees.
+    pub fn tell_house(&self, end: &Ended<'_>) -> bool {
+        let url = Some(&self.inner.config.url).filter(|url| !url.is_empty() && matches!(end, Ended::Job(_)));
+        self.write(end, url)
+    }
+
+    /// Writes the notices of an end for those who asked for them with the job; whether they are written, which also those
+    /// are that are left out because too many wait.
+    pub fn tell_asked(&self, end: &Ended<'_>) -> bool {
+        match end {
+            Ended::Job(record) => self.write(end, &record.notify),
+            Ended::Batch(batch, _) => self.write(end, &batch.notify),
+        }
+    }
+
+    /// Never fails, since the job must not.
+    fn write<'a>(&self, end: &Ended<'_>, urls: impl IntoIterator<Item = &'a String>) -> bool {
         let inner = &self.inner;
-        let everybody = Some(&inner.config.url).filter(|url| !url.is_empty());
-        let urls = record.notify.iter().chain(everybody.filter(|url| !record.notify.contains(url)));
         let mut batch = Batch::default();
         let mut count = inner.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         for url in urls {
+            let (number, notice) = self.notice(end, url);
             if *count >= MAX_NOTICES {
                 metrics::webhook("dropped");
-                tracing::warn!(job = %record.id, "too many notices wait already; one is not sent");
+                tracing::warn!(notice = number, "too many notices wait already; one is not sent");
                 continue;
             }
-            let (number, notice) = self.notice(record, url);
             // A store may tell twice of one end.
             if matches!(inner.store.get(NOTICES, number.as_bytes()), Ok(Some(_))) {
                 continue;
@@ -176,19 +194,28 @@ impl Notifier {
         }
         drop(count);
         match inner.store.commit(batch) {
-            Ok(()) => inner.news.notify_one(),
+            Ok(()) => {
+                inner.news.notify_one();
+                true
+            }
             Err(error) => {
-                tracing::warn!(%error, job = %record.id, "the notices of a job that ended are lost");
+                tracing::warn!(%error, "the notices of a job that ended cannot be written");
+                false
             }
         }
     }
 
-    fn notice(&self, record: &Record, url: &str) -> (String, Notice) {
-        let ended = record.finished_at.unwrap_or(record.created_at);
+    fn notice(&self, end: &Ended<'_>, url: &str) -> (String, Notice) {
+        let host = Some(self.inner.host.as_str());
+        let (event, view) = match end {
+            Ended::Job(record) => ("job.ended", record.view(host)),
+            Ended::Batch(batch, records) => ("batch.ended", batch.view(records, host)),
+        };
+        let ended = view.finished_at.unwrap_or(view.created_at);
         let number =
-            format!("{}-{}-{:08x}", record.id, ended.as_microsecond(), crc32fast::hash(url.as_bytes()));
-        let job: Value = serde_json::to_value(record.view(Some(&self.inner.host))).unwrap_or_default();
-        let body = json!({"event": "job.ended", "delivery": number, "host": self.inner.host, "job": job});
+            format!("{}-{}-{:08x}", view.id, ended.as_microsecond(), crc32fast::hash(url.as_bytes()));
+        let job: Value = serde_json::to_value(view).unwrap_or_default();
+        let body = json!({"event": event, "delivery": number, "host": self.inner.host, "job": job});
         (number, Notice { v: 1, url: url.to_owned(), body: body.to_string(), attempts: 0, due: ended })
     }
 

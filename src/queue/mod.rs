@@ -41,7 +41,7 @@ pub use embedded::{Clock, Embedded, Scope};
 pub use larder_jobs::client::Outcome;
 pub use larder_jobs::{RECORD_VERSION as VERSION, Record};
 pub use lease::{Lease, RELEASE, Stop};
-pub use observe::Ended;
+pub use observe::Tell;
 pub use reaper::reap_until;
 pub use redis::Redis;
 pub use store::{Cancelled, Claim, Claimed, Enqueued, Filter, JobStore, Reaped, Renewal, Settled, Stats};

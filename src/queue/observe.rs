@@ -2,32 +2,40 @@
 
 use std::sync::{Arc, OnceLock};
 
-use larder_jobs::{Reason, State};
+use larder_jobs::{Batch, Ended, Reason, State};
 
 use super::Record;
 use crate::metrics;
 
-/// Is told of every job that ended. It may be told twice of one, and must not block.
-pub type Ended = Arc<dyn Fn(&Record) + Send + Sync>;
+/// Writes down that somebody is to be told of an end, and says whether it is written. It may be called twice of one end,
+/// and must not block.
+pub type Tell = Arc<dyn Fn(&Ended<'_>) -> bool + Send + Sync>;
 
 /// Who is told, once there is somebody.
 #[derive(Default)]
-pub(super) struct Observer(OnceLock<Ended>);
+pub(super) struct Observer(OnceLock<Tell>);
 
 impl Observer {
     /// The first one stays.
-    pub(super) fn set(&self, ended: Ended) {
-        let _ = self.0.set(ended);
+    pub(super) fn set(&self, tell: Tell) {
+        let _ = self.0.set(tell);
+    }
+
+    /// All jobs of a batch have ended.
+    pub(super) fn all_ended(&self, batch: &Batch, records: &[Record]) {
+        if let Some(tell) = self.0.get() {
+            tell(&Ended::Batch(batch, records));
+        }
     }
 
     /// The step from `before` to `now`.
     pub(super) fn step(&self, before: Option<&Record>, now: &Record) {
         step(before, now);
-        if let Some(ended) = self.0.get()
+        if let Some(tell) = self.0.get()
             && now.state.is_terminal()
             && !before.is_some_and(|before| before.state.is_terminal())
         {
-            ended(now);
+            tell(&Ended::Job(now));
         }
     }
 }

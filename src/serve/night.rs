@@ -190,6 +190,7 @@ impl Nightly {
             idempotency_key: None,
             name: Some(run),
             job: None,
+            notify: None,
         };
         let (created, batch) = self.queue.enqueue_all(title, view.jobs).await?;
         tracing::info!(manifest = %path, %due, jobs, %batch, created, "a scheduled manifest is asked for");

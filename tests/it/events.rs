@@ -290,10 +290,15 @@ fn models_come_in_pages_and_keys_in_a_header() {
     assert_eq!(first["created"], true);
     assert_eq!(daemon.wait_job(first["id"].as_str().expect("an id"), SOON)["state"], "ready");
     for key in ["night-1", "\"night-1\""] {
-        let again = post(&want(2), key).json();
+        let again = post(&want(1), key).json();
         assert_eq!((&again["id"], &again["created"]), (&first["id"], &json!(false)), "{key}");
     }
-    let mut both = want(2);
+    let other = post(&want(2), "night-1").problem(400, "invalid_request");
+    assert!(
+        other["detail"].as_str().is_some_and(|text| text.contains("asked for something else")),
+        "{other}"
+    );
+    let mut both = want(1);
     both["idempotency_key"] = json!("night-1");
     assert_eq!(post(&both, "night-1").json()["id"], first["id"], "twice the same is no contradiction");
     post(&both, "night-2").problem(400, "invalid_request");

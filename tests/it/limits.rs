@@ -216,7 +216,7 @@ fn a_job_has_a_limit_of_its_own() {
     assert_eq!(ask(&[]).expect_code(0).json()["bandwidth"], 300_000, "a meaner wish changes nothing");
     let mut other = want(&free);
     other["idempotency_key"] = json!("night 1");
-    assert_eq!(daemon.post("/v1/jobs", &other).expect(202)["id"], json!(id));
+    assert_eq!(daemon.post("/v1/jobs", &other).expect(400)["reason"], "invalid_request");
     assert_eq!(ask(&[]).expect_code(0).json()["bandwidth"], 300_000, "another want of the same key neither");
     let joined = daemon.post("/v1/jobs", &want(&slow)).expect(202);
     assert_eq!((&joined["id"], &joined["created"]), (&json!(id), &json!(false)));

@@ -12,9 +12,9 @@ use super::error::{Error, Result};
 use super::queue::{Queue, refused, request, strange, unknown};
 use super::row;
 use crate::{
-    Bandwidth, Batch, Drain, FleetLimits, FleetLimitsChange, HeldModel, HostName, HostState, Job, JobId,
-    Kind, MAX_BATCH, MAX_LIMITED_SOURCES, Presence, Reason, Record, RepoId, SourceLimits, SourceLimitsChange,
-    SourceName, Target,
+    Bandwidth, Batch, Drain, Ended, FleetLimits, FleetLimitsChange, HeldModel, HostName, HostState, Job,
+    JobId, Kind, MAX_BATCH, MAX_LIMITED_SOURCES, Presence, Reason, Record, RepoId, SourceLimits,
+    SourceLimitsChange, SourceName, Target,
 };
 
 /// Changes of a host's stock that travel together.
@@ -46,6 +46,19 @@ pub struct Title {
     pub name: Option<String>,
     /// The payload, if it is one for several hosts.
     pub job: Option<serde_json::Value>,
+    /// Who is told when all of its jobs have ended.
+    pub notify: Option<String>,
+}
+
+/// What the queue owes to those who want to be told of ends.
+#[derive(Debug, Default)]
+pub struct Notices {
+    /// Jobs that have ended.
+    pub jobs: Vec<Record>,
+    /// Batches whose jobs have all ended, with those that are still known.
+    pub batches: Vec<(Batch, Vec<Record>)>,
+    /// How long until there may be another one.
+    pub next: Option<Duration>,
 }
 
 /// Who asks for the jobs of a schedule's run.
@@ -90,6 +103,7 @@ impl Queue {
             .maybe(title.name.as_ref())
             .maybe(title.job.as_ref())
             .arg(hash(&wants))
+            .maybe(title.notify.as_ref())
             .arg(json!(rows));
         let reply = self.connection.run(&step).await?;
         if let Some(word) = row::text(&reply) {
@@ -106,28 +120,40 @@ impl Queue {
     /// `queue_unavailable`, or `internal` for one that cannot be read.
     pub async fn batch(&self, id: JobId) -> Result<Option<(Batch, Vec<Record>)>> {
         let reply = self.connection.run(&Step::new("batch").arg(id)).await?;
-        if row::text(&reply).is_some() {
-            return Ok(None);
-        }
-        let (fields, jobs) = super::queue::pair(&reply)?;
-        let fields = row::fields(fields);
-        let text = |name: &str| fields.get(name).filter(|text| !text.is_empty()).cloned();
-        let read = |name: &str| text(name).and_then(|text| serde_json::from_str(&text).ok());
-        let created = text("created_at").and_then(|micros| micros.parse().ok());
-        let batch = Batch {
-            v: 1,
-            id,
-            created_at: created
-                .and_then(|micros| Timestamp::from_microsecond(micros).ok())
-                .ok_or_else(strange)?,
-            requested_by: text("requested_by"),
-            idempotency_key: text("key"),
-            name: text("name"),
-            job: read("job"),
-            jobs: text("jobs").and_then(|text| serde_json::from_str(&text).ok()).ok_or_else(strange)?,
+        if row::text(&reply).is_some() { Ok(None) } else { batch(&reply).map(Some) }
+    }
+
+    /// At most `limit` ends of which somebody wants to be told, for this caller alone for as long as `lease`.
+    ///
+    /// # Errors
+    /// `queue_unavailable`.
+    pub async fn notices(&self, limit: usize, lease: Duration) -> Result<Notices> {
+        let step = Step::new("notices").arg(limit).arg(lease.as_micros());
+        let Value::Array(parts) = self.connection.run(&step).await? else { return Err(strange()) };
+        let [Value::Array(jobs), Value::Array(batches), next] = parts.as_slice() else {
+            return Err(strange());
         };
-        let Value::Array(rows) = jobs else { return Err(strange()) };
-        Ok(Some((batch, rows.iter().filter_map(|row| row::read(row).ok()).collect())))
+        let next = row::text(next).and_then(|micros| micros.parse().ok()).map(Duration::from_micros);
+        Ok(Notices {
+            jobs: jobs.iter().filter_map(|row| row::read(row).ok()).collect(),
+            batches: batches.iter().filter_map(|row| batch(row).ok()).collect(),
+            next,
+        })
+    }
+
+    /// The notice of a job's end, or that of its batch, is written down and needs no other teller.
+    ///
+    /// # Errors
+    /// `queue_unavailable`.
+    pub async fn noticed(&self, end: &Ended<'_>) -> Result<()> {
+        let step = match end {
+            Ended::Job(job) => {
+                let ended = job.finished_at.unwrap_or(job.created_at);
+                Step::new("noticed").arg(job.id).arg(ended.as_microsecond())
+            }
+            Ended::Batch(batch, _) => Step::new("noticed").arg(format_args!("batch:{}", batch.id)).arg(""),
+        };
+        self.connection.run(&step).await.map(drop)
     }
 
     /// Every host that the fleet knows, by name.
@@ -416,6 +442,31 @@ fn held_model(host: &str, repo: &str, commit: &str, value: &str) -> Option<HeldM
         bytes: bytes.parse().ok()?,
         last_used_at: used.parse().ok().and_then(|second| Timestamp::from_second(second).ok()),
     })
+}
+
+/// A batch and those of its jobs that are still known, as the step `batch` answers them.
+fn batch(reply: &Value) -> Result<(Batch, Vec<Record>)> {
+    let (fields, jobs) = super::queue::pair(reply)?;
+    let fields = row::fields(fields);
+    let text = |name: &str| fields.get(name).filter(|text| !text.is_empty()).cloned();
+    let read = |name: &str| text(name).and_then(|text| serde_json::from_str(&text).ok());
+    let created = text("created_at").and_then(|micros| micros.parse().ok());
+    let batch = Batch {
+        v: 1,
+        id: text("id").and_then(|id| id.parse().ok()).ok_or_else(strange)?,
+        created_at: created
+            .and_then(|micros| Timestamp::from_microsecond(micros).ok())
+            .ok_or_else(strange)?,
+        requested_by: text("requested_by"),
+        idempotency_key: text("key"),
+        more_keys: text("keys").and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default(),
+        name: text("name"),
+        job: read("job"),
+        notify: text("notify"),
+        jobs: text("jobs").and_then(|text| serde_json::from_str(&text).ok()).ok_or_else(strange)?,
+    };
+    let Value::Array(rows) = jobs else { return Err(strange()) };
+    Ok((batch, rows.iter().filter_map(|row| row::read(row).ok()).collect()))
 }
 
 /// A row of the step `hosts`; none for a name that this version cannot read.

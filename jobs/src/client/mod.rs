@@ -46,10 +46,10 @@ pub use address::{Address, Mode};
 pub use choose::{Chosen, Want, near_hosts};
 pub use connection::{Connection, Messages, Step};
 pub use error::{Error, Result};
-pub use fleet::{Placed, Run, Title};
+pub use fleet::{Notices, Placed, Run, Title};
 pub use functions::{LIBRARY, Library};
 pub use inbox::Entry;
-pub use queue::{Outcome, Queue, strange};
+pub use queue::{Outcome, Queue, keyed_otherwise, strange};
 /// A reply of the server.
 pub use redis::Value as Reply;
 pub use row::{Unreadable, read as read_record, text as reply_text, write as write_record};

@@ -9,7 +9,7 @@ use redis::Value;
 use super::connection::{Connection, Step};
 use super::error::{Error, Result};
 use super::row::{self, Unreadable};
-use crate::{Cursor, Job, JobId, Kind, Reason, Record, State, Target, Work};
+use crate::{Cursor, Invalid, Job, JobId, Kind, Reason, Record, State, Target, Work};
 
 /// Jobs that may wait, unless the caller says otherwise; further ones are refused.
 const MAX_QUEUED: usize = 100_000;
@@ -297,13 +297,17 @@ pub(super) fn refused(word: &str) -> Error {
             format!("{waiting} jobs are queued, which is queue.max_queued"),
             "try again when some are done, cancel some, or raise queue.max_queued",
         ),
-        Some(("BATCH", id)) => Error::new(
-            Reason::InvalidRequest,
-            format!("the idempotency key belongs to {id}, which is for several hosts"),
-            format!("use another key, or follow it with larder jobs show {id}"),
-        ),
+        Some(("BATCH" | "KEYED", id)) => keyed_otherwise(id).into(),
         _ => strange(),
     }
+}
+
+/// A key stands for something else than what is asked for with it.
+pub fn keyed_otherwise(id: impl std::fmt::Display) -> Invalid {
+    Invalid::new(
+        format!("the idempotency key belongs to {id}, which was asked for something else"),
+        format!("use a key of its own for each request; see larder jobs show {id}"),
+    )
 }
 
 /// A reply of two parts.

@@ -143,6 +143,7 @@ impl Queue {
             idempotency_key: job.common.idempotency_key.clone(),
             name: None,
             job: Some(job.payload()?),
+            notify: job.common.notify.clone(),
         };
         let count = names.len();
         let placed: Vec<_> = names.into_iter().map(|name| for_host(job, name, count, now)).collect();

@@ -7,8 +7,8 @@ use larder_jobs::client::Title;
 use larder_jobs::{Job, JobId, JobView, Reason, State};
 
 use super::{Make, Rig, done, permanent};
-use crate::queue::Config;
 use crate::queue::testing::{config, job};
+use crate::queue::{Config, Filter};
 
 fn title(n: u8) -> Title {
     Title {
@@ -17,6 +17,7 @@ fn title(n: u8) -> Title {
         idempotency_key: None,
         name: Some("night.toml".into()),
         job: None,
+        notify: None,
     }
 }
 
@@ -89,6 +90,64 @@ pub(in crate::queue) async fn the_key_of_a_batch_answers_it(make: Make) {
     let again = rig.store.enqueue_all(keyed(2), jobs(&["c/d"])).await.expect("accepted");
     assert_eq!(again, (false, id));
     rig.nothing().await;
+}
+
+pub(in crate::queue) async fn a_key_answers_nothing_else_than_what_it_was_used_for(make: Make) {
+    let rig = make(config()).await;
+    let keyed = |repo: &str, key: &str| {
+        let mut job = job(repo);
+        job.common.idempotency_key = Some(key.into());
+        job
+    };
+    let titled = |n, key: &str| Title { idempotency_key: Some(key.into()), ..title(n) };
+    let one = rig.store.enqueue(keyed("a/b", "one")).await.expect("accepted").record.id;
+    let (_, many) = rig.store.enqueue_all(titled(1, "many"), jobs(&["c/d", "e/f"])).await.expect("accepted");
+    // Who asks for the same jobs with another key is answered by the same batch, then and after its end.
+    let joined = rig.store.enqueue_all(titled(2, "more"), jobs(&["c/d", "e/f"])).await.expect("accepted");
+    assert_eq!(joined, (false, many));
+    for _ in 0..3 {
+        rig.settle(&rig.claim().await, done()).await;
+    }
+    for key in ["many", "more"] {
+        let again = rig.store.enqueue_all(titled(3, key), jobs(&["c/d", "e/f"])).await.expect("accepted");
+        assert_eq!(again, (false, many), "{key}");
+    }
+    for_each_wrong(&rig, one, many, keyed, titled).await;
+    rig.nothing().await;
+    assert_eq!(
+        rig.store.list(Filter::default()).await.expect("lists").len(),
+        3,
+        "nothing was asked for by halves"
+    );
+}
+
+async fn for_each_wrong(
+    rig: &Rig,
+    one: JobId,
+    many: JobId,
+    keyed: impl Fn(&str, &str) -> Job,
+    titled: impl Fn(u8, &str) -> Title,
+) {
+    let fanned =
+        |n, key: &str| Title { job: Some(serde_json::json!({"kind": "download"})), ..titled(n, key) };
+    let store = &rig.store;
+    let refused = [
+        (one, store.enqueue(keyed("c/d", "one")).await.expect_err("another model")),
+        (many, store.enqueue(keyed("c/d", "many")).await.expect_err("a batch's")),
+        (one, store.enqueue_all(titled(4, "one"), jobs(&["a/b"])).await.expect_err("a job's")),
+        (many, store.enqueue_all(fanned(5, "many"), jobs(&["c/d"])).await.expect_err("another request")),
+        (
+            one,
+            store
+                .enqueue_all(title(6), vec![job("g/h"), keyed("c/d", "one")])
+                .await
+                .expect_err("in the midst of others"),
+        ),
+    ];
+    for (id, error) in refused {
+        assert_eq!(error.reason(), Reason::InvalidRequest);
+        assert!(error.message().contains(&id.to_string()), "{error}");
+    }
 }
 
 pub(in crate::queue) async fn the_least_urgent_has_its_turn_too(make: Make) {

@@ -103,7 +103,7 @@ pub(in crate::queue) async fn an_idempotency_key_answers_after_the_end(make: Mak
     rig.store.enqueue(joined.clone()).await.expect("accepted");
     let claim = rig.claim().await;
     rig.settle(&claim, done()).await;
-    for again in [keyed("a/b"), keyed("c/d"), joined] {
+    for again in [keyed("a/b"), joined] {
         let again = rig.store.enqueue(again).await.expect("accepted");
         assert_eq!((again.created, again.record.id, again.record.state), (false, id, State::Ready));
     }

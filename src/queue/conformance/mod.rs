@@ -84,6 +84,7 @@ macro_rules! conformance {
             a_batch_is_accepted_whole_or_not_at_all
             a_batch_that_is_asked_for_again_is_the_same
             the_key_of_a_batch_answers_it
+            a_key_answers_nothing_else_than_what_it_was_used_for
             the_least_urgent_has_its_turn_too
         );
     };

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use larder_jobs::client::Title;
+use larder_jobs::client::{Title, keyed_otherwise};
 use larder_jobs::{Batch as Jobs, Job, JobId, MAX_BATCH, Reason};
 
 use super::steps::Changes;
@@ -10,6 +10,9 @@ use super::{Embedded, Inner, key};
 use crate::error::{Error, Result};
 use crate::queue::{Record, rules};
 use crate::store::Table;
+
+/// Most further keys of a batch that was asked for more than once.
+const MAX_KEYS: usize = 64;
 
 /// The batches, by id.
 const BATCHES: Table<Jobs> = Table::new("batches");
@@ -28,37 +31,54 @@ impl Embedded {
         }
         jobs.iter().try_for_each(Job::validate)?;
         let mut inner = self.lock();
-        let same = |known: &Jobs| {
-            known.id == title.id
-                || title.idempotency_key.is_some() && known.idempotency_key == title.idempotency_key
-        };
-        if let Some(known) = self.batches()?.into_iter().find(same) {
-            return Ok((false, known.id));
+        if self.store.get(BATCHES, &key(title.id))?.is_some() {
+            return Ok((false, title.id));
+        }
+        if let Some(text) = title.idempotency_key.as_deref() {
+            if let Some(known) = self.batch_keyed(text)? {
+                let is_same = known.job == title.job;
+                return if is_same { Ok((false, known.id)) } else { Err(keyed_otherwise(known.id).into()) };
+            }
+            if let Some(id) = inner.index.keyed(text) {
+                return Err(keyed_otherwise(id).into());
+            }
         }
         let (ids, asked) = self.ask(&inner, title.id, jobs)?;
         let known = self.batches()?.into_iter().find(|known| known.jobs == ids);
         let id = known.as_ref().map_or(title.id, |known| known.id);
         let mut changes = Changes::default();
-        if known.is_none() {
-            let batch = Jobs {
+        let is_new = known.is_none();
+        let batch = match known {
+            None => Jobs {
                 v: 1,
                 id,
                 created_at: self.now(),
                 requested_by: title.requested_by,
                 idempotency_key: title.idempotency_key,
+                more_keys: Vec::new(),
                 name: title.name,
                 job: title.job,
+                notify: title.notify,
                 jobs: ids,
-            };
-            changes.batch.put(BATCHES, &key(id), &batch);
-        }
+            },
+            Some(mut known) => {
+                let more = title.idempotency_key.filter(|_| known.more_keys.len() < MAX_KEYS);
+                known.more_keys.extend(more);
+                known
+            }
+        };
+        changes.batch.put(BATCHES, &key(id), &batch);
         let after: Vec<_> = asked.iter().map(|(_, after)| after.clone()).collect();
         for (before, after) in asked {
             changes.put(before, after);
         }
         self.apply(&mut inner, changes)?;
         after.iter().for_each(|record| self.adopt(&mut inner, record));
-        Ok((known.is_none(), id))
+        if is_new {
+            // Keys may have answered with jobs that have all ended.
+            self.tell_of_batches(&batch.jobs)?;
+        }
+        Ok((is_new, id))
     }
 
     /// What becomes of each job, and what of each record changes; a want that is there twice is one job.
@@ -66,9 +86,8 @@ impl Embedded {
         let (now, mut seq, mut backlog) = (self.now(), inner.index.next_seq(), inner.index.backlog());
         let (mut ids, mut asked, mut places) = (Vec::new(), Vec::<Asked>::new(), HashMap::new());
         for job in jobs {
-            let keyed = job.common.idempotency_key.as_deref().and_then(|key| inner.index.keyed(key));
-            if let Some(id) = keyed {
-                ids.push(id);
+            if let Some(record) = self.keyed(inner, job)? {
+                ids.push(record.id);
                 continue;
             }
             let want = job.work.want_hash();
@@ -95,6 +114,30 @@ impl Embedded {
             ids.push(after.id);
         }
         Ok((ids, asked))
+    }
+
+    /// The batch that an idempotency key stands for.
+    pub(super) fn batch_keyed(&self, text: &str) -> Result<Option<Jobs>> {
+        let has = |known: &Jobs| {
+            known.idempotency_key.as_deref() == Some(text) || known.more_keys.iter().any(|key| key == text)
+        };
+        Ok(self.batches()?.into_iter().find(has))
+    }
+
+    /// Some jobs have ended: tells of the batches of which they were the last.
+    pub(super) fn tell_of_batches(&self, ended: &[JobId]) -> Result<()> {
+        if ended.is_empty() {
+            return Ok(());
+        }
+        let is_asked =
+            |batch: &Jobs| batch.notify.is_some() && ended.iter().any(|id| batch.jobs.contains(id));
+        for batch in self.batches()?.into_iter().filter(is_asked) {
+            let known: Vec<_> = batch.jobs.iter().filter_map(|job| self.find(*job).ok()).collect();
+            if known.iter().all(|record| record.state.is_terminal()) {
+                self.observer.all_ended(&batch, &known);
+            }
+        }
+        Ok(())
     }
 
     /// A batch and those of its jobs that are still known.

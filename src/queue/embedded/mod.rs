@@ -24,7 +24,7 @@ use larder_jobs::{Batch, Job, JobId, Kind, Progress, Reason, State};
 use serde_json::Value;
 use tokio::sync::{broadcast, watch};
 
-use super::observe::{Ended, Observer};
+use super::observe::{Observer, Tell};
 use super::{
     Cancelled, Claimed, Config, Enqueued, Filter, JobStore, Outcome, Reaped, Record, Renewal, Settled,
     Settlement, Stats,
@@ -106,8 +106,8 @@ impl Embedded {
     }
 
     /// From now on tells of every job that ends.
-    pub fn on_end(&self, ended: Ended) {
-        self.observer.set(ended);
+    pub fn on_end(&self, tell: Tell) {
+        self.observer.set(tell);
     }
 
     fn now(&self) -> Timestamp {

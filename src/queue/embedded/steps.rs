@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use larder_jobs::client::keyed_otherwise;
 use larder_jobs::{Invalid, Job, JobId, Kind, Progress, Reason, State};
 use serde_json::Value;
 
@@ -39,6 +40,7 @@ impl Embedded {
     /// Writes, then indexes, so that a failed write changes nothing.
     pub(super) fn apply(&self, inner: &mut Inner, changes: Changes) -> Result<()> {
         self.store.commit(changes.batch)?;
+        let mut ended = Vec::new();
         for (before, after) in changes.steps {
             if let Some(before) = &before {
                 inner.index.remove(before);
@@ -48,10 +50,11 @@ impl Embedded {
                 self.observer.step(before.as_ref(), after);
                 if after.state.is_terminal() {
                     inner.own.remove(&after.id);
+                    ended.push(after.id);
                 }
             }
         }
-        Ok(())
+        self.tell_of_batches(&ended)
     }
 
     fn step(&self, inner: &mut Inner, before: Record, after: Record) -> Result<Record> {
@@ -86,8 +89,7 @@ impl Embedded {
         job.validate()?;
         let now = self.now();
         let mut inner = self.lock();
-        if let Some(id) = job.common.idempotency_key.as_deref().and_then(|key| inner.index.keyed(key)) {
-            let record = self.find(id)?;
+        if let Some(record) = self.keyed(&inner, job)? {
             self.adopt(&mut inner, &record);
             return Ok(Enqueued { record, created: false });
         }
@@ -107,6 +109,25 @@ impl Embedded {
         self.apply(&mut inner, changes)?;
         self.adopt(&mut inner, &record);
         Ok(Enqueued { record, created: true })
+    }
+
+    /// The job that an idempotency key stands for.
+    ///
+    /// # Errors
+    /// `invalid_request` if that does something else.
+    pub(super) fn keyed(&self, inner: &Inner, job: &Job) -> Result<Option<Record>> {
+        let Some(key) = job.common.idempotency_key.as_deref() else { return Ok(None) };
+        if let Some(batch) = self.batch_keyed(key)? {
+            return Err(keyed_otherwise(batch.id).into());
+        }
+        let Some(record) = inner.index.keyed(key).map(|id| self.find(id)).transpose()? else {
+            return Ok(None);
+        };
+        // Of what could not be read nobody knows what it wanted.
+        if !record.want.is_empty() && record.want != job.work.want_hash() {
+            return Err(keyed_otherwise(record.id).into());
+        }
+        Ok(Some(record))
     }
 
     /// A foreground command runs what it asked for.

@@ -62,6 +62,7 @@ impl Redis {
             tokio::select! {
                 () = stop.cancelled() => break,
                 _ = self.tend_inbox() => {}
+                _ = self.tend_owed() => {}
                 Err(error) = self.attend(&instance, &mut told) => {
                     if !told.away {
                         tracing::warn!(reason = %error.reason(), hint = error.hint(), "the queue is away: {error}");
@@ -100,6 +101,7 @@ impl Redis {
         self.held().absent = None;
         self.announce();
         self.inbox.notify_one();
+        self.owed.notify_one();
         self.offer_functions(&mut told.functions).await;
         let mut heartbeat = tokio::time::interval_at(Instant::now() + HEARTBEAT, HEARTBEAT);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -130,9 +132,16 @@ impl Redis {
         let mut later = |what| {
             told.turns.entry(what).or_insert_with(|| Instant::now() + own_moment(told.hosts));
         };
-        if message == "inbox" {
-            later(None);
-            return false;
+        match message {
+            "inbox" => {
+                later(None);
+                return false;
+            }
+            "notices" => {
+                self.owed.notify_one();
+                return false;
+            }
+            _ => {}
         }
         match message.split_once(' ').map(|(verb, word)| (verb, word, kind(word))) {
             Some(("ready", _, Some(kind))) => {

@@ -108,7 +108,7 @@ impl Redis {
         let kind = raw["kind"].as_str().and_then(|word| word.parse().ok()).unwrap_or(Kind::Download);
         let (why, payload) = (bounds::message(&invalid.message()), bounds::clipped_payload(&raw).to_string());
         if self.queue.turn_away(entry.id, kind, invalid.reason(), &why, &payload).await? {
-            crate::metrics::job_failed(kind, invalid.reason());
+            self.ended_unread(entry.id).await;
             tracing::warn!(request = %entry.id, reason = %invalid.reason(), "a request was turned away: {invalid}");
         }
         Ok(true)

@@ -8,6 +8,7 @@
 mod attend;
 mod gone;
 mod inbox;
+mod owed;
 mod steps;
 
 #[cfg(test)]
@@ -25,7 +26,7 @@ mod valkey;
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use async_trait::async_trait;
 use larder_jobs::client::{Address, Connection, Placed, Queue, Submitted, Title, Want};
@@ -35,7 +36,7 @@ use larder_jobs::{
 };
 use tokio::sync::{Notify, broadcast, watch};
 
-use super::observe::{Ended, Observer};
+use super::observe::{Observer, Tell};
 use super::{
     Cancelled, Claimed, Config, Enqueued, Filter, JobStore, Outcome, Reaped, Renewal, Settled, Settlement,
     Stats,
@@ -65,7 +66,12 @@ pub struct Redis {
     watched: Mutex<gone::Watched>,
     /// A program put something into the inbox.
     inbox: Notify,
+    /// The queue owes somebody a notice.
+    owed: Notify,
+    /// Told of the ends that this process has seen.
     observer: Observer,
+    /// Writes down the notices that jobs asked for; without it, others of the fleet do.
+    teller: OnceLock<Tell>,
 }
 
 /// What this host says of itself: its record, and the models in its cache.
@@ -115,13 +121,20 @@ impl Redis {
             changed_self: Notify::new(),
             watched: Mutex::default(),
             inbox: Notify::new(),
+            owed: Notify::new(),
             observer: Observer::default(),
+            teller: OnceLock::new(),
         }
     }
 
     /// From now on tells of every job whose end this process has seen.
-    pub fn on_end(&self, ended: Ended) {
-        self.observer.set(ended);
+    pub fn on_end(&self, tell: Tell) {
+        self.observer.set(tell);
+    }
+
+    /// From now on takes its part in writing down the notices that jobs asked for, wherever they ended.
+    pub fn on_notice(&self, tell: Tell) {
+        let _ = self.teller.set(tell);
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {

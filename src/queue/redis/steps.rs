@@ -88,7 +88,7 @@ impl Redis {
         let id = field("id");
         tracing::error!(job = id, %error, "a job cannot be read; it is kept as failed");
         let step = Step::new("bury")
-            .maybe(id)
+            .maybe(id.as_deref())
             .maybe(field("token"))
             .arg(kind)
             .arg(error.reason())
@@ -96,8 +96,20 @@ impl Redis {
             .arg(bounds::clipped_payload(&unreadable.raw))
             .arg(self.retention());
         self.run(step).await?;
-        crate::metrics::job_failed(kind, error.reason());
+        match id.and_then(|id| id.parse().ok()) {
+            Some(id) => self.ended_unread(id).await,
+            None => crate::metrics::job_failed(kind, error.reason()),
+        }
         Ok(())
+    }
+
+    /// A request or a record that could not be read has become a dead letter, which counts and is told of like every end.
+    pub(super) async fn ended_unread(&self, id: JobId) {
+        match self.queue.get(id).await {
+            Ok(Some(record)) => self.observer.step(None, &record),
+            Ok(None) => {}
+            Err(error) => tracing::debug!(%error, job = %id, "the end of a job is not counted"),
+        }
     }
 
     pub(super) async fn prolong(
@@ -242,7 +254,7 @@ impl Redis {
                 .arg(self.retention())
                 .arg(self.config.max_finished);
             let reply = self.run(step).await?;
-            let [steps, purged, late] = parts(&reply)?;
+            let [steps, purged, late, owed] = parts(&reply)?;
             let Reply::Array(steps) = steps else { return Err(strange().into()) };
             for after in steps.iter().filter_map(|row| read_record(row).ok()) {
                 tracing::warn!(
@@ -262,6 +274,9 @@ impl Redis {
                 tracing::warn!(job = %after.id, "a job was not done by its deadline");
                 self.observer.step(Some(&Record { state: State::Queued, ..after.clone() }), &after);
                 reaped.ended += 1;
+            }
+            if !matches!(owed, Reply::Int(0)) {
+                self.owed.notify_one();
             }
             let purged: usize = reply_text(purged).and_then(|n| n.parse().ok()).ok_or_else(strange)?;
             reaped.purged += purged;

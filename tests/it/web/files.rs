@@ -1,8 +1,6 @@
 //! The files of the page over HTTP: who may keep them, what they may load, and the two answers of the API that were made
 //! for it.
 
-use std::time::Duration;
-
 use fake_nvml::Fake;
 use serde_json::json;
 use support::http::{Place, ask};

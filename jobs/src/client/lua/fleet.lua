@@ -1,13 +1,23 @@
 -- The steps of a fleet: who is there, what they have, who takes no jobs, and jobs that are asked for together.
 
--- batch most key requester name payload want job... -> whether it is new, its id, which of its jobs are; or FULL.
+-- batch most key requester name payload want notify job... -> whether it is new, its id, which of its jobs are; or FULL,
+-- KEYED or BATCH as enqueue answers.
 -- All of it is accepted, or nothing: each job is a list of what enqueue takes before max_queued, then notify
 -- and placed.
-function verbs.enqueue_all(id, most, key, requester, name, payload, want, jobs)
-  local known = redis.call('HGET', P .. 'batch:' .. id, 'id') or given(key) and redis.call('GET', P .. 'key:' .. key)
-  if known and redis.call('EXISTS', P .. 'batch:' .. known) == 1 then return { 0, known, {} } end
+function verbs.enqueue_all(id, most, key, requester, name, payload, want, notify, jobs)
+  if redis.call('EXISTS', P .. 'batch:' .. id) == 1 then return { 0, id, {} } end
+  local known = given(key) and redis.call('GET', P .. 'key:' .. key)
+  if known and redis.call('EXISTS', P .. 'batch:' .. known) == 1 then
+    -- The hosts of the same labels may be others by now; what is asked of them is the same.
+    if redis.call('HGET', P .. 'batch:' .. known, 'job') ~= payload then return 'BATCH ' .. known end
+    return { 0, known, {} }
+  elseif known and redis.call('EXISTS', P .. 'job:' .. known) == 1 then
+    return 'KEYED ' .. known
+  end
   local list, more = cjson.decode(jobs), {}
   for _, job in ipairs(list) do
+    local other = keyed_otherwise(given(job[10]) and redis.call('GET', P .. 'key:' .. job[10]), job[4])
+    if other then return other end
     if not redis.call('HGET', P .. 'wants', job[3] .. ' ' .. job[4]) then more[job[2]] = (more[job[2]] or 0) + 1 end
   end
   for kind, count in pairs(more) do
@@ -29,12 +39,23 @@ function verbs.enqueue_all(id, most, key, requester, name, payload, want, jobs)
   -- The same jobs once more are the same batch.
   local text = cjson.encode(ids)
   local same = redis.call('HGET', P .. 'wants', 'batch ' .. want)
-  if same and redis.call('HGET', P .. 'batch:' .. same, 'jobs') == text then return { 0, same, fresh } end
+  if same and redis.call('HGET', P .. 'batch:' .. same, 'jobs') == text then
+    local batch = { id = same, keys = redis.call('HGET', P .. 'batch:' .. same, 'keys') }
+    if given(key) and remember(batch, 'keys', key) then
+      redis.call('HSET', P .. 'batch:' .. same, 'keys', batch.keys)
+      redis.call('SET', P .. 'key:' .. key, same)
+    end
+    return { 0, same, fresh }
+  end
   redis.call('HSET', P .. 'batch:' .. id, 'v', '1', 'id', id, 'created_at', int(NOW), 'requested_by', requester,
-    'name', name, 'job', payload, 'want', want, 'key', key, 'jobs', text)
+    'name', name, 'job', payload, 'want', want, 'key', key, 'notify', notify, 'jobs', text)
   redis.call('ZADD', P .. 'batches', int(NOW), id)
   redis.call('HSET', P .. 'wants', 'batch ' .. want, id)
   if given(key) then redis.call('SET', P .. 'key:' .. key, id) end
+  if given(notify) then
+    redis.call('ZADD', P .. 'notices', int(NOW + SOON), 'batch:' .. id)
+    look_at_notices()
+  end
   return { 1, id, fresh }
 end
 
@@ -66,11 +87,14 @@ function verbs.reap_batches(limit, retention)
       -- Looked at again when the others have been.
       redis.call('ZADD', P .. 'batches', int(NOW), id)
     else
-      local want, text = redis.call('HGET', key, 'want'), redis.call('HGET', key, 'key')
+      local want, keys = redis.call('HGET', key, 'want'), names(redis.call('HGET', key, 'keys'))
+      keys[#keys + 1] = redis.call('HGET', key, 'key') or ''
       if want and redis.call('HGET', P .. 'wants', 'batch ' .. want) == id then
         redis.call('HDEL', P .. 'wants', 'batch ' .. want)
       end
-      if text and redis.call('GET', P .. 'key:' .. text) == id then redis.call('DEL', P .. 'key:' .. text) end
+      for _, text in ipairs(keys) do
+        if redis.call('GET', P .. 'key:' .. text) == id then redis.call('DEL', P .. 'key:' .. text) end
+      end
       redis.call('DEL', key)
       redis.call('ZREM', P .. 'batches', id)
       gone = gone + 1

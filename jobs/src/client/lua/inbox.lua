@@ -64,7 +64,12 @@ end
 local function turn_away(id, kind, reason, message, payload, retention)
   local entry = entry_of(id)
   if not entry then return 0 end
-  if redis.call('EXISTS', P .. 'job:' .. id) == 0 then bury(id, {}, kind, 'pool', retention, reason, message, payload) end
+  if redis.call('EXISTS', P .. 'job:' .. id) == 0 then
+    local fine, request = pcall(cjson.decode, payload)
+    local url = fine and type(request) == 'table' and request.notify
+    local asked = { notify = type(url) == 'string' and #url <= 512 and cjson.encode({ url }) or nil }
+    bury(id, asked, kind, 'pool', retention, reason, message, payload)
+  end
   take_out(entry)
   return 1
 end

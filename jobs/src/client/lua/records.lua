@@ -26,8 +26,10 @@
 --   limits, sharing       hash     what the whole fleet may take; zset of the hosts that download now, by when
 --   stock:<name>          hash     repo@commit -> bytes and last use of each model in its cache
 --   has:<repo>            hash     host@commit -> the same, the other way round
+--   notices               zset     ended jobs (id) and open batches (batch:<id>) of which somebody wants to be told, by when
+--                                  a larder is to look
 --   layout, born          string   the version of these keys, and since when they are there
--- Channels: to:host:<name> says "ready <kind>", "cancel <id>" and "drained"; to:pool says "any <kind>", "none
+-- Channels: to:host:<name> says "ready <kind>", "cancel <id>", "drained" and "notices"; to:pool says "any <kind>", "none
 -- <kind>" when the last one is taken, "limits", and "inbox"; about:<id> says the new state.
 
 local P = KEYS[1]
@@ -152,6 +154,30 @@ local function write(key, old, job)
   if #gone > 0 then redis.call('HDEL', key, unpack(gone)) end
 end
 
+-- Microseconds from the end of one job of a batch to the look whether all have ended, and to the look that none caused.
+local SOON, LATER = 1000000, 60000000
+
+-- One larder looks after what others want to be told: `first` if it listens, else one of three. Should none of them be
+-- there, the next one that tidies does.
+local function look_at_notices(first)
+  if first and redis.call('PUBLISH', P .. 'to:host:' .. first, 'notices') > 0 then return end
+  local hosts = redis.call('ZCARD', P .. 'hosts')
+  for n = 1, math.min(3, hosts) do
+    local at = (NOW + n) % hosts
+    local host = redis.call('ZRANGE', P .. 'hosts', int(at), int(at))[1]
+    if redis.call('PUBLISH', P .. 'to:host:' .. host, 'notices') > 0 then return end
+  end
+end
+
+-- Somebody may want to be told that this job has ended, or that it was the last one of its batch.
+local function note_end(job)
+  local told = #names(job.notify) > 0
+  if told then redis.call('ZADD', P .. 'notices', int(NOW), job.id) end
+  local batch = job.parent and 'batch:' .. job.parent
+  if batch and redis.call('ZADD', P .. 'notices', 'XX', 'LT', 'CH', int(NOW + SOON), batch) > 0 then told = true end
+  if told then look_at_notices(job.owner) end
+end
+
 -- Writes `job`, and moves it from where `old` (nil for a new job) lay to where it lies now.
 local function save(old, job)
   local key = P .. 'job:' .. job.id
@@ -184,6 +210,7 @@ local function save(old, job)
     redis.call('PUBLISH', P .. 'to:' .. job.target, (job.target == 'pool' and 'any ' or 'ready ') .. job.kind)
   end
   if not same then redis.call('PUBLISH', P .. 'about:' .. job.id, state) end
+  if ENDED[state] and not (old and ENDED[old.state]) then note_end(job) end
 end
 
 local function written(list) return #list > 0 and cjson.encode(list) end

@@ -122,6 +122,7 @@ local function bury(id, job, kind, target, retention, reason, message, payload)
   dead.v, dead.id, dead.kind, dead.target, dead.want = '1', id, kind, target, job.want or ''
   dead.seq = tonumber(job.seq) and job.seq or int(redis.call('INCR', P .. 'seq') - 1)
   dead.created_at = tonumber(job.created_at) and job.created_at or int(NOW)
+  dead.notify = #names(job.notify) > 0 and job.notify
   dead.anonymous, dead.job = '1', payload or job.job or cjson.encode(job)
   fail(dead, reason or 'invalid_request', message
     or 'the record of the job is damaged; hint: ask for the job again if it is still wanted', retention)

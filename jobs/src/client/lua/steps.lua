@@ -2,9 +2,16 @@
 
 local verbs = {}
 
+-- Why `known`, which a key stands for, does not answer a request for `want`.
+local function keyed_otherwise(known, want)
+  local job = known and load(known)
+  if job then return given(job.want or '') and job.want ~= want and 'KEYED ' .. known end
+  if known and redis.call('EXISTS', P .. 'batch:' .. known) == 1 then return 'BATCH ' .. known end
+end
+
 -- id kind target want job priority deadline not_before requester key pin bandwidth lease window bandwidth_outside
 -- max_queued notify placed parent
--- -> created, job; or FULL and how many wait; or BATCH and the id that the key stands for
+-- -> created, job; or FULL and how many wait; or KEYED or BATCH and the id of something else that the key stands for
 function verbs.enqueue(id, kind, target, want, payload, priority, deadline, not_before, requester, key, pin, bandwidth,
   lease, window, outside, most, notify, placed, parent)
   deadline, not_before, requester, key = given(deadline), given(not_before), given(requester), given(key)
@@ -12,9 +19,10 @@ function verbs.enqueue(id, kind, target, want, payload, priority, deadline, not_
   local mine = load(id)
   if mine then return { 1, reply(mine) } end
   local known = key and redis.call('GET', P .. 'key:' .. key)
+  local other = keyed_otherwise(known, want)
+  if other then return other end
   local keyed = known and load(known)
   if keyed then return { 0, reply(keyed) } end
-  if known and redis.call('EXISTS', P .. 'batch:' .. known) == 1 then return 'BATCH ' .. known end
   local wanted = redis.call('HGET', P .. 'wants', target .. ' ' .. want)
   local old = wanted and load(wanted)
   if old and is_whole(old) then
@@ -339,7 +347,40 @@ function verbs.reap(limit, max_attempts, retention, max_finished)
     redis.call('ZREM', P .. 'ended', member)
     redis.call('DEL', P .. 'job:' .. id)
   end
-  return { reaped, #old, late }
+  -- Those that no larder can tell, and would stay for ever.
+  redis.call('ZREMRANGEBYSCORE', P .. 'notices', '-inf', int(NOW - retention))
+  return { reaped, #old, late, #redis.call('ZRANGEBYSCORE', P .. 'notices', '-inf', int(NOW), 'LIMIT', 0, 1) }
+end
+
+-- limit lease -> ended jobs and batches of which somebody wants to be told, for this larder alone for so many
+-- microseconds; and how many until the next look, or ''
+function verbs.notices(limit, lease)
+  local key, jobs, batches = P .. 'notices', {}, {}
+  for _, member in ipairs(redis.call('ZRANGEBYSCORE', key, '-inf', int(NOW), 'LIMIT', 0, limit)) do
+    local id, later = string.match(member, '^batch:(.*)$'), lease
+    local job = not id and load(member)
+    local batch = id and verbs.batch(id)
+    if job and ENDED[job.state] then
+      jobs[#jobs + 1] = reply(job)
+    elseif type(batch) == 'table' then
+      local open = false
+      for _, row in ipairs(batch[2]) do
+        for n = 1, #row, 2 do open = open or row[n] == 'state' and not ENDED[row[n + 1]] end
+      end
+      if open then later = LATER else batches[#batches + 1] = batch end
+    else
+      later = nil
+    end
+    if later then redis.call('ZADD', key, int(NOW + later), member) else redis.call('ZREM', key, member) end
+  end
+  local next = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')[2]
+  return { jobs, batches, next and int(math.max(tonumber(next) - NOW, 0)) or '' }
+end
+
+-- id ended -> nothing; a notice of this end was written down. A job that has ended once more since is told of again
+function verbs.noticed(id, ended)
+  local now = redis.call('HGET', P .. 'job:' .. id, 'finished_at')
+  if not now or now == ended then redis.call('ZREM', P .. 'notices', id) end
 end
 
 -- The ids of one state, among which are the newest behind a place, or the newest of all.
