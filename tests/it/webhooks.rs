@@ -265,3 +265,58 @@ fn jobs_of_the_fleet_tell_as_well() {
         assert_eq!(told.recv_timeout(SOON).expect("told").json()["job"]["id"], first["id"]);
     }
 }
+
+#[test]
+fn a_night_tells_when_all_of_it_has_ended_and_a_key_answers_it() {
+    let (hub, redis) = (Hub::start(), Redis::start());
+    hub.add(models::tiny_gpt2(1, 20_000));
+    hub.add(models::tiny_gpt2(2, 20_000));
+    for larder in [telling(larder!(&hub)), telling(machine("gpu-1", &redis.tcp_url(), &hub))] {
+        let daemon = larder.serve();
+        let (url, told) = receiver(&["200 OK"]);
+        let manifest = "[[models]]\nmodel = \"test/tiny-gpt2-1\"\n[[models]]\nmodel = \"test/tiny-gpt2-2\"\n";
+        let mut body =
+            json!({"manifest": manifest, "name": "night", "notify": url, "idempotency_key": "night-1"});
+        let asked = daemon.post("/v1/warm/jobs", &body).expect(202);
+        assert_eq!(asked["created"], true, "{asked}");
+        let end = told.recv_timeout(SOON).expect("told").json();
+        assert_eq!((&end["event"], &end["job"]["id"]), (&json!("batch.ended"), &asked["id"]), "{end}");
+        assert_eq!(end["job"]["state"], "ready");
+        assert_eq!(end["job"]["children"].as_array().map(Vec::len), Some(2));
+        let again = daemon.post("/v1/warm/jobs", &body).expect(202);
+        assert_eq!((&again["id"], &again["created"]), (&asked["id"], &json!(false)));
+        wait_counted(&daemon, "delivered", "1");
+        body["notify"] = json!("https://user:secret@hooks.example/");
+        let refused = daemon.post("/v1/warm/jobs", &body).expect(400);
+        assert!(!refused.to_string().contains("secret"), "{refused}");
+    }
+}
+
+#[test]
+fn what_ends_without_a_larder_tells_as_well() {
+    let (hub, redis) = (Hub::start(), Redis::start());
+    let (mute, able) = (machine("gpu-1", &redis.tcp_url(), &hub), machine("gpu-2", &redis.tcp_url(), &hub));
+    let able = telling(able);
+    let (quiet, teller) = (mute.serve(), able.serve());
+    let (url, told) = receiver(&["200 OK"]);
+    let mut later = want(&url);
+    later["not_before"] = json!("2999-01-01T00:00:00Z");
+    later["hosts"] = json!(["gpu-1"]);
+    let id = teller.post("/v1/jobs", &later).expect(202)["id"].as_str().expect("an id").to_owned();
+    // The host that calls it off has no secret to sign with; the other one has.
+    quiet.request("DELETE", &format!("/v1/jobs/{id}"), None).expect(202);
+    let end = told.recv_timeout(SOON).expect("told").json();
+    assert_eq!(
+        (&end["job"]["id"], &end["job"]["state"], &end["host"]),
+        (&json!(id), &json!("cancelled"), &json!("gpu-2"))
+    );
+    // A request that no larder takes.
+    let request = json!({"kind": "download", "repo": "test/none", "hosts": ["gpu-1"], "notify": url, "priority": "high"});
+    redis.command(&["FCALL", "larder_enqueue", "1", "{larder}:", &request.to_string()]);
+    let end = told.recv_timeout(SOON).expect("told").json();
+    assert_eq!(
+        (&end["job"]["state"], &end["job"]["reason"]),
+        (&json!("failed"), &json!("invalid_request")),
+        "{end}"
+    );
+}

@@ -170,6 +170,7 @@ fn of_models(name: &str) -> Option<Operation> {
             .body(object, json!({"manifest": "[[models]]\nmodel = \"openai-community/gpt2\"\n"}))
             .json(200, "The plan.", object),
         "warm" => Operation::new("Asks for a manifest's jobs, for all of them or for none.")
+            .headers(&["Idempotency-Key"])
             .body(
                 object,
                 json!({"manifest": "[[models]]\nmodel = \"openai-community/gpt2\"\n", "name": "night"}),
