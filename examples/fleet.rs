@@ -258,7 +258,12 @@ fn record(models: usize) -> HostRecord {
         device: "cuda".into(),
         health: HostHealth { state: "healthy".into(), reasons: Vec::new() },
         gpus: vec![gpu; 8],
-        disk: HostDisk { total: Some(1 << 42), room: Some(1 << 40), evictable: Some(1 << 40) },
+        disk: HostDisk {
+            total: Some(1 << 42),
+            room: Some(1 << 40),
+            evictable: Some(1 << 40),
+            ..HostDisk::default()
+        },
         models: models as u64,
         fetched_bytes_per_second: Some(1e9),
         running: Vec::new(),

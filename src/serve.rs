@@ -119,6 +119,13 @@ impl House {
         if let Err(error) = scout.recall_minutes() {
             tracing::debug!(%error, "how the GPUs fared before is not known");
         }
+        if let Some(fleet) = &fleet {
+            let scout = scout.clone();
+            fleet.size_with(Arc::new(move |job| {
+                let scout = scout.clone();
+                Box::pin(async move { scout.size(&job).await })
+            }));
+        }
         let planning = Context { scout: scout.clone(), ..planning };
         let portrait = Portrait {
             name: own_name(&settings),

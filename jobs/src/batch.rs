@@ -92,6 +92,7 @@ impl Batch {
             evicted: Vec::new(),
             chosen: None,
             report: None,
+            bytes_by_source: sources(&views),
             hosts: views.iter().flat_map(|view| view.hosts.clone()).collect(),
             placed: self.name.clone(),
             parent: None,
@@ -104,6 +105,15 @@ impl Batch {
             finished_at: ended.flatten(),
         }
     }
+}
+
+/// Bytes by source, of all of them.
+fn sources(views: &[JobView]) -> BTreeMap<String, u64> {
+    let mut all = BTreeMap::new();
+    for (source, bytes) in views.iter().flat_map(|view| &view.bytes_by_source) {
+        *all.entry(source.clone()).or_default() += bytes;
+    }
+    all
 }
 
 fn child(view: &JobView) -> ChildView {

@@ -3,10 +3,13 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::{CommitId, HostName, JobId, Labels, RepoId};
+use crate::{CommitId, EvictedModel, HostName, JobId, Labels, RepoId};
 
 /// The version of [`HostRecord`] that this crate writes. Fields are only ever added.
 pub const HOST_RECORD_VERSION: u64 = 1;
+
+/// Most revisions of which a host says that they would be evicted first.
+pub const MAX_FIRST: usize = 32;
 
 /// What a larder says of its host at every heartbeat. Sizes are bytes, unknown is `null`.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -70,6 +73,9 @@ pub struct HostDisk {
     pub room: Option<u64>,
     /// What an eviction by the host's rules would add to that.
     pub evictable: Option<u64>,
+    /// What would go first, at most [`MAX_FIRST`] revisions in their order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub goes_first: Vec<EvictedModel>,
 }
 
 /// Whether a host takes jobs.

@@ -51,7 +51,8 @@ pub use download::{Download, Format, MAX_LEASE, MIN_LEASE};
 pub use evict::{Evict, EvictedModel};
 pub use file::{Digest, FilePath, RepoFile};
 pub use fleet::{
-    Drain, HOST_RECORD_VERSION, HeldModel, HostDisk, HostGpu, HostHealth, HostRecord, HostState, Presence,
+    Drain, HOST_RECORD_VERSION, HeldModel, HostDisk, HostGpu, HostHealth, HostRecord, HostState, MAX_FIRST,
+    Presence,
 };
 pub use glob::Glob;
 pub use host::{HostName, Target};

@@ -172,6 +172,7 @@ impl Record {
             evicted: progress.evicted,
             chosen: progress.chosen,
             report: progress.report,
+            bytes_by_source: progress.bytes_by_source,
             hosts: self.hosts(only),
             placed: self.placed.clone(),
             parent: self.parent,

@@ -1,5 +1,7 @@
 //! A job as others see it: what `GET /v1/jobs/{id}` and `larder jobs show --json` print.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{ChosenVariant, CommitId, EvictedModel, JobId, Kind, Reason, RepoId, Revision, State};
@@ -42,6 +44,9 @@ pub struct Progress {
     /// What a profile or a preload found; its shape is in docs/api.md.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub report: Option<Box<serde_json::Value>>,
+    /// Where the bytes of the attempt that staged it came from, by source.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub bytes_by_source: BTreeMap<String, u64>,
     /// How fast bytes come over the network, in bytes per second; only while they do. This and the next are cut off as
     /// text when a job stops, so they stay the last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -137,6 +142,9 @@ pub struct JobView {
     /// What a profile or a preload found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub report: Option<Box<serde_json::Value>>,
+    /// Where the bytes of the attempt that staged it came from, by source.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub bytes_by_source: BTreeMap<String, u64>,
     /// The hosts that the job runs on.
     pub hosts: Vec<String>,
     /// Why it is for that host, if it was chosen.

@@ -67,7 +67,7 @@ pub(super) async fn enqueue(
     if let Some(url) = &job.common.notify {
         api.notifier.check(url)?;
     }
-    let (work, want) = (job.work.clone(), place::size(&api, &job).await);
+    let (work, want) = (job.work.clone(), api.scout.size(&job).await);
     let submitted = api.queue.submit(job, want).await?;
     // A job that was joined may run here already, with the limit of those who asked before.
     if let (Submitted::One { created: false, record }, Work::Download(download)) = (&submitted, &work) {

@@ -1,21 +1,10 @@
-//! Where a job goes: whether this larder can pass it on, what is known of its size for those who choose a host, and
-//! what a batch of jobs is as one.
+//! Where a job goes: whether this larder can pass it on, and what a batch of jobs is as one.
 
-use std::time::Duration;
-
-use larder_jobs::client::Want;
-use larder_jobs::{Batch, Hosts, Job, JobId, JobView, Reason, Record, State, Variant, Work};
-use tokio_util::sync::CancellationToken;
+use larder_jobs::{Batch, Hosts, JobId, JobView, Reason, Record, State};
 
 use super::Api;
 use super::problem::Failure;
 use crate::error::{Error, Result};
-use crate::scout::FitAsk;
-
-/// How long the size of a model may be asked for before a host is chosen without it.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// A card that has room for everything, since only the need is asked for.
-const ANY_CARD: &str = "64TiB";
 
 /// Refuses a job that this larder's own queue cannot pass on.
 pub(super) fn is_for_us(api: &Api, hosts: &Hosts) -> Result<(), Failure> {
@@ -32,34 +21,6 @@ pub(super) fn is_for_us(api: &Api, hosts: &Hosts) -> Result<(), Failure> {
         format!("the job is for {hosts}, and this larder ({}) has a queue of its own", api.host),
         "leave `hosts` out, or set queue.url to the Redis that the hosts share",
     ))
-}
-
-/// What is known of a job's size, where it decides who the best host is.
-pub(super) async fn size(api: &Api, job: &Job) -> Want {
-    let (Hosts::Best(_), Work::Download(download)) = (&job.common.hosts, &job.work) else {
-        return Want::default();
-    };
-    let stop = CancellationToken::new();
-    let _stops = stop.clone().drop_guard();
-    let ask = serde_json::json!({
-        "repo": download.repo, "revision": download.revision, "vram": ANY_CARD, "local": true,
-    });
-    let asked = async {
-        let ask = FitAsk::from_json(ask, api.scout.registry())?;
-        api.scout.fit(&ask, &stop).await
-    };
-    match tokio::time::timeout(PATIENCE, asked).await {
-        // Another variant is chosen by the host, by what it has.
-        Ok(Ok(fit)) if download.variant == Variant::Exact => {
-            Want { bytes: fit.download_bytes, vram: fit.total_bytes }
-        }
-        Ok(Ok(_)) => Want::default(),
-        Ok(Err(error)) => {
-            tracing::debug!(repo = %download.repo, %error, "a host is chosen without the size of the model");
-            Want::default()
-        }
-        Err(_) => Want::default(),
-    }
 }
 
 /// A batch as one job; none if there is none of that id.

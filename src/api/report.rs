@@ -1,12 +1,11 @@
-//! `GET /v1/report`: what the downloads of the last hours did, from the jobs of the queue, the receipts of this host's
-//! cache and the ledger.
+//! `GET /v1/report`: what the downloads of the last hours did, from the jobs of the queue and the ledger.
 
 use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{RawQuery, State as Shared};
 use jiff::{SignedDuration, Timestamp};
-use larder_jobs::{HostName, Invalid, JobView, Kind, Span, State};
+use larder_jobs::{HostName, Invalid, Kind, Span, State};
 
 use super::Api;
 use super::models::parameters;
@@ -44,7 +43,6 @@ pub(super) async fn show(
     let from = to.checked_sub(since).unwrap_or(Timestamp::MIN);
     let host: HostName = api.host.parse()?;
     let mut report = Report::new(host, from, to, by);
-    let mut staged = Vec::new();
     for state in State::ALL {
         let filter =
             Filter { kind: Some(Kind::Download), state: Some(*state), limit: MAX_JOBS, ..Filter::default() };
@@ -52,21 +50,15 @@ pub(super) async fn show(
         let oldest = records.iter().filter_map(|record| record.finished_at).min();
         report.is_partial |= records.len() >= MAX_JOBS && oldest.is_none_or(|oldest| oldest >= from);
         for record in records {
-            let view = record.view(Some(&api.host));
-            if report.add(&view) && *state == State::Ready && view.bytes_fetched > 0 {
-                staged.push(view);
-            }
+            report.add(&record.view(Some(&api.host)));
         }
     }
     let keeper = api.keeper.clone();
-    Ok(Json(blocking(move || remembered(&keeper, report, &staged)).await?))
+    Ok(Json(blocking(move || remembered(&keeper, report)).await?))
 }
 
-/// Adds what this host remembers: the sources of what it staged, and what went. Blocks.
-fn remembered(keeper: &Keeper, mut report: Report, staged: &[JobView]) -> Result<Report> {
-    for (source, bytes) in staged.iter().flat_map(|view| sources(keeper, view)) {
-        *report.bytes_by_source.entry(source).or_default() += bytes;
-    }
+/// Adds what this host remembers: what went. Blocks.
+fn remembered(keeper: &Keeper, mut report: Report) -> Result<Report> {
     for gone in keeper.ledger().gone_since(report.from)? {
         if gone.at >= report.from && gone.at <= report.to {
             report.evicted.models += 1;
@@ -80,11 +72,4 @@ fn remembered(keeper: &Keeper, mut report: Report, staged: &[JobView]) -> Result
         }
     }
     Ok(report)
-}
-
-/// Where the bytes of a staged model came from, by its receipt; nothing for what other hosts staged.
-fn sources(keeper: &Keeper, view: &JobView) -> Vec<(String, u64)> {
-    let repo = view.chosen.as_ref().map(|chosen| &chosen.repo).or(view.repo.as_ref());
-    let Some((repo, commit)) = repo.zip(view.commit.as_ref()) else { return Vec::new() };
-    keeper.sources(repo, commit).into_iter().collect()
 }

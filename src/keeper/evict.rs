@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::layout::{Evicted, Mounts, Obstacle};
 use crate::ledger::Key;
 use crate::metrics;
-use crate::plan::{Chosen, Evictable, EvictionPlan, Goal, Keep, Name, Stock, Use, plan_eviction};
+use crate::plan::{Chosen, Evictable, EvictionPlan, Goal, Keep, Name, Policy, Stock, Use, plan_eviction};
 
 /// How an eviction ended.
 #[derive(Debug, Clone, Default)]
@@ -47,6 +47,15 @@ enum Asking {
 
 /// How long a plan that is only looked at may ask.
 const ASK: Duration = Duration::from_millis(25);
+
+/// What of the plan to free everything may also go without being asked for. Room itself is never planned for everything:
+/// where all of it is not enough, nothing goes.
+pub(super) fn automatic(all: EvictionPlan, stock: &Stock, policy: &Policy, now: Timestamp) -> Vec<Chosen> {
+    let none = plan_eviction(stock, policy, &Goal::Room(0), now);
+    let stays = none.keep.iter().filter(|kept| kept.reason != Keep::NotNeeded);
+    let stays: BTreeSet<&Name> = stays.map(|kept| &kept.name).collect();
+    all.evict.into_iter().filter(|chosen| !stays.contains(&chosen.name)).collect()
+}
 
 impl Keeper {
     /// The goal that a job or a command means.
@@ -103,12 +112,8 @@ impl Keeper {
     /// # Errors
     /// `io_error` if the disk does not answer.
     pub fn victims(&self, now: Timestamp) -> Result<Vec<Chosen>> {
-        let mut plan = self.plan(&Goal::Free(u64::MAX), now)?;
-        let automatic = plan_eviction(&self.stock(now)?, &self.inner.policy, &Goal::Room(0), now);
-        let stays = automatic.keep.iter().filter(|kept| kept.reason != Keep::NotNeeded);
-        let stays: BTreeSet<&Name> = stays.map(|kept| &kept.name).collect();
-        plan.evict.retain(|chosen| !stays.contains(&chosen.name));
-        Ok(plan.evict)
+        let all = self.plan(&Goal::Free(u64::MAX), now)?;
+        Ok(automatic(all, &self.stock(now)?, &self.inner.policy, now))
     }
 
     /// Evicts for `goal` until it is reached, nothing more may go, or `stop` says so. Blocks.

@@ -12,13 +12,13 @@ mod trash;
 mod verify;
 mod view;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use larder_jobs::{Bandwidth, CommitId, HostDisk, ModelRef, RepoId, Span};
+use larder_jobs::{Bandwidth, CommitId, EvictedModel, HostDisk, MAX_FIRST, ModelRef, RepoId, Span};
 
 use crate::disk::{self, Reservations};
 use crate::error::{Error, Result, blocking};
@@ -106,12 +106,6 @@ impl Keeper {
         &self.inner.policy
     }
 
-    /// Bytes of a staged revision by the source that they came from; nothing without a receipt. Blocks.
-    pub fn sources(&self, repo: &RepoId, commit: &CommitId) -> BTreeMap<String, u64> {
-        let receipt = self.inner.cache.repo(repo).read_receipt(commit).ok().flatten();
-        receipt.map(|receipt| receipt.bytes_by_source).unwrap_or_default()
-    }
-
     /// Bytes that the cache may take, if that is less than its disk.
     pub fn capacity(&self) -> Option<u64> {
         self.inner.policy.capacity
@@ -123,12 +117,14 @@ impl Keeper {
     /// `io_error` if the disk does not answer.
     pub fn room(&self, now: Timestamp) -> Result<HostDisk> {
         let (stock, policy) = (self.stock(now)?, &self.inner.policy);
-        let plan = plan_eviction(&stock, policy, &Goal::Room(u64::MAX), now);
+        let all = plan_eviction(&stock, policy, &Goal::Free(u64::MAX), now);
+        let victims = evict::automatic(all, &stock, policy, now);
         let left = policy.capacity.map_or(u64::MAX, |capacity| capacity.saturating_sub(stock.cache_bytes));
         Ok(HostDisk {
             total: Some(stock.disk_total),
             room: Some(stock.disk_free.saturating_sub(policy.keep_free.of(stock.disk_total)).min(left)),
-            evictable: Some(plan.freed_bytes),
+            evictable: Some(victims.iter().map(|chosen| chosen.bytes).sum()),
+            goes_first: victims.into_iter().take(MAX_FIRST).map(EvictedModel::from).collect(),
         })
     }
 

@@ -1,6 +1,9 @@
 //! Why a revision stays or goes: the words of eviction plans, the same in JSON, metrics and sentences.
 
+use larder_jobs::EvictedModel;
 use serde::{Deserialize, Serialize};
+
+use super::Chosen;
 
 /// Why a revision stays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -127,5 +130,21 @@ impl Evict {
             Evict::OverCapacity => "the cache is above its high watermark",
             Evict::BelowKeepFree => "less than cache.keep_free is free",
         }
+    }
+}
+
+impl From<Chosen> for EvictedModel {
+    fn from(chosen: Chosen) -> Self {
+        let Chosen { name: (repo, commit), bytes, reason } = chosen;
+        Self { repo, commit, bytes, reason: reason.word().to_owned() }
+    }
+}
+
+impl From<EvictedModel> for Chosen {
+    /// A reason that only a newer larder knows is the usual one.
+    fn from(model: EvictedModel) -> Self {
+        let known = Evict::ALL.iter().find(|reason| reason.word() == model.reason);
+        let reason = known.copied().unwrap_or(Evict::LeastRecentlyUsed);
+        Self { name: (model.repo, model.commit), bytes: model.bytes, reason }
     }
 }

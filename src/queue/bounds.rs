@@ -19,6 +19,8 @@ const MAX_ACTIVE_BYTES: usize = 3 << 10;
 /// Most evicted revisions that are kept, and their bytes as JSON.
 const MAX_EVICTED: usize = 32;
 const MAX_EVICTED_BYTES: usize = 7 << 10;
+/// Most bytes, as JSON, of where the bytes of a model came from.
+const MAX_SOURCES_BYTES: usize = 1 << 10;
 /// Most bytes that are kept of a payload that cannot be read.
 const MAX_RAW: usize = 4 << 10;
 
@@ -52,6 +54,9 @@ pub(super) fn progress(mut progress: Progress) -> Progress {
     progress.evicted.truncate(MAX_EVICTED);
     while json_size(&progress.evicted) > MAX_EVICTED_BYTES {
         progress.evicted.pop();
+    }
+    while json_size(&progress.bytes_by_source) > MAX_SOURCES_BYTES {
+        progress.bytes_by_source.pop_last();
     }
     progress
 }

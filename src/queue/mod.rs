@@ -43,6 +43,6 @@ pub use larder_jobs::{RECORD_VERSION as VERSION, Record};
 pub use lease::{Lease, RELEASE, Stop};
 pub use observe::Tell;
 pub use reaper::reap_until;
-pub use redis::Redis;
+pub use redis::{Redis, Sizer};
 pub use store::{Cancelled, Claim, Claimed, Enqueued, Filter, JobStore, Reaped, Renewal, Settled, Stats};
 pub use verdict::{Done, Settlement, Verdict};

@@ -11,6 +11,7 @@ mod choose;
 mod evaluate;
 mod host;
 mod look;
+mod size;
 mod source;
 mod target;
 mod view;

@@ -166,7 +166,14 @@ impl Manifest {
             ..wish.download.clone()
         };
         let mut job = Job::new(Work::Download(download));
-        job.common.priority = wish.priority;
+        job.common.priority = match self.order {
+            NightOrder::Priority => wish.priority,
+            // Beside the jobs of others all of them are worth what the most urgent one is; among themselves they run in the
+            // order in which they are asked for.
+            NightOrder::Listed | NightOrder::Smallest => {
+                self.wishes.iter().map(|wish| wish.priority).max().unwrap_or(wish.priority)
+            }
+        };
         job.common.hosts = wish.hosts.clone();
         job.common.requested_by = Some("warm".into());
         job.common.deadline = self.deadline.as_ref().map(|deadline| deadline.after(now));

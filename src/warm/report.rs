@@ -95,7 +95,7 @@ pub struct Report {
     pub waiting_by_reason: BTreeMap<String, usize>,
     /// Bytes that came over the network.
     pub bytes_fetched: u64,
-    /// Those of them whose source this host knows, by source; what came to other hosts is in none of them.
+    /// Where those of the staged models came from, by source; what attempts before the last one fetched is in none of them.
     pub bytes_by_source: BTreeMap<String, u64>,
     /// What went on this host.
     pub evicted: Evicted,
@@ -142,6 +142,9 @@ impl Report {
         let row = row(job);
         let reason = row.reason.clone();
         self.bytes_fetched = self.bytes_fetched.saturating_add(job.bytes_fetched);
+        for (source, bytes) in &job.bytes_by_source {
+            *self.bytes_by_source.entry(source.clone()).or_default() += bytes;
+        }
         let rows = match part(job) {
             Part::Done => &mut self.done,
             Part::Skipped => &mut self.skipped,

@@ -125,6 +125,7 @@ pub(super) async fn download(
             let fetched =
                 fetched.map_err(midway).inspect_err(|_| report(State::Fetching, progress.clone()))?;
             report(State::Verifying, progress.clone());
+            let progress = Progress { bytes_by_source: fetched.by_source.clone(), ..progress };
             let earlier_files = still_there(&dir, planned.receipt.clone()).await?;
             (new_receipt(context, want, &planned, fetched, earlier_files), progress)
         }

@@ -1,6 +1,6 @@
 //! What a manifest would do, and the jobs that do it: the hub is asked for the size of each model, the disk for what is
 //! there, the ledger for what the line brings. Of other hosts of the fleet the queue knows what they said of themselves;
-//! which models go there to make room is theirs to decide.
+//! which models go there to make room is theirs to decide, and they say which would go first.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,7 +16,7 @@ use super::{Context, blocking};
 use crate::disk;
 use crate::error::{Error, Result};
 use crate::plan::{
-    Entry, Finish, HostNight, Name, Need, NightAsk, NightHost, NightPlan, Rate, Route, plan_night,
+    Chosen, Entry, Finish, HostNight, Name, Need, NightAsk, NightHost, NightPlan, Rate, Route, plan_night,
 };
 use crate::warm::{Impossible, Manifest};
 
@@ -75,7 +75,10 @@ pub async fn night(
     let plan = plan(manifest, occasion, own, &fleet, looked);
     let mut notes = Vec::new();
     if !fleet.others.is_empty() {
-        notes.push("what other hosts evict to make room is decided there, and not shown".to_owned());
+        notes.push(
+            "what other hosts evict to make room is decided there; shown is what would go first as they said last"
+                .to_owned(),
+        );
     }
     if let Some((one, two)) = manifest.windows.as_ref().and_then(|windows| windows.overlap()) {
         notes.push(format!("the windows {one} and {two} overlap; they count as one"));
@@ -209,7 +212,9 @@ fn plan(
     fleet: &Fleet,
     looked: Vec<Looked>,
 ) -> NightPlan {
-    let mut hosts: Vec<_> = std::iter::once(own).chain(fleet.others.iter().map(other_host)).collect();
+    let wanted: BTreeSet<&Name> = looked.iter().filter_map(|one| one.name.as_ref()).collect();
+    let others = fleet.others.iter().map(|host| other_host(host, &wanted));
+    let mut hosts: Vec<_> = std::iter::once(own).chain(others).collect();
     let mut entries = Vec::with_capacity(looked.len());
     for (n, (wish, looked)) in manifest.wishes.iter().zip(looked).enumerate() {
         let route = route(&wish.hosts, occasion, fleet, &mut hosts);
@@ -234,15 +239,18 @@ fn plan(
     plan_night(&ask, &hosts)
 }
 
-/// Another host, as it said of itself last.
-fn other_host(host: &HostState) -> NightHost {
+/// Another host, as it said of itself last. What would go there beyond what it named counts as free.
+fn other_host(host: &HostState, wanted: &BTreeSet<&Name>) -> NightHost {
     let disk = host.about.as_ref().map(|about| about.disk.clone()).unwrap_or_default();
+    let evictable = disk.evictable.unwrap_or(0);
+    let named: u64 = disk.goes_first.iter().map(|model| model.bytes).sum();
+    let goes_first = disk.goes_first.into_iter().map(Chosen::from);
     let rate = host.about.as_ref().and_then(|about| about.fetched_bytes_per_second);
     NightHost {
         name: host.name.clone(),
         rate: rate.map_or(GUESSED_LINE, Rate::measured),
-        free_bytes: disk.room.unwrap_or(0).saturating_add(disk.evictable.unwrap_or(0)),
-        evictable: Vec::new(),
+        free_bytes: disk.room.unwrap_or(0).saturating_add(evictable.saturating_sub(named)),
+        evictable: goes_first.filter(|chosen| !wanted.contains(&chosen.name)).collect(),
         refuses: (!host.is_up()).then(|| format!("{} is {}", host.name, host.state.word())),
         needs: BTreeMap::new(),
     }

@@ -14,7 +14,7 @@ fn table() -> Vec<Row> {
     Row::all(include_str!("../fixtures/fit/models.csv")).expect("a table")
 }
 
-fn row(id: &str) -> Row {
+pub(crate) fn row(id: &str) -> Row {
     table().into_iter().find(|row| row.hf_id == id).unwrap_or_else(|| panic!("{id} is in the table"))
 }
 

@@ -5,6 +5,7 @@ mod api;
 mod client;
 mod hosts;
 mod limits;
+mod night;
 mod stage;
 mod storm;
 

@@ -231,7 +231,7 @@ mod tests {
     fn host(name: &str, with: impl FnOnce(&mut HostState, &mut HostRecord)) -> HostState {
         let mut about = HostRecord {
             health: HostHealth { state: "healthy".into(), reasons: Vec::new() },
-            disk: HostDisk { total: Some(1_000), room: Some(500), evictable: Some(0) },
+            disk: HostDisk { total: Some(1_000), room: Some(500), evictable: Some(0), ..HostDisk::default() },
             gpus: vec![HostGpu { name: "H100".into(), memory_total: Some(80), memory_free: Some(80) }],
             labels: "gpu=h100".parse().expect("labels"),
             ..HostRecord::default()
@@ -328,7 +328,7 @@ mod tests {
                 host(&format!("h{n}"), |state, about| {
                     state.state = if *up { Presence::Up } else { Presence::Gone };
                     state.queued = *queued;
-                    about.disk = HostDisk { total: Some(4), room: Some(*room), evictable: None };
+                    about.disk = HostDisk { total: Some(4), room: Some(*room), evictable: None, ..HostDisk::default() };
                     about.gpus[0].memory_free = Some(*vram);
                 })
             }).collect();

@@ -65,18 +65,19 @@ impl Queue {
         }
     }
 
-    /// Takes the request `id` out of the inbox and queues it for the hosts that it is for, several under its id as a batch.
+    /// Takes the request `id` out of the inbox and queues it for the hosts that it is for, several under its id as a batch;
+    /// `want` is what is known of its size where the best host is to be found.
     /// A larder that dies in between has queued it under the same id, which the next one finds.
     ///
     /// # Errors
     /// As [`Queue::submit`]; the request is still there.
-    pub async fn deliver_to_chosen(&self, id: JobId, job: &Job) -> Result<()> {
+    pub async fn deliver_to_chosen(&self, id: JobId, job: &Job, want: Want) -> Result<()> {
         if let Hosts::Best(labels) = &job.common.hosts {
-            let chosen = self.best(job, labels, Want::default()).await?;
+            let chosen = self.best(job, labels, want).await?;
             self.deliver(id, job, &Target::Host(chosen.host), Some(&chosen.why)).await?;
             return Ok(());
         }
-        self.submit_as(id, job, None, Want::default()).await?;
+        self.submit_as(id, job, None, want).await?;
         self.connection().run(&Step::new("handled").arg(id)).await?;
         Ok(())
     }

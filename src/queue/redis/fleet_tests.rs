@@ -19,7 +19,7 @@ fn record(labels: &str) -> HostRecord {
         v: 1,
         labels: labels.parse().expect("labels"),
         health: HostHealth { state: "healthy".into(), reasons: Vec::new() },
-        disk: HostDisk { total: Some(100), room: Some(50), evictable: Some(0) },
+        disk: HostDisk { total: Some(100), room: Some(50), evictable: Some(0), ..HostDisk::default() },
         ..HostRecord::default()
     }
 }

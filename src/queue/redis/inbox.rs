@@ -7,7 +7,7 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use larder_jobs::client::{Entry, Library};
+use larder_jobs::client::{Entry, Library, Want};
 use larder_jobs::{Hosts, Job, Kind, MAX_PAYLOAD, Reason};
 use serde_json::Value;
 
@@ -43,12 +43,23 @@ impl Redis {
             if entries.is_empty() {
                 return Ok(());
             }
-            for entry in &entries {
-                stays += usize::from(!self.take_in(entry).await?);
+            // All at once: a hub that is slow holds up a chunk once, and not once for each of its requests.
+            let sizes = entries.iter().map(|entry| self.size(entry));
+            let sizes = futures_util::future::join_all(sizes).await;
+            for (entry, want) in entries.iter().zip(sizes) {
+                stays += usize::from(!self.take_in(entry, want).await?);
             }
             if stays >= MOST_STAY {
                 return Ok(());
             }
+        }
+    }
+
+    /// What is known of the size of a request's model, where that decides who takes it.
+    async fn size(&self, entry: &Entry) -> Want {
+        match (self.sizer.get(), read(&entry.request)) {
+            (Some(sizer), Ok(job)) if matches!(job.common.hosts, Hosts::Best(_)) => sizer(job).await,
+            _ => Want::default(),
         }
     }
 
@@ -63,11 +74,11 @@ impl Redis {
     }
 
     /// Queues one request or turns it away; whether it is out of the inbox.
-    async fn take_in(&self, entry: &Entry) -> Result<bool> {
+    async fn take_in(&self, entry: &Entry, want: Want) -> Result<bool> {
         let invalid = match read(&entry.request) {
             Ok(job) => {
                 if job.common.hosts.are_chosen() {
-                    return self.take_in_for_chosen(entry, &job).await;
+                    return self.take_in_for_chosen(entry, &job, want).await;
                 }
                 let target = self.target(&job.common.hosts);
                 match self.queue.deliver(entry.id, &job, &target, None).await {
@@ -91,8 +102,8 @@ impl Redis {
     }
 
     /// The same for hosts that are chosen by who is there.
-    async fn take_in_for_chosen(&self, entry: &Entry, job: &Job) -> Result<bool> {
-        match self.queue.deliver_to_chosen(entry.id, job).await {
+    async fn take_in_for_chosen(&self, entry: &Entry, job: &Job, want: Want) -> Result<bool> {
+        match self.queue.deliver_to_chosen(entry.id, job, want).await {
             Ok(()) => {
                 tracing::info!(request = %entry.id, hosts = %job.common.hosts, "a request was taken in");
                 Ok(true)
@@ -231,7 +242,7 @@ mod tests {
         assert_eq!(show(&server, second)["id"], json!(leader));
         assert_eq!(run(&store).await, leader);
         for entry in &seen {
-            assert!(store.take_in(entry).await.expect("it is gone"));
+            assert!(store.take_in(entry, Want::default()).await.expect("it is gone"));
         }
         assert!(claim(&store).await.is_none(), "nothing runs twice");
         assert_eq!(show(&server, second)["state"], "ready", "also after its end");

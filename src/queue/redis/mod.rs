@@ -26,9 +26,10 @@ mod valkey;
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 use larder_jobs::client::{Address, Connection, Placed, Queue, Submitted, Title, Want};
 use larder_jobs::{
     Batch, FleetLimits, HeldModel, HostName, HostRecord, Hosts, Job, JobId, Kind, Progress, Record, State,
@@ -72,7 +73,12 @@ pub struct Redis {
     observer: Observer,
     /// Writes down the notices that jobs asked for; without it, others of the fleet do.
     teller: OnceLock<Tell>,
+    /// Knows how large a model is.
+    sizer: OnceLock<Sizer>,
 }
+
+/// Finds out how large a job's model is, where it decides who the best host for it is; soon, or says that nobody knows.
+pub type Sizer = Arc<dyn Fn(Job) -> BoxFuture<'static, Want> + Send + Sync>;
 
 /// What this host says of itself: its record, and the models in its cache.
 #[derive(Debug, Default)]
@@ -124,6 +130,7 @@ impl Redis {
             owed: Notify::new(),
             observer: Observer::default(),
             teller: OnceLock::new(),
+            sizer: OnceLock::new(),
         }
     }
 
@@ -135,6 +142,11 @@ impl Redis {
     /// From now on takes its part in writing down the notices that jobs asked for, wherever they ended.
     pub fn on_notice(&self, tell: Tell) {
         let _ = self.teller.set(tell);
+    }
+
+    /// From now on the best host for a request of the inbox is chosen by the size of its model, too.
+    pub fn size_with(&self, sizer: Sizer) {
+        let _ = self.sizer.set(sizer);
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {

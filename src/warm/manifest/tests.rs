@@ -217,3 +217,19 @@ fn the_example_reads() {
     let manifest = toml(include_str!("../../../config/examples/warm.toml")).expect("reads");
     assert!(manifest.windows.is_some() && manifest.deadline.is_some() && manifest.wishes.len() > 2);
 }
+
+#[test]
+fn a_listed_night_runs_in_its_order_whatever_the_priorities_say() {
+    let priorities = |order: &str| -> Vec<i16> {
+        let text = format!(
+            "order = \"{order}\"\n[[models]]\nmodel = \"a/b\"\n[[models]]\nmodel = \"c/d\"\npriority = 7\n"
+        );
+        let manifest = toml(&text).expect("a manifest");
+        let jobs = manifest.wishes.iter().map(|wish| manifest.job(wish, Timestamp::UNIX_EPOCH, None));
+        jobs.map(|job| job.common.priority).collect()
+    };
+    assert_eq!(priorities("priority"), [0, 7]);
+    for order in ["listed", "smallest"] {
+        assert_eq!(priorities(order), [7, 7], "{order}");
+    }
+}
