@@ -1,5 +1,6 @@
 //! Will it fit: models with true configs and headers on a hub, asked about from the command line and over HTTP.
 
+mod accuracy;
 mod hardware;
 mod lies;
 mod odd;
