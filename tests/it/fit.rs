@@ -2,8 +2,10 @@
 
 mod accuracy;
 mod hardware;
+mod ill;
 mod lies;
 mod odd;
+mod places;
 mod variants;
 
 use serde_json::{Value, json};
