@@ -6,6 +6,7 @@ mod ill;
 mod lies;
 mod odd;
 mod places;
+mod profile;
 mod variants;
 
 use serde_json::{Value, json};
