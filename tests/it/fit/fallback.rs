@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use support::repos::{Quant, Repo, Row, quantised, tensors};
 use support::{Content, Hub, Larder, Model};
 
-use super::places::{GIB, SOON, on};
+use super::places::{GIB, SOON, calmly_on};
 use super::scraped;
 
 const BASE: &str = "acme/small";
@@ -52,7 +52,7 @@ fn host(hub: &Hub, free: u64) -> (Larder, Fake) {
     let gpu =
         Gpu { name: "NVIDIA L4".into(), compute_capability: (8, 9), memory: Some(memory), ..Gpu::default() };
     let fake = Fake::new(&Config { gpus: vec![gpu], ..Config::default() }).expect("the library");
-    (on(hub, &fake), fake)
+    (calmly_on(hub, &fake), fake)
 }
 
 fn variant<'a>(fit: &'a Value, word: &str) -> &'a Value {

@@ -155,6 +155,9 @@ fn a_library_that_stops_answering_leaves_what_is_free_unknown_and_holds_up_nobod
     let (info, fit) = alone(&larder);
     assert_eq!(info["gpus"]["why_none"]["word"], "not_answering", "{info}");
     assert_eq!((fit["verdict"].as_str(), fit["budget_bytes"].is_null()), (Some("unknown"), true), "{fit}");
+    let begun = Instant::now();
+    larder.run(&["stage", MODEL, "--variant", "auto"]).expect_code(0);
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
     // It answers again.
     let daemon = larder.serve();
     fake.set(&well).expect("set");

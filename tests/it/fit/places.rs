@@ -99,6 +99,11 @@ pub(super) fn on(hub: &Hub, fake: &Fake) -> Larder {
     with_library(hub, fake.library().to_str().expect("UTF-8"))
 }
 
+/// The same with pauses between readings that no busy machine turns into an old snapshot, where GPUs do not change.
+pub(super) fn calmly_on(hub: &Hub, fake: &Fake) -> Larder {
+    on(hub, fake).env("LARDER__GPU__INTERVAL", "2s")
+}
+
 pub(super) fn with_library(hub: &Hub, library: &str) -> Larder {
     let larder = support::larder!(hub);
     larder.env("LARDER__GPU__NVML_LIBRARY", library).env("LARDER__GPU__INTERVAL", "100ms")
@@ -160,6 +165,11 @@ fn agree(said: &Said) -> Result<(), String> {
     }
     let is_known = |fit: &Value| json!(fit["budget_bytes"].is_u64());
     same("whether there is a budget", &is_known(&said.fit), &is_known(&said.fit_json))?;
+    // On a machine with much to do a snapshot may grow old between two questions.
+    let is_told_old = |fit: &Value| json!(fit["notes"].to_string().contains("have not been read since"));
+    let is_old = json!(said.host["gpus"]["stale"] == true);
+    same("whether the snapshot is old", &is_told_old(&said.fit), &is_old)?;
+    same("whether the snapshot is old", &is_told_old(&said.fit_json), &is_old)?;
     let state = said.host["health"]["state"].as_str().unwrap_or_default();
     if !said.info.contains(&format!("health    {state}")) {
         return Err(format!("a person does not read that the host is {state}"));

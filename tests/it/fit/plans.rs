@@ -10,7 +10,7 @@ use support::fs::Tmpfs;
 use support::repos::Repo;
 use support::{Content, Hub, Model};
 
-use super::places::{GIB, SOON, on};
+use super::places::{GIB, SOON, calmly_on};
 use super::{MODELS, row, with_duplicates};
 
 /// The category `coding` of the registry.
@@ -138,7 +138,7 @@ fn without_a_card_the_plan_is_for_this_hosts_gpu_and_what_does_not_fit_is_no_job
     let gpu =
         Gpu { name: "NVIDIA L4".into(), compute_capability: (8, 9), memory: Some(memory), ..Gpu::default() };
     let fake = Fake::new(&Config { gpus: vec![gpu], ..Config::default() }).expect("the library");
-    let larder = on(&hub, &fake);
+    let larder = calmly_on(&hub, &fake);
     let ask = |more: &[&str]| {
         let args = ["plan", "starcoder2-3b", "CodeLlama-7b", "test/none", "--context", "2048", "--json"];
         larder.run(&[&args[..], more].concat()).expect_code(0).json()

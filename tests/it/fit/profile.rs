@@ -7,7 +7,7 @@ use fake_nvml::config::{Config, Gpu, Memory};
 use serde_json::{Value, json};
 use support::models::{self, Gpt2};
 
-use super::places::{GIB, MODEL, SOON, hub, on};
+use super::places::{GIB, MODEL, SOON, calmly_on, hub};
 use super::until_scraped;
 
 const RATES: &[(&str, &str)] = &[
@@ -27,7 +27,7 @@ fn a_models_profile_follows_from_its_files_the_gpu_and_the_hosts_profile() {
     let memory = Memory { total: 24 * GIB, reserved: 0, used: 4 * GIB, ..Memory::default() };
     let gpu = Gpu { memory: Some(memory), ..Gpu::default() };
     let fake = Fake::new(&Config { gpus: vec![gpu], ..Config::default() }).expect("the library");
-    let larder = on(&hub, &fake);
+    let larder = calmly_on(&hub, &fake);
     larder.run(&["stage", MODEL]).expect_code(0);
     let profile = |args: &[&str]| {
         let job = larder.run(&[&["profile"], args, &["--json"]].concat()).expect_code(0).json();

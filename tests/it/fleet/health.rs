@@ -30,7 +30,7 @@ fn a_degraded_host_is_told_to_the_fleet_and_takes_no_downloads_if_it_should_not(
     let desk = machine("desk", &redis.url(), &hub);
     let [ill, other] = [("gpu-1", &fakes[0]), ("gpu-2", &fakes[1])].map(|(name, fake)| {
         let machine = machine(name, &redis.url(), &hub).env("LARDER__GPU__UNHEALTHY", "refuse");
-        machine.env("LARDER__GPU__NVML_LIBRARY", fake.library()).env("LARDER__GPU__INTERVAL", "100ms")
+        machine.env("LARDER__GPU__NVML_LIBRARY", fake.library()).env("LARDER__GPU__INTERVAL", "1s")
     });
     let (first_daemon, daemon) = (ill.serve(), other.serve());
     let is_well =
