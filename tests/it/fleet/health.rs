@@ -77,8 +77,22 @@ fn a_degraded_host_is_told_to_the_fleet_and_takes_no_downloads_if_it_should_not(
     fakes[0]
         .set(&Config { gpus: vec![broken], xids: vec![Xid { gpu: 0, code: 79 }], ..Config::default() })
         .expect("set");
+    // And a library that does not answer makes the other host unknown, with what is free on its GPU.
+    fakes[1].set(&Config { hang: vec!["*".into()], ..well.clone() }).expect("set");
     let both = json!({"state": "degraded", "reasons": ["ecc_uncorrected", "xid"]});
-    daemon.wait_until("/v1/hosts", PATIENCE, |hosts| health(hosts, "gpu-1") == both);
+    let silent = json!({"state": "unknown", "reasons": ["gpus_stale"]});
+    let hosts = daemon.wait_until("/v1/hosts", PATIENCE, |hosts| {
+        health(hosts, "gpu-1") == both && health(hosts, "gpu-2") == silent
+    });
+    let of = |name: &str| {
+        let all = hosts["hosts"].as_array().expect("hosts").iter();
+        let found = all.filter(|host| host["name"] == name).map(|host| host["about"]["gpus"][0].clone());
+        found.last().expect("there")
+    };
+    let [ill_gpu, silent_gpu] = [of("gpu-1"), of("gpu-2")];
+    assert_eq!((&ill_gpu["memory_free"], &silent_gpu["memory_free"]), (&json!(20_u64 << 30), &Value::Null));
+    assert_eq!(silent_gpu["memory_total"], json!(24_u64 << 30), "{silent_gpu}");
+    fakes[1].set(&well).expect("set");
     drop(first_daemon);
     fakes[0].set(&well).expect("set");
     let again = ill.serve();
