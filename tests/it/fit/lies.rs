@@ -124,6 +124,17 @@ fn patched(file: &Gguf, old: &[u8], new: &[u8]) -> Vec<u8> {
     header
 }
 
+/// Whether the reason names what is wrong with the header, or what the header says that cannot be.
+fn is_named(name: &str, fit: &Value) -> bool {
+    let word = match name {
+        "no-layers" | "negative" => "block_count",
+        "nan" => "embedding_length",
+        "text" => "head_count",
+        _ => "model-F16.gguf",
+    };
+    fit["reason"].as_str().is_some_and(|why| why.contains(word))
+}
+
 #[test]
 fn gguf_headers_that_lie_give_no_number() {
     let sound = gguf("", Entry::Bool(true));
@@ -167,16 +178,6 @@ fn gguf_headers_that_lie_give_no_number() {
     let larder = support::larder!(&hub).timeout(std::time::Duration::from_secs(30));
     let ask = |model: &str| {
         larder.run(&["fit", model, "--vram", "24GiB", "--local", "--json"]).expect_code(0).json()
-    };
-    // What is wrong with the header, or what the header says that cannot be.
-    let is_named = |name: &str, fit: &Value| {
-        let word = match name {
-            "no-layers" | "negative" => "block_count",
-            "nan" => "embedding_length",
-            "text" => "head_count",
-            _ => "model-F16.gguf",
-        };
-        fit["reason"].as_str().is_some_and(|why| why.contains(word))
     };
     let known = ask("honest/model");
     assert_eq!((known["verdict"].as_str(), known["total_bytes"].is_u64()), (Some("fits"), true), "{known}");

@@ -5,6 +5,7 @@ use std::time::Duration;
 use fake_nvml::Fake;
 use fake_nvml::config::{Config, Gpu, Memory};
 use serde_json::{Value, json};
+use support::Larder;
 use support::models::{self, Gpt2};
 
 use super::places::{GIB, MODEL, SOON, calmly_on, hub};
@@ -75,7 +76,11 @@ fn a_models_profile_follows_from_its_files_the_gpu_and_the_hosts_profile() {
     for line in ["parameters  ", "stored as   ", "to load     ", "on the GPU  fits: ", "files       whole"] {
         assert!(person.contains(line), "{person}");
     }
-    // A daemon that starts later knows what was measured, and exports it.
+    known_later(&larder, &measured);
+}
+
+/// A daemon that starts later knows what was measured, exports it, and adds to it.
+fn known_later(larder: &Larder, measured: &Value) {
     let daemon = larder.serve();
     let host = daemon.get("/v1/host").expect(200);
     for (key, label) in RATES {

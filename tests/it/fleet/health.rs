@@ -3,7 +3,7 @@
 use fake_nvml::Fake;
 use fake_nvml::config::{Config, Ecc, Gpu, Memory, Xid};
 use serde_json::{Value, json};
-use support::{Hub, Redis, models};
+use support::{Daemon, Hub, Larder, Redis, models};
 
 use super::{PATIENCE, id_of, machine};
 
@@ -19,27 +19,50 @@ fn health(hosts: &Value, name: &str) -> Value {
     host.map(|host| host["about"]["health"].clone()).unwrap_or_default()
 }
 
-#[test]
-fn a_degraded_host_is_told_to_the_fleet_and_takes_no_downloads_if_it_should_not() {
+/// Two workers with a GPU each, both well, that take no downloads while they are not; and a desk that runs none.
+struct Fleet {
+    hub: Hub,
+    desk: Larder,
+    machines: [Larder; 2],
+    daemons: [Daemon; 2],
+    fakes: [Fake; 2],
+    _redis: Redis,
+}
+
+fn well() -> Config {
+    Config { gpus: vec![gpu(Ecc::default())], ..Config::default() }
+}
+
+/// Memory that had an error which could not be corrected.
+fn broken() -> Config {
+    Config { gpus: vec![gpu(Ecc { uncorrected_volatile: 1, ..Ecc::default() })], ..Config::default() }
+}
+
+fn is_well(hosts: &Value) -> bool {
+    ["gpu-1", "gpu-2"].iter().all(|name| health(hosts, name)["state"] == "healthy")
+}
+
+fn fleet() -> Fleet {
     let (redis, hub) = (Redis::start(), Hub::start());
-    let [first, second] = [models::tiny_gpt2(1, 50_000), models::tiny_gpt2(2, 50_000)];
-    hub.add(first.clone());
-    hub.add(second.clone());
-    let well = Config { gpus: vec![gpu(Ecc::default())], ..Config::default() };
-    let fakes = [Fake::new(&well), Fake::new(&well)].map(|fake| fake.expect("the library"));
     let desk = machine("desk", &redis.url(), &hub);
-    let [ill, other] = [("gpu-1", &fakes[0]), ("gpu-2", &fakes[1])].map(|(name, fake)| {
+    let fakes = [Fake::new(&well()), Fake::new(&well())].map(|fake| fake.expect("the library"));
+    let machines = [("gpu-1", &fakes[0]), ("gpu-2", &fakes[1])].map(|(name, fake)| {
         let machine = machine(name, &redis.url(), &hub).env("LARDER__GPU__UNHEALTHY", "refuse");
         machine.env("LARDER__GPU__NVML_LIBRARY", fake.library()).env("LARDER__GPU__INTERVAL", "1s")
     });
-    let (first_daemon, daemon) = (ill.serve(), other.serve());
-    let is_well =
-        |hosts: &Value| ["gpu-1", "gpu-2"].iter().all(|name| health(hosts, name)["state"] == "healthy");
-    daemon.wait_until("/v1/hosts", PATIENCE, is_well);
+    let daemons = [machines[0].serve(), machines[1].serve()];
+    daemons[1].wait_until("/v1/hosts", PATIENCE, is_well);
+    Fleet { hub, desk, machines, daemons, fakes, _redis: redis }
+}
 
-    // Memory that cannot be corrected, seen by whoever asks any host of the fleet, or Redis itself.
-    let broken = gpu(Ecc { uncorrected_volatile: 1, ..Ecc::default() });
-    fakes[0].set(&Config { gpus: vec![broken.clone()], ..Config::default() }).expect("set");
+#[test]
+fn a_degraded_host_is_told_to_the_fleet_and_takes_no_downloads_if_it_should_not() {
+    let Fleet { hub, desk, machines: _machines, daemons: [_ill, daemon], fakes, _redis } = fleet();
+    let [first, second] = [models::tiny_gpt2(1, 50_000), models::tiny_gpt2(2, 50_000)];
+    hub.add(first.clone());
+    hub.add(second.clone());
+    // Seen by whoever asks any host of the fleet, or Redis itself.
+    fakes[0].set(&broken()).expect("set");
     let degraded = json!({"state": "degraded", "reasons": ["ecc_uncorrected"]});
     let hosts = daemon.wait_until("/v1/hosts", PATIENCE, |hosts| health(hosts, "gpu-1") == degraded);
     assert_eq!(health(&hosts, "gpu-2"), json!({"state": "healthy", "reasons": []}));
@@ -72,30 +95,30 @@ fn a_degraded_host_is_told_to_the_fleet_and_takes_no_downloads_if_it_should_not(
     assert!(message.contains("gpu.unhealthy") && message.contains("could not be corrected"), "{message}");
     assert_eq!(hub.bytes_of(second.id()), 0, "not a byte");
     daemon.request("DELETE", &place, None).expect(202);
+}
 
-    // An Xid is a reason beside the other one; and with both gone it is as it was.
-    fakes[0]
-        .set(&Config { gpus: vec![broken], xids: vec![Xid { gpu: 0, code: 79 }], ..Config::default() })
-        .expect("set");
-    // And a library that does not answer makes the other host unknown, with what is free on its GPU.
-    fakes[1].set(&Config { hang: vec!["*".into()], ..well.clone() }).expect("set");
+#[test]
+fn each_reason_is_told_and_a_host_that_is_well_again_too() {
+    let Fleet { hub: _hub, desk: _desk, machines, daemons: [first, daemon], fakes, _redis } = fleet();
+    // Two reasons on one host; a library that does not answer makes the other unknown, with what is free on its GPU.
+    fakes[0].set(&Config { xids: vec![Xid { gpu: 0, code: 79 }], ..broken() }).expect("set");
+    fakes[1].set(&Config { hang: vec!["*".into()], ..well() }).expect("set");
     let both = json!({"state": "degraded", "reasons": ["ecc_uncorrected", "xid"]});
     let silent = json!({"state": "unknown", "reasons": ["gpus_stale"]});
     let hosts = daemon.wait_until("/v1/hosts", PATIENCE, |hosts| {
         health(hosts, "gpu-1") == both && health(hosts, "gpu-2") == silent
     });
     let of = |name: &str| {
-        let all = hosts["hosts"].as_array().expect("hosts").iter();
-        let found = all.filter(|host| host["name"] == name).map(|host| host["about"]["gpus"][0].clone());
-        found.last().expect("there")
+        let mut all = hosts["hosts"].as_array().expect("hosts").iter();
+        all.find(|host| host["name"] == name).expect("there")["about"]["gpus"][0].clone()
     };
     let [ill_gpu, silent_gpu] = [of("gpu-1"), of("gpu-2")];
     assert_eq!((&ill_gpu["memory_free"], &silent_gpu["memory_free"]), (&json!(20_u64 << 30), &Value::Null));
     assert_eq!(silent_gpu["memory_total"], json!(24_u64 << 30), "{silent_gpu}");
-    fakes[1].set(&well).expect("set");
-    drop(first_daemon);
-    fakes[0].set(&well).expect("set");
-    let again = ill.serve();
+    fakes[1].set(&well()).expect("set");
+    drop(first);
+    fakes[0].set(&well()).expect("set");
+    let again = machines[0].serve();
     daemon.wait_until("/v1/hosts", PATIENCE, is_well);
     drop(again);
 }
