@@ -183,7 +183,8 @@ fn gpus(gpus: &Gpus) -> Vec<HostGpu> {
     let gpu = there.map(|gpu| HostGpu {
         name: gpu.name.clone().unwrap_or_default(),
         memory_total: gpu.memory.total,
-        memory_free: gpu.memory.free,
+        // What was free when the GPUs were read last may not be free now.
+        memory_free: gpu.memory.free.filter(|_| !gpus.stale),
     });
     gpu.collect()
 }

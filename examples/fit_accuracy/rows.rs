@@ -17,6 +17,11 @@ const RESERVED: f64 = 0.4;
 
 pub(crate) type Record = BTreeMap<String, String>;
 
+/// Names of the columns without which nothing can be said.
+pub(crate) const MODEL: &[&str] = &["model_id", "model"];
+pub(crate) const DTYPE: &[&str] = &["dtype/quant", "dtype", "quant", "quantization"];
+pub(crate) const MEASURED: &[&str] = &["measured_gib"];
+
 /// One measurement, as far as it is understood.
 pub(crate) struct Row {
     pub(crate) line: usize,
@@ -44,6 +49,15 @@ fn number(record: &Record, names: &[&str]) -> Option<f64> {
     cell(record, names)?.replace(['_', ','], "").parse().ok().filter(|n: &f64| n.is_finite())
 }
 
+/// A count; a cell that is there and holds no number is not guessed at.
+fn whole(record: &Record, name: &str, default: u64) -> Result<u64, String> {
+    match (cell(record, &[name]), number(record, &[name])) {
+        (None, _) => Ok(default),
+        (Some(_), Some(number)) => Ok(number.max(0.0) as u64),
+        (Some(text), None) => Err(format!("`{text}` in the column {name} is no number")),
+    }
+}
+
 /// The number behind `key=` in the engine's options.
 fn option(record: &Record, keys: &[&str]) -> Option<f64> {
     let text = cell(record, &["engine_opts", "options"])?.to_lowercase();
@@ -55,7 +69,7 @@ fn option(record: &Record, keys: &[&str]) -> Option<f64> {
 
 /// Shape of the row's model: from the table of configs, else a dense model of its size.
 fn architecture(record: &Record, configs: &Value) -> Result<(Architecture, bool), String> {
-    let names = [cell(record, &["arch_key"]), cell(record, &["model_id", "model"])];
+    let names = [cell(record, &["arch_key"]), cell(record, MODEL)];
     let config = names.iter().flatten().find_map(|name| {
         configs.as_object()?.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value)
     });
@@ -128,7 +142,7 @@ fn options(record: &Record, engine: Engine, words: &str) -> Options {
         let release = release(&words);
         o = Options::of_release(release);
         // Llama's tables went with 4.39, Qwen2's with 4.45.
-        let qwen = cell(record, &["model_id", "model"]).is_some_and(|id| id.to_lowercase().contains("qwen"));
+        let qwen = cell(record, MODEL).is_some_and(|id| id.to_lowercase().contains("qwen"));
         let tables = if qwen { Release(4, 44) } else { Release(4, 38) };
         o.rotary_per_layer = (Release(4, 38)..=tables).contains(&release);
         o.copies_qkv = autoawq && words.contains("fused");
@@ -238,10 +252,10 @@ fn card(gpu: &str) -> Option<f64> {
 
 /// One row of the table, predicted; or why that cannot be.
 pub(crate) fn read(line: usize, record: &Record, configs: &Value) -> Result<Row, String> {
-    let model = cell(record, &["model_id", "model"]).unwrap_or("?").to_owned();
+    let model = cell(record, MODEL).unwrap_or("?").to_owned();
     let words = cell(record, &["engine"]).unwrap_or("transformers");
     let engine = engine(words)?;
-    let spelling = cell(record, &["dtype/quant", "dtype", "quant", "quantization"]).ok_or("no dtype")?;
+    let spelling = cell(record, DTYPE).ok_or("no dtype")?;
     let quantization = quantization(record, spelling)?;
     let (mut architecture, assumed) = architecture(record, configs)?;
     match spelling {
@@ -253,10 +267,9 @@ pub(crate) fn read(line: usize, record: &Record, configs: &Value) -> Result<Row,
     let weights = WeightFacts::from_architecture(&architecture);
     let gpu = cell(record, &["gpu"]).unwrap_or_default();
     let kind = cell(record, &["measure_kind"]).unwrap_or("process").to_lowercase();
-    let whole = |names: &[&str], default: f64| number(record, names).unwrap_or(default).max(0.0) as u64;
-    let gpus = whole(&["gpus"], 1.0).max(1);
-    let prompt = whole(&["context"], 2048.0).max(1);
-    let generated = whole(&["gen_tokens"], 0.0);
+    let gpus = whole(record, "gpus", 1)?.max(1);
+    let prompt = whole(record, "context", 2048)?.max(1);
+    let generated = whole(record, "gen_tokens", 0)?;
     let outcome = cell(record, &["outcome"]).unwrap_or("fit").to_lowercase();
     let out_of_memory = ["oom", "out", "fail", "no"].iter().any(|word| outcome.starts_with(word));
     let request = Request {
@@ -264,7 +277,7 @@ pub(crate) fn read(line: usize, record: &Record, configs: &Value) -> Result<Row,
         prompt,
         total: prompt.saturating_add(generated),
         decodes: generated > 1,
-        batch: whole(&["batch"], 1.0).max(1),
+        batch: whole(record, "batch", 1)?.max(1),
         gpus,
         view: match kind.as_str() {
             // What ran out of memory is judged by all that the process takes.
@@ -284,7 +297,7 @@ pub(crate) fn read(line: usize, record: &Record, configs: &Value) -> Result<Row,
         .map_or(1.0, |bits| bits / 8.0 / quantization.bytes_per_linear());
     let kind = if out_of_memory { "process" } else { kind.as_str() };
     let ours = in_the_sense_of(kind, &e, record, gpu, gpus) + (scale - 1.0) * e.terms.weights as f64;
-    let measured = number(record, &["measured_gib"]).filter(|n| *n > 0.0);
+    let measured = number(record, MEASURED).filter(|n| *n > 0.0);
     if measured.is_none() && !(out_of_memory && card(gpu).is_some()) {
         return Err("nothing was measured, or on a card of unknown size".to_owned());
     }

@@ -16,7 +16,7 @@ use super::view::FitView;
 use crate::error::{Error, Result};
 use crate::fit::{Architecture, Quantization, Source as Origin, Tensor, Unknown, WeightFacts};
 use crate::plan::{self, Weights};
-use crate::weights::{Contents, FileFacts, Finding, Index, Known, Summary, gguf, structure};
+use crate::weights::{Contents, FileFacts, Finding, Index, Known, Severity, Summary, gguf, structure};
 
 /// Most shards whose headers are read; of larger models the shape must do.
 const MAX_HEADERS: usize = 256;
@@ -220,7 +220,9 @@ async fn looked(source: Source, want: &Download, gated: bool, licence: Option<St
     let source = Arc::new(source);
     let weight_files = chosen.files.iter().filter(has_header).cloned().collect();
     let headers = headers(&source, weight_files).await?;
-    let index = index(&source).await;
+    // The index speaks of safetensors files, and of no other format that lies beside them.
+    let is_indexed = headers.iter().any(|file| matches!(file.contents, Contents::Safetensors(_)));
+    let index = if is_indexed { index(&source).await } else { None };
     let findings = if headers.is_empty() { Vec::new() } else { structure::check(&headers, index.as_ref()) };
     let gguf_header = headers.iter().find_map(|file| match &file.contents {
         Contents::Gguf(Ok(header)) if header.architecture.is_some() => Some(header),
@@ -229,17 +231,26 @@ async fn looked(source: Source, want: &Download, gated: bool, licence: Option<St
     let architecture = match (&config, gguf_header) {
         (_, Some(header)) => shape_of_gguf(header),
         (Some(config), None) => Architecture::from_config(config),
-        (None, None) => Err(Unknown::new(
-            format!("{} has no config.json that can be read", source.repo),
-            "name a repo with a config.json or a GGUF file; larder can stage this one all the same",
-        )),
+        // A GGUF needs no config.json, so that its header is what is wrong.
+        (None, None) => Err(headers.iter().find_map(refused).unwrap_or_else(|| {
+            Unknown::new(
+                format!("{} has no config.json that can be read", source.repo),
+                "name a repo with a config.json or a GGUF file; larder can stage this one all the same",
+            )
+        })),
     };
     let (weights, summary) = weigh(&architecture, &headers, config.as_ref());
+    // Of files that no engine would load together, the sum of those that are there is not the model's.
+    let broken = findings.iter().find(|found| found.severity == Severity::Error);
+    let weights = match broken {
+        Some(found) => weights.and(Err(Unknown::new(found.what.clone(), found.hint))),
+        None => weights,
+    };
     Ok(Looked {
         gated,
         licence,
         config,
-        parameters: summary.as_ref().map(Summary::text_parameters),
+        parameters: summary.as_ref().filter(|_| broken.is_none()).map(Summary::text_parameters),
         architecture,
         weights,
         summary,

@@ -160,6 +160,13 @@ fn of_this_host(gpus: &Gpus, wanted: u64) -> Target {
             why.map_or_else(|| "no GPU was found".into(), |why| format!("{}; {}", why.what, why.hint)),
         );
     }
+    if gpus.stale {
+        // What was free then is no budget now.
+        let at = gpus.taken_at;
+        return unknown(format!(
+            "the GPUs have not been read since {at}, so nobody knows what is free; see `larder info`"
+        ));
+    }
     let mut alive: Vec<Place<'_>> = gpus.devices.iter().filter(|gpu| !gpu.lost).flat_map(places).collect();
     alive.sort_by_key(|place| std::cmp::Reverse(place.free));
     let Some(first) = alive.first() else {
@@ -214,5 +221,8 @@ mod tests {
         assert_eq!(of_this_host(&gpus(vec![gpu(0, "a", None)]), 1).budget_bytes, None);
         let lost = Gpu { lost: true, ..gpu(0, "a", Some(5)) };
         assert_eq!(of_this_host(&gpus(vec![lost]), 1).budget_bytes, None);
+        let stale = Gpus { stale: true, ..gpus(vec![gpu(0, "a", Some(5))]) };
+        let target = of_this_host(&stale, 1);
+        assert_eq!((target.budget_bytes, target.source), (None, TargetSource::Unknown));
     }
 }

@@ -14,7 +14,7 @@ use crate::catalogue::Drift;
 use crate::error::Result;
 use crate::fit::{
     self, Choice, Correction, Engine, Margin, Policy, Provenance, Quantization, Request, Row, Setting, Terms,
-    Tier, Verdict, WeightFacts,
+    Tier, Verdict,
 };
 use crate::ledger::CalibrationKey;
 use crate::weights::{Finding, Severity};
@@ -203,17 +203,12 @@ impl Scout {
         let request = Request::new(engine, native, context)
             .with_batch(purpose.batch.unwrap_or(1))
             .with_gpus(target.gpus);
-        let (choice, order) = match &looked.architecture {
-            Ok(shape) => {
-                let given;
-                let weights = match &looked.weights {
-                    Ok(weights) => weights,
-                    // The header lies; the rows say so.
-                    Err(_) => {
-                        given = WeightFacts::from_architecture(shape);
-                        &given
-                    }
-                };
+        // Headers that lie leave the whole model unknown, also to plans and to the choice of what is staged.
+        let lie = looked.weights.as_ref().err().cloned();
+        let architecture = lie.map_or(looked.architecture, Err);
+        let looked = Looked { architecture, ..looked };
+        let (choice, order) = match (&looked.architecture, &looked.weights) {
+            (Ok(shape), Ok(weights)) => {
                 let setting = Setting {
                     architecture: shape,
                     weights,
@@ -223,7 +218,7 @@ impl Scout {
                 };
                 self.choose_among(&setting, &request, &candidates, &target, &ask.want.variant, purpose.engine)
             }
-            Err(_) => (Choice { rows: Vec::new(), recommended: None, reason: String::new() }, Vec::new()),
+            _ => (Choice { rows: Vec::new(), recommended: None, reason: String::new() }, Vec::new()),
         };
         Ok(Judged { looked, candidates, target, request, choice, order, notes })
     }
@@ -306,7 +301,7 @@ impl Scout {
 
     fn view(&self, judged: Judged, drift: Vec<Drift>) -> FitView {
         let native = judged.native();
-        let unknown = judged.looked.architecture.as_ref().err().or(judged.looked.weights.as_ref().err());
+        let unknown = judged.looked.architecture.as_ref().err();
         let estimate = native.filter(|_| unknown.is_none()).and_then(|row| row.fit.estimate);
         let (verdict, reason) = match (unknown, native) {
             (Some(unknown), _) => (Verdict::Unknown, unknown.to_string()),
@@ -338,7 +333,7 @@ impl Scout {
             engine: native.map_or(judged.request.engine, |row| row.engine),
             context: judged.request.total,
             batch: judged.request.batch,
-            quantization: judged.looked.quantization(),
+            quantization: judged.request.quantization,
             parameters: judged.looked.parameters,
             download_bytes: judged.looked.commit.is_some().then(|| judged.looked.bytes()),
             verdict,

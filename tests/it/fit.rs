@@ -1,8 +1,16 @@
 //! Will it fit: models with true configs and headers on a hub, asked about from the command line and over HTTP.
 
+mod accuracy;
+mod fallback;
 mod hardware;
+mod ill;
 mod lies;
 mod odd;
+mod overlay;
+mod places;
+mod plans;
+mod profile;
+mod rocm;
 mod variants;
 
 use serde_json::{Value, json};

@@ -3,6 +3,7 @@
 
 mod api;
 mod client;
+mod health;
 mod hosts;
 mod limits;
 mod night;

@@ -28,7 +28,7 @@ pub mod larder;
 mod listener;
 pub mod models;
 mod port;
-mod process;
+pub mod process;
 pub mod prometheus;
 pub mod proxy;
 pub mod python;

@@ -174,7 +174,7 @@ pub(crate) fn spawn_followed(command: &mut Command, lines: &Lines) -> Running {
 }
 
 /// Runs the command to its end; kills it when the time is over.
-pub(crate) fn run(command: &mut Command, timeout: Duration) -> Output {
+pub fn run(command: &mut Command, timeout: Duration) -> Output {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?} does not start: {error}"));
     let stdout = drain(child.stdout.take().expect("stdout is piped"));
