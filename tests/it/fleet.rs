@@ -4,6 +4,7 @@
 mod api;
 mod client;
 mod health;
+mod history;
 mod hosts;
 mod limits;
 mod night;
