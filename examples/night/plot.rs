@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use jiff::SignedDuration;
 use jiff::tz::TimeZone;
 
-use crate::world::{DEATH, HOSTS, LINE, Night, OUTAGE, WINDOW};
+use super::world::{DEATH, HOSTS, LINE, Night, OUTAGE, WINDOW};
 
 const WIDTH: f64 = 1200.0;
 const LEFT: f64 = 64.0;

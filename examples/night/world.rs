@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use jiff::{SignedDuration, Timestamp};
-use larder::plan::{Entry, Need, NightAsk, NightHost, NightOrder, NightPlan, Rate, Route, plan_night};
+use larder::plan::{
+    Entry, Flow, Hours, Need, NightAsk, NightHost, NightOrder, NightPlan, Rate, Route, plan_night,
+};
 use larder_jobs::{Bandwidth, Windows};
 
 pub(crate) const HOSTS: usize = 50;
@@ -306,9 +308,19 @@ impl World {
         // In the order of the plan, as long as the source gives.
         turns.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
         let (mut all, mut spare) = (0.0, self.source);
+        let moment = self.ask.now.checked_add(SignedDuration::from_secs_f64(now)).expect("a time");
+        let hours = Hours {
+            windows: self.ask.windows.clone().expect("a window"),
+            inside: self.ask.inside,
+            outside: self.ask.outside,
+        };
         for (_, host, entry) in turns {
-            let most = if is_open { self.lines[host] } else { self.lines[host].min(OUTSIDE as f64) };
-            let rate = most.min(spare);
+            // The worker's own decision; whether it is right is counted by the spans of the windows below.
+            let allowed = match hours.allow(moment) {
+                Flow::At(rate) => rate.map_or(f64::INFINITY, |rate| rate.bytes() as f64),
+                Flow::Nothing { .. } => 0.0,
+            };
+            let rate = self.lines[host].min(allowed).min(spare);
             spare -= rate;
             if rate <= 0.0 {
                 continue;

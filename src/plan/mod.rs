@@ -2,6 +2,7 @@
 
 mod download;
 mod evict;
+mod hours;
 mod level;
 mod reason;
 mod select;
@@ -12,6 +13,7 @@ pub use evict::{
     Allowed, Candidate, Chosen, EvictionPlan, Goal, HALF_LIFE, Kept, Name, Order, Policy, Stock, Use,
     Watermarks, heat, plan_eviction,
 };
+pub use hours::{Flow, Hours};
 pub use level::{Level, LevelOf};
 pub use reason::{Evict, Keep};
 pub use select::{Selection, Skip, Weights, describe, gguf_sets, select};

@@ -5,67 +5,57 @@
 
 use std::time::Duration;
 
-use larder_jobs::{Bandwidth, Download, Job, Reason, Windows, Work};
+use larder_jobs::{Bandwidth, Download, Job, Reason, Work};
 
 use super::Context;
 use crate::error::{Error, Result};
 use crate::hub::JobLimit;
+use crate::plan::{Flow, Hours};
 use crate::queue::Lease;
 
 /// How often a running job looks whether its window was widened.
 const LOOK: Duration = Duration::from_secs(30);
 
-/// When a job may run, and how fast.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Hours {
-    windows: Windows,
-    inside: Option<Bandwidth>,
-    outside: Option<Bandwidth>,
+/// The hours of `job`; `None` if it may run at any time.
+pub(super) fn of(job: &Job) -> Option<Hours> {
+    let Work::Download(Download { window, bandwidth, bandwidth_outside, .. }) = &job.work else {
+        return None;
+    };
+    let windows = window.clone()?;
+    Some(Hours { windows, inside: *bandwidth, outside: *bandwidth_outside })
 }
 
-impl Hours {
-    /// Those of `job`; `None` if it may run at any time.
-    pub(super) fn of(job: &Job) -> Option<Self> {
-        let Work::Download(Download { window, bandwidth, bandwidth_outside, .. }) = &job.work else {
-            return None;
-        };
-        let windows = window.clone()?;
-        Some(Self { windows, inside: *bandwidth, outside: *bandwidth_outside })
-    }
+/// The name of the bucket that all jobs with these hours share.
+fn bucket(hours: &Hours) -> String {
+    let bytes = |bandwidth: Option<Bandwidth>| bandwidth.map_or(0, Bandwidth::bytes);
+    format!("{} {} {}", hours.windows, bytes(hours.inside), bytes(hours.outside))
+}
 
-    /// The name of the bucket that all jobs with these hours share.
-    fn bucket(&self) -> String {
-        let bytes = |bandwidth: Option<Bandwidth>| bandwidth.map_or(0, Bandwidth::bytes);
-        format!("{} {} {}", self.windows, bytes(self.inside), bytes(self.outside))
-    }
-
-    /// Has the job share the rate of the hour.
-    ///
-    /// # Errors
-    /// `outside_window`, with the time until the next opening, if nothing may come now.
-    fn apply(&self, lease: &Lease, limit: &JobLimit) -> Result<()> {
-        let now = lease.now();
-        let phase = self.windows.phase(now);
-        let rate = if phase.is_open { self.inside } else { self.outside };
-        if phase.is_open || rate.is_some() {
-            limit.share(&self.bucket(), rate);
+/// Has the job share the rate of the hour.
+///
+/// # Errors
+/// `outside_window`, with the time until the next opening, if nothing may come now.
+fn apply(hours: &Hours, lease: &Lease, limit: &JobLimit) -> Result<()> {
+    let until = match hours.allow(lease.now()) {
+        Flow::At(rate) => {
+            limit.share(&bucket(hours), rate);
             return Ok(());
         }
-        let wait = phase.until.map(|until| lease.until(until));
-        let when = phase.until.map_or_else(String::new, |until| format!(", and opens at {until}"));
-        Err(Error::new(
-            Reason::OutsideWindow,
-            format!("the window {} is closed{when}", self.windows),
-            "wait, or ask for the model without a window to have it at once",
-        )
-        .with_retry_after(wait))
-    }
+        Flow::Nothing { until } => until,
+    };
+    let when = until.map_or_else(String::new, |until| format!(", and opens at {until}"));
+    Err(Error::new(
+        Reason::OutsideWindow,
+        format!("the window {} is closed{when}", hours.windows),
+        "wait, or ask for the model without a window to have it at once",
+    )
+    .with_retry_after(until.map(|until| lease.until(until))))
+}
 
-    /// How long nothing changes, as far as the clock is concerned.
-    fn rest(&self, lease: &Lease) -> Duration {
-        let until = self.windows.phase(lease.now()).until;
-        until.map_or(LOOK, |until| lease.until(until).min(LOOK))
-    }
+/// How long nothing changes, as far as the clock is concerned.
+fn rest(hours: &Hours, lease: &Lease) -> Duration {
+    let until = hours.windows.phase(lease.now()).until;
+    until.map_or(LOOK, |until| lease.until(until).min(LOOK))
 }
 
 /// The limit of a download that has hours; `None` for every other job.
@@ -73,9 +63,9 @@ impl Hours {
 /// # Errors
 /// `outside_window` if it may not run now.
 pub(super) fn enter(job: &Job, lease: &Lease, context: &Context) -> Result<Option<JobLimit>> {
-    let Some(hours) = Hours::of(job) else { return Ok(None) };
+    let Some(hours) = of(job) else { return Ok(None) };
     let limit = context.hub.limits().job(lease.id(), None);
-    hours.apply(lease, &limit)?;
+    apply(&hours, lease, &limit)?;
     Ok(Some(limit))
 }
 
@@ -83,15 +73,15 @@ pub(super) fn enter(job: &Job, lease: &Lease, context: &Context) -> Result<Optio
 pub(super) async fn over(lease: &Lease, hours: Option<(Hours, JobLimit)>) -> Error {
     let Some((mut hours, limit)) = hours else { return std::future::pending().await };
     loop {
-        tokio::time::sleep(hours.rest(lease)).await;
+        tokio::time::sleep(rest(&hours, lease)).await;
         if let Some(job) = lease.job().await {
-            let Some(new) = Hours::of(&job) else {
+            let Some(new) = of(&job) else {
                 limit.share_nothing();
                 return std::future::pending().await;
             };
             hours = new;
         }
-        if let Err(over) = hours.apply(lease, &limit) {
+        if let Err(over) = apply(&hours, lease, &limit) {
             return over;
         }
     }

@@ -56,7 +56,7 @@ async fn perform(job: Job, begun: Begun, lease: Arc<Lease>, context: Context) ->
     let cause = {
         let (stop, lease, drain, deadline) =
             (stop.clone(), Arc::clone(&lease), context.drain.clone(), job.common.deadline);
-        let hours = hours::Hours::of(&job).zip(limit.clone());
+        let hours = hours::of(&job).zip(limit.clone());
         tokio::spawn(async move {
             let cause = tokio::select! {
                 () = lease.stop_requested().cancelled() => stopped(&lease),

@@ -359,3 +359,18 @@ fn a_night_knows_what_the_fleet_may_take_together() {
     larder.run(&["limit", "--fleet", "1kB"]).expect_code(0);
     assert_eq!(finishes(4), "will_not", "8 MiB take more than two hours");
 }
+
+#[path = "../../examples/night/mod.rs"]
+mod night;
+
+#[test]
+fn nights_of_fifty_hosts_keep_to_the_window_and_the_line_and_bring_what_can_be() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let picture = folder.path().join("night.svg");
+    for seed in ["20261024", "1", "2"] {
+        let arguments = [picture.display().to_string(), seed.to_owned()];
+        assert_eq!(night::run(arguments), std::process::ExitCode::SUCCESS, "{seed}");
+    }
+    let svg = std::fs::read_to_string(&picture).expect("a picture");
+    assert!(svg.starts_with("<svg") && svg.contains("gpu-50"), "{}", &svg[..200.min(svg.len())]);
+}
