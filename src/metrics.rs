@@ -282,6 +282,7 @@ pub fn job_failed(kind: Kind, reason: Reason) {
 }
 
 /// The bytes of one source, counted without looking the series up for every chunk.
+#[derive(Clone)]
 pub struct Bytes(metrics::Counter);
 
 impl Bytes {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Bandwidth, Glob, Invalid, ModelRef, RepoId, Revision, Span, Variant, Windows};
+use crate::{Bandwidth, Glob, Invalid, ModelRef, RepoId, Revision, Span, TokenRef, Variant, Windows};
 
 /// Most patterns of one kind that a job may carry.
 const MAX_GLOBS: usize = 64;
@@ -85,6 +85,10 @@ pub struct Download {
     /// `requested_by`.
     #[serde(default, skip_serializing_if = "is_default")]
     pub lease_ttl: Option<Span>,
+    /// The name of the access token that the hub is asked with, as the host's `[[hub.tokens]]` calls it; without it the
+    /// host's own. The token itself is never part of a job.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub token_ref: Option<TokenRef>,
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
@@ -105,6 +109,7 @@ impl Download {
         "window",
         "bandwidth_outside",
         "lease_ttl",
+        "token_ref",
     ];
 
     /// A plain download of `model` with every default.
@@ -122,6 +127,7 @@ impl Download {
             window: None,
             bandwidth_outside: None,
             lease_ttl: None,
+            token_ref: None,
         }
     }
 
@@ -191,6 +197,10 @@ impl Download {
         // Wants that were hashed before there were variants stay the same.
         if let (false, Some(parts)) = (self.variant == Variant::Exact, want.as_array_mut()) {
             parts.push(serde_json::json!(self.variant));
+        }
+        // Whoever may read a model with one token may not with another.
+        if let (Some(token), Some(parts)) = (&self.token_ref, want.as_array_mut()) {
+            parts.push(serde_json::json!({ "token": token }));
         }
         want.to_string()
     }

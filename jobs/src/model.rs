@@ -43,6 +43,8 @@ macro_rules! text_newtype {
     };
 }
 
+pub(crate) use text_newtype;
+
 /// A repo on the hub, `owner/name`.
 ///
 /// The rules are the hub's own (`validate_repo_id` of its Python client): each part is 1 to 96 of

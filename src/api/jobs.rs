@@ -59,6 +59,7 @@ pub(super) async fn enqueue(
     take_key(&headers, &mut value)?;
     let job = Job::from_json(value)?;
     place::is_for_us(&api, &job.common.hosts)?;
+    place::has_token(&api, &job)?;
     let (kind, model) = (job.work.kind(), job.work.model().0.map(ToString::to_string));
     // Whoever calls within this process is no stranger.
     if let Some(Extension(caller)) = caller.filter(|caller| caller.role < role_of(kind)) {

@@ -1,6 +1,6 @@
 //! Where a job goes: whether this larder can pass it on, and what a batch of jobs is as one.
 
-use larder_jobs::{Batch, Hosts, JobId, JobView, Reason, Record, State};
+use larder_jobs::{Batch, Hosts, Job, JobId, JobView, Reason, Record, State, Work};
 
 use super::Api;
 use super::problem::Failure;
@@ -21,6 +21,16 @@ pub(super) fn is_for_us(api: &Api, hosts: &Hosts) -> Result<(), Failure> {
         format!("the job is for {hosts}, and this larder ({}) has a queue of its own", api.host),
         "leave `hosts` out, or set queue.url to the Redis that the hosts share",
     ))
+}
+
+/// Refuses a download for this host with a token that it does not have; another host may have it.
+pub(super) fn has_token(api: &Api, job: &Job) -> Result<(), Failure> {
+    if let (Hosts::This, Work::Download(download)) = (&job.common.hosts, &job.work)
+        && let Err(error) = api.scout.knows_token(download.token_ref.as_ref())
+    {
+        return Err(Failure::new(Reason::InvalidRequest, error.to_string(), error.hint()));
+    }
+    Ok(())
 }
 
 /// A batch as one job; none if there is none of that id.

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use clap::{Args as Group, Parser, Subcommand, ValueEnum};
 use larder_jobs::{
-    Bandwidth, Format, Glob, Invalid, Job, JobId, ModelRef, Size, SourceName, Span, Test, Variant, Windows,
-    Work,
+    Bandwidth, Format, Glob, Invalid, Job, JobId, ModelRef, Size, SourceName, Span, Test, TokenRef, Variant,
+    Windows, Work,
 };
 
 use super::name::model;
@@ -401,6 +401,9 @@ pub(super) struct FileChoice {
     /// Accept pickled weights and the repo's Python code, whose loading runs code
     #[arg(long)]
     allow_unsafe: bool,
+    /// Ask the hub with the token that [[hub.tokens]] has under this name
+    #[arg(long, value_name = "NAME")]
+    token_ref: Option<TokenRef>,
 }
 
 /// What a limit becomes.
@@ -521,6 +524,7 @@ impl FileChoice {
         };
         download.variant = self.variant.unwrap_or_default();
         download.allow_unsafe = self.allow_unsafe;
+        download.token_ref.clone_from(&self.token_ref);
         job
     }
 }

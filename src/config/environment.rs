@@ -121,7 +121,11 @@ impl Environment {
             file => Token::from_file(&expand(file, self.home().as_deref())).map(Some),
         };
         let mirrors = hub.endpoints.iter().map(of_mirror).collect::<Result<_>>()?;
-        Ok(Tokens { endpoint: self.token(&hub.token_file)?, mirrors })
+        let named = hub.tokens.iter().map(|token| {
+            let file = expand(&token.file, self.home().as_deref());
+            Ok((token.name.clone(), Token::from_file(&file)?))
+        });
+        Ok(Tokens { endpoint: self.token(&hub.token_file)?, mirrors, named: named.collect::<Result<_>>()? })
     }
 
     /// Where the fleet's queue is, with the password from its file.

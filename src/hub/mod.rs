@@ -25,6 +25,7 @@ mod tree;
 mod trouble;
 mod xet;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -35,7 +36,7 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use crate::error::{Error, Result};
-use larder_jobs::{Bandwidth, Reason, Size, Span};
+use larder_jobs::{Bandwidth, Reason, Size, Span, TokenRef};
 use source::{Clients, Source};
 
 pub use client::Resolved;
@@ -49,6 +50,8 @@ pub use xet::{CHILD_VERB, fetch_as_ordered};
 const MAX_CONNECTIONS: usize = 256;
 /// More mirrors than this are a mistake in the configuration.
 const MAX_MIRRORS: usize = 16;
+/// Most tokens with names.
+const MAX_TOKENS: usize = 64;
 
 /// The `[hub]` table.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -58,6 +61,8 @@ pub struct Config {
     pub endpoint: String,
     /// A file that holds the token and nothing else; empty means none.
     pub token_file: String,
+    /// Tokens of the hub that jobs may name.
+    pub tokens: Vec<NamedToken>,
     /// Mirrors that are asked before the endpoint, in this order.
     pub endpoints: Vec<Mirror>,
     /// Connections that bytes come over at the same time, over all downloads, and files in flight, 1 to 256.
@@ -79,6 +84,16 @@ pub struct Config {
     pub page_cache: PageCache,
     /// Large files that a source keeps in Xet are fetched over Xet first, by a child process.
     pub xet: bool,
+}
+
+/// A token of the hub that jobs may name.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NamedToken {
+    /// What jobs call it.
+    pub name: TokenRef,
+    /// The file that holds it and nothing else.
+    pub file: String,
 }
 
 /// One mirror: its address, or a table with what else it needs.
@@ -161,6 +176,17 @@ impl Config {
                 return Err(bad("endpoints.connections", "set a number from 1 to 256"));
             }
         }
+        let names: BTreeSet<_> = self.tokens.iter().map(|token| &token.name).collect();
+        if self.tokens.len() > MAX_TOKENS || names.len() < self.tokens.len() {
+            return Err(bad("tokens", "give each its own name, and 64 at most"));
+        }
+        if let Some(token) = self.tokens.iter().find(|token| token.file.is_empty()) {
+            return Err(Error::new(
+                Reason::InvalidRequest,
+                format!("hub.tokens: {} has no file", token.name),
+                "set file to one that holds the token and nothing else",
+            ));
+        }
         if self.connect_timeout.get().is_zero() || self.stall_timeout.get().is_zero() {
             return Err(bad("connect_timeout or hub.stall_timeout", "set a duration like 30s"));
         }
@@ -175,6 +201,8 @@ pub struct Tokens {
     pub endpoint: Option<Token>,
     /// For `hub.endpoints`, in their order.
     pub mirrors: Vec<Option<Token>>,
+    /// For `hub.endpoint`, by the names that jobs use.
+    pub named: BTreeMap<TokenRef, Token>,
 }
 
 /// A client of the hub and its mirrors; clones share its connections.
@@ -183,19 +211,24 @@ pub struct Hub {
     inner: Arc<Inner>,
 }
 
+#[derive(Clone)]
 struct Inner {
     config: Config,
     /// In the order in which they are asked; never empty, the last one is the hub itself.
-    sources: Vec<Arc<Source>>,
+    sources: Sources,
+    /// The same with each of the tokens that jobs may name.
+    named: Arc<BTreeMap<TokenRef, Sources>>,
     /// Connections for bytes over all downloads.
-    connections: Semaphore,
+    connections: Arc<Semaphore>,
     /// Bytes that wait for the disk, over all downloads.
     dirty: Arc<transfer::Dirty>,
     limits: Limits,
     /// The one child process for Xet that may run at a time.
-    xet: Semaphore,
+    xet: Arc<Semaphore>,
     reached: Arc<AtomicBool>,
 }
+
+type Sources = Vec<Arc<Source>>;
 
 impl fmt::Debug for Hub {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -204,6 +237,15 @@ impl fmt::Debug for Hub {
             .field("offline", &self.inner.config.offline)
             .finish_non_exhaustive()
     }
+}
+
+/// The sources, with another token for the hub itself.
+fn with_token(sources: &[Arc<Source>], home: &Url, token: &Token) -> Result<Sources> {
+    let with = |source: &Arc<Source>| match source.endpoint == *home {
+        true => source.with_token(token.clone()).map(Arc::new),
+        false => Ok(Arc::clone(source)),
+    };
+    sources.iter().map(with).collect()
 }
 
 impl Hub {
@@ -223,18 +265,41 @@ impl Hub {
         if all.iter().all(|(mirror, _)| endpoint(&mirror.url).ok() != endpoint(&own.url).ok()) {
             all.push((&own, None));
         }
+        let home = endpoint(&own.url)?;
         let mut sources = Vec::with_capacity(all.len());
         for (mirror, token) in all {
-            let is_own = endpoint(&mirror.url)? == endpoint(&own.url)?;
+            let is_own = endpoint(&mirror.url)? == home;
             let token = token.or_else(|| tokens.endpoint.clone().filter(|_| is_own));
             let source = Source::new(mirror, token, Arc::clone(&clients), Arc::clone(&reached))?;
             sources.push(Arc::new(source));
         }
-        let connections = Semaphore::new(config.connections);
+        let named =
+            tokens.named.into_iter().map(|(name, token)| Ok((name, with_token(&sources, &home, &token)?)));
+        let named = Arc::new(named.collect::<Result<_>>()?);
+        let connections = Arc::new(Semaphore::new(config.connections));
         let dirty = Arc::new(transfer::Dirty::new(config.max_dirty.bytes()));
         let (limits, config) = (Limits::new(config.bandwidth), config.clone());
-        let xet = Semaphore::new(1);
-        let inner = Inner { config, sources, connections, dirty, limits, xet, reached };
+        let xet = Arc::new(Semaphore::new(1));
+        let inner = Inner { config, sources, named, connections, dirty, limits, xet, reached };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// The same hub, asked with the token of that name; without a name with the host's own.
+    ///
+    /// # Errors
+    /// `unauthorized` if this host has no token of that name.
+    pub fn with_token(&self, name: Option<&TokenRef>) -> Result<Self> {
+        let Some(name) = name else { return Ok(self.clone()) };
+        let Some(sources) = self.inner.named.get(name) else {
+            let known: Vec<_> = self.inner.named.keys().map(TokenRef::as_str).collect();
+            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            return Err(Error::new(
+                Reason::Unauthorized,
+                format!("this host has no hub token called {name}; it has {known}"),
+                "add it to the host's [[hub.tokens]] and start larder again, or leave token_ref out for the host's own",
+            ));
+        };
+        let inner = Inner { sources: sources.clone(), ..(*self.inner).clone() };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -363,7 +428,7 @@ mod tests {
     fn urls_keep_the_endpoints_path_and_encode_the_rest() {
         let mut config = testing::config("https://host/api/hf/");
         let token = Token::new("hf_geheim").expect("token");
-        let tokens = Tokens { endpoint: Some(token), mirrors: Vec::new() };
+        let tokens = Tokens { endpoint: Some(token), ..Tokens::default() };
         let hub = Hub::new(&config, tokens).expect("client");
         let url = hub.inner.sources[0].url(["a", "b", "resolve", "feature/x", "d", "f #1?.bin"]);
         assert_eq!(url.as_str(), "https://host/api/hf/a/b/resolve/feature%2Fx/d/f%20%231%3F.bin");
@@ -379,7 +444,8 @@ mod tests {
         let mirror = Mirror::at;
         config.endpoints = vec![mirror("http://a"), mirror("http://b/")];
         let token = |text: &str| Some(Token::new(text).expect("token"));
-        let tokens = Tokens { endpoint: token("hf_hub"), mirrors: vec![None, token("hf_b")] };
+        let tokens =
+            Tokens { endpoint: token("hf_hub"), mirrors: vec![None, token("hf_b")], ..Tokens::default() };
         let hub = Hub::new(&config, tokens.clone()).expect("client");
         let seen: Vec<_> =
             hub.inner.sources.iter().map(|source| (source.name.as_str(), source.token.clone())).collect();

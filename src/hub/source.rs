@@ -88,6 +88,7 @@ fn made(
 }
 
 /// A hub or a mirror of it.
+#[derive(Clone)]
 pub(super) struct Source {
     pub(super) endpoint: Url,
     /// Scheme and host of the endpoint, as metrics and messages name it.
@@ -96,16 +97,16 @@ pub(super) struct Source {
     pub(super) clients: Arc<Clients>,
     pub(super) hf: hf_hub::HFClient,
     /// Connections for bytes that it may have at the same time.
-    pub(super) connections: Semaphore,
+    pub(super) connections: Arc<Semaphore>,
     /// How fast bytes may come from it.
-    pub(super) bandwidth: Bucket,
+    pub(super) bandwidth: Arc<Bucket>,
     /// The host's share of what its fleet may take from it: bytes, and requests.
-    shared: (Bucket, Bucket),
+    shared: Arc<(Bucket, Bucket)>,
     reached: Arc<AtomicBool>,
     received: metrics::Bytes,
     /// It takes no HTTP/1.1.
-    http2: AtomicBool,
-    rests_until: Mutex<Option<Instant>>,
+    http2: Arc<AtomicBool>,
+    rests_until: Arc<Mutex<Option<Instant>>>,
 }
 
 impl fmt::Debug for Source {
@@ -148,9 +149,9 @@ impl Source {
         let hf = client::build(&endpoint, token.as_ref(), clients.api.clone())?;
         let name = endpoint.origin().ascii_serialization();
         let received = metrics::source_known(&name);
-        let connections = Semaphore::new(mirror.connections.unwrap_or(Semaphore::MAX_PERMITS));
-        let bandwidth = Bucket::new(mirror.bandwidth);
-        let (http2, rests_until) = (AtomicBool::new(false), Mutex::new(None));
+        let connections = Arc::new(Semaphore::new(mirror.connections.unwrap_or(Semaphore::MAX_PERMITS)));
+        let bandwidth = Arc::new(Bucket::new(mirror.bandwidth));
+        let (http2, rests_until) = (Arc::new(AtomicBool::new(false)), Arc::default());
         Ok(Self {
             endpoint,
             name,
@@ -159,12 +160,18 @@ impl Source {
             hf,
             connections,
             bandwidth,
-            shared: (Bucket::new(None), Bucket::new(None)),
+            shared: Arc::new((Bucket::new(None), Bucket::new(None))),
             reached,
             received,
             http2,
             rests_until,
         })
+    }
+
+    /// The same source for somebody with another token; connections, limits and rests are those of both.
+    pub(super) fn with_token(&self, token: Token) -> Result<Self> {
+        let hf = client::build(&self.endpoint, Some(&token), self.clients.api.clone())?;
+        Ok(Self { token: Some(token), hf, ..self.clone() })
     }
 
     /// The endpoint as people write it.

@@ -68,6 +68,7 @@ pub(super) fn config(endpoint: &str) -> Config {
     Config {
         endpoint: endpoint.to_owned(),
         token_file: String::new(),
+        tokens: Vec::new(),
         endpoints: Vec::new(),
         connections: 4,
         bandwidth: None,
@@ -126,7 +127,7 @@ impl TestHub {
         let mut config = config(&self.url);
         change(&mut config);
         let endpoint = token.then(|| Token::new("hf_geheim").expect("token"));
-        Hub::new(&config, Tokens { endpoint, mirrors: Vec::new() }).expect("client")
+        Hub::new(&config, Tokens { endpoint, ..Tokens::default() }).expect("client")
     }
 
     pub(super) fn faults(&self, faults: impl IntoIterator<Item = Fault>) {

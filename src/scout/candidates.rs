@@ -60,7 +60,7 @@ impl Scout {
     /// what it did not answer is told in the second part.
     ///
     /// # Errors
-    /// `interrupted` if `stop` fired.
+    /// `interrupted` if `stop` fired, `unauthorized` for a token that this host does not have.
     pub(super) async fn candidates(
         &self,
         looked: &Looked,
@@ -70,8 +70,11 @@ impl Scout {
     ) -> Result<(Vec<Candidate>, Vec<String>)> {
         let (mut found, mut notes) = (vec![native(looked, want)], Vec::new());
         if discover && !self.hub.is_offline() && looked.commit.is_some() {
-            match self.hub.quantizations(&looked.repo, stop).await {
-                Ok(published) => self.judged(looked, published, &mut found, &mut notes, stop).await?,
+            // All of it is asked with the token that the model is.
+            let hub = self.hub.with_token(want.token_ref.as_ref())?;
+            let asking = Self { hub, ..self.clone() };
+            match asking.hub.quantizations(&looked.repo, stop).await {
+                Ok(published) => asking.judged(looked, published, &mut found, &mut notes, stop).await?,
                 Err(error) => notes.push(format!("what others published is not known: {error}")),
             }
         }

@@ -46,6 +46,7 @@ pub(super) fn wanted(want: &Download, candidate: &Candidate) -> Download {
         allow_unsafe: want.allow_unsafe,
         bandwidth: want.bandwidth,
         lease_ttl: want.lease_ttl,
+        token_ref: want.token_ref.clone(),
         exclude: want.exclude.clone(),
         ..candidate.want.clone()
     }

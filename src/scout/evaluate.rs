@@ -195,7 +195,7 @@ impl Scout {
         };
         let shown = candidate.unwrap_or(&judged.candidates[0]);
         let files = match (shown.is_native(&judged.looked), &shown.commit) {
-            (false, Some(_)) => self.look(&shown.want, stop).await?.files,
+            (false, Some(_)) => self.look(&wanted(&ask.want, shown), stop).await?.files,
             _ => judged.looked.files.clone(),
         };
         let bytes_total = files.iter().map(|file| file.size).sum();

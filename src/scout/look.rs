@@ -181,19 +181,20 @@ impl Scout {
         stop: &CancellationToken,
     ) -> Result<(Source, bool, Option<String>)> {
         let staged = self.staged_commit(want);
+        let hub = self.hub.with_token(want.token_ref.as_ref())?;
         let (repo, commit, gated, licence) = if self.hub.is_offline() {
             let commit = staged.ok_or_else(|| not_there(&want.model()))?;
             (want.repo.clone(), commit, false, None)
         } else {
-            let resolved = self.hub.resolve(&want.repo, &want.revision, stop).await?;
+            let resolved = hub.resolve(&want.repo, &want.revision, stop).await?;
             (resolved.repo, resolved.commit, resolved.gated, resolved.licence)
         };
         let files = if self.hub.is_offline() {
             Source::staged(&self.cache, &repo, &commit).await?
         } else {
-            self.hub.tree(&repo, &commit, stop).await?
+            hub.tree(&repo, &commit, stop).await?
         };
-        let (hub, cache, stop) = (self.hub.clone(), self.cache.clone(), stop.clone());
+        let (cache, stop) = (self.cache.clone(), stop.clone());
         Ok((Source { hub, cache, repo, commit, files, stop }, gated, licence))
     }
 

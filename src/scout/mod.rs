@@ -26,7 +26,7 @@ use crate::gpu;
 use crate::hub::Hub;
 use crate::layout::Cache;
 use crate::ledger::Ledger;
-use larder_jobs::Reason;
+use larder_jobs::{Reason, TokenRef};
 
 pub use ask::{EvaluationAsk, FitAsk, MAX_MODELS, PlanAsk, Purpose};
 pub use calibrate::Watch;
@@ -105,6 +105,14 @@ impl Scout {
     #[must_use]
     pub fn on_host(self, ledger: Arc<Ledger>, watched: Option<gpu::Handle>) -> Self {
         Self { ledger: Some(ledger), watched, ..self }
+    }
+
+    /// Whether this host has the token of that name.
+    ///
+    /// # Errors
+    /// `unauthorized` if not, with those that it has.
+    pub fn knows_token(&self, name: Option<&TokenRef>) -> Result<()> {
+        self.hub.with_token(name).map(drop)
     }
 
     /// The models that are known by name.

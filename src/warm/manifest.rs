@@ -297,6 +297,7 @@ fn wish(one: &RawWish, raw: &Raw, name: impl Fn(&str) -> Result<ModelRef, Invali
     download.allow_unsafe = one.allow_unsafe.or(defaults.allow_unsafe).unwrap_or(false);
     download.pin = one.pin.or(defaults.pin).unwrap_or(false);
     download.lease_ttl = one.lease_ttl.or(defaults.lease_ttl);
+    download.token_ref = one.token_ref.clone().or_else(|| defaults.token_ref.clone());
     download.validate()?;
     Ok(Wish {
         download,

@@ -40,6 +40,7 @@ pub(super) async fn variant(
     stop: &CancellationToken,
 ) -> Result<Done> {
     healthy(context)?;
+    let context = &context.with_token_of(want)?;
     report(State::Planning, Progress { bytes_fetched: earlier, ..Progress::default() });
     let choice = context.scout.choose(want, stop).instrument(debug_span!("choose"));
     let (exact, chosen) = choice.await?;

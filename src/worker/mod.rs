@@ -83,6 +83,14 @@ pub async fn stage(context: &Context, want: &Download, stop: &CancellationToken)
 }
 
 impl Context {
+    /// The same for a download that names its token.
+    ///
+    /// # Errors
+    /// `unauthorized` if this host has none of that name.
+    fn with_token_of(&self, want: &Download) -> Result<Self> {
+        Ok(Self { hub: self.hub.with_token(want.token_ref.as_ref())?, ..self.clone() })
+    }
+
     /// # Errors
     /// `internal` in a context that only plans.
     fn keeper(&self) -> Result<&Keeper> {

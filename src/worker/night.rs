@@ -148,6 +148,7 @@ impl Fleet {
 
 async fn look(context: &Context, want: &Download, stop: &CancellationToken) -> Looked {
     let planned = async {
+        let context = &context.with_token_of(want)?;
         let (want, _) = context.scout.choose(want, stop).await?;
         size(context, &want, stop).await
     };

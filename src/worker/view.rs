@@ -50,6 +50,7 @@ pub struct SkippedFile {
 /// # Errors
 /// As [`plan`], and what choosing a variant says.
 pub async fn plan_view(context: &Context, want: &Download, stop: &CancellationToken) -> Result<PlanView> {
+    let context = &context.with_token_of(want)?;
     let (want, chosen) = context.scout.choose(want, stop).await?;
     let Planned { repo, commit, chosen: files, plan, .. } = plan(context, &want, stop).await?;
     let (weights, skipped) = files.map_or((None, Vec::new()), |files| (Some(files.weights), files.skipped));

@@ -30,6 +30,7 @@ mod secrets;
 mod stage;
 mod store;
 #[cfg(feature = "otlp")]
+mod tokens;
 mod traces;
 mod warm;
 mod web;

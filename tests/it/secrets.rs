@@ -13,8 +13,11 @@ use crate::access::{ADMIN, ENQUEUE, READ, guarded, secret};
 const SOON: Duration = Duration::from_secs(60);
 const HUB: &str = "hf_geheimHubTokenGeheimHubToken";
 const REDIS: &str = "geheim-redis-password-0123";
+const NAMED: &str = "hf_geheimNamedTokenGeheimNamed";
 const WEBHOOK: &str = "geheim-webhook-secret-0123";
-const SECRETS: [&str; 6] = [HUB, REDIS, WEBHOOK, READ, ENQUEUE, ADMIN];
+/// In the address that a job names: Redis and the store must keep it, and nobody else need know.
+const ADDRESS: &str = "geheim-key-in-an-address-0123";
+const SECRETS: [&str; 7] = [HUB, NAMED, REDIS, WEBHOOK, READ, ENQUEUE, ADMIN];
 
 /// Every file below a folder, as bytes.
 fn files(dir: &Path) -> Vec<(String, Vec<u8>)> {
@@ -47,6 +50,7 @@ fn no_secret_is_where_others_can_read() {
     redis.command(&["CONFIG", "SET", "requirepass", REDIS]);
     let hub = Hub::start();
     let model = models::tiny_gpt2(1, 20_000).gated();
+    hub.grant(NAMED, model.id());
     hub.add(model);
     let larder = larder!(&hub)
         .env("HF_TOKEN", HUB)
@@ -63,9 +67,10 @@ fn no_secret_is_where_others_can_read() {
             .env("LARDER__NOTIFY__ATTEMPTS", "2")
             .env("LARDER__NOTIFY__BACKOFF_MIN", "50ms")
     };
-    guarded(&larder, "");
+    let named = secret(&larder, "team", NAMED);
+    guarded(&larder, &format!("[[hub.tokens]]\nname = \"team\"\nfile = {named:?}\n"));
     let daemon = larder.serve();
-    let to_nowhere = "http://127.0.0.1:1/hook";
+    let to_nowhere = format!("http://127.0.0.1:1/hook?key={ADDRESS}");
     let mut answers = Vec::new();
     let address = Place::Tcp(daemon.address());
     let mut send = |request: &str, token: &str, body: &str| {
@@ -78,33 +83,35 @@ fn no_secret_is_where_others_can_read() {
     let job = json!({"kind": "download", "repo": "test/tiny-gpt2-1", "notify": to_nowhere}).to_string();
     let id = send("POST /v1/jobs", ENQUEUE, &job).json()["id"].as_str().expect("an id").to_owned();
     let ended = daemon.wait_job(&id, SOON);
+    let with_name = json!({"kind": "download", "repo": "test/tiny-gpt2-1", "token_ref": "team"}).to_string();
+    let other = send("POST /v1/jobs", ENQUEUE, &with_name).json()["id"].as_str().expect("an id").to_owned();
+    assert_eq!(daemon.wait_job(&other, SOON)["state"], "ready");
     // Wrong ones, right ones for too much, and everything that there is to see.
     for token in [READ, ENQUEUE, HUB, REDIS, WEBHOOK] {
         send("PUT /v1/limits", token, "{}");
     }
-    for path in [
-        "/v1/jobs",
-        "/v1/models",
-        "/v1/models/test/tiny-gpt2-1",
-        "/v1/limits",
-        "/v1/eviction-plan",
-        "/v1/registry",
-        "/v1/host",
-        "/v1/host/history",
-        "/metrics",
-        "/healthz",
-        "/readyz",
-        "/openapi.json",
-    ] {
+    let document = send("GET /openapi.json", ADMIN, "").json();
+    let paths = document["paths"].as_object().expect("paths").iter();
+    let looks: Vec<_> =
+        paths.filter(|(path, verbs)| !path.contains('{') && verbs["get"].is_object()).collect();
+    assert!(looks.len() > 15, "{looks:?}");
+    for (path, _) in looks {
         send(&format!("GET {path}"), ADMIN, "");
     }
+    send("GET /v1/models/test/tiny-gpt2-1", ADMIN, "");
     send(&format!("GET /v1/jobs/{id}"), ADMIN, "");
+    let manifest =
+        json!({"manifest": "[[models]]\nmodel = \"test/tiny-gpt2-1\"\n", "notify": to_nowhere}).to_string();
+    send("POST /v1/warm", READ, &manifest);
+    send("POST /v1/warm/jobs", ENQUEUE, &manifest);
+    send("PUT /v1/fleet/limits", ADMIN, r#"{"bandwidth": 1000000000}"#);
     send(&format!("GET /v1/jobs/{id}/events"), ADMIN, "");
     send("POST /v1/fit", READ, r#"{"repo": "test/tiny-gpt2-1"}"#);
     send("POST /v1/plan", READ, r#"{"repo": "test/tiny-gpt2-1"}"#);
     send("POST /v1/jobs", ENQUEUE, r#"{"kind": "download", "repo": "test/none"}"#);
     for (request, text) in &answers {
         assert_none(request, text.as_bytes());
+        assert!(!text.contains(ADDRESS), "{ADDRESS} is in {request}: {text}");
     }
     assert!(
         daemon.wait_line(|line| line.contains("given up"), SOON).is_some(),
@@ -124,6 +131,7 @@ fn no_secret_is_where_others_can_read() {
     }
     let log = daemon.logs().join("\n");
     assert_none("the log", log.as_bytes());
+    assert!(!log.contains(ADDRESS), "{ADDRESS} is in the log");
     assert!(log.contains("DEBUG") || log.contains("debug"), "the log says much");
     drop(daemon);
     for (path, bytes) in files(&larder.state()).into_iter().chain(files(larder.cache())) {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use larder_jobs::{Bandwidth, Format, Glob, Hosts, Invalid, Revision, Span, Variant, Zone};
+use larder_jobs::{Bandwidth, Format, Glob, Hosts, Invalid, Revision, Span, TokenRef, Variant, Zone};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, de};
@@ -41,6 +41,7 @@ pub(super) struct Defaults {
     pub(super) allow_unsafe: Option<bool>,
     pub(super) pin: Option<bool>,
     pub(super) lease_ttl: Option<Span>,
+    pub(super) token_ref: Option<TokenRef>,
     pub(super) priority: Option<i16>,
 }
 
@@ -56,6 +57,7 @@ pub(super) struct RawWish {
     pub(super) allow_unsafe: Option<bool>,
     pub(super) pin: Option<bool>,
     pub(super) lease_ttl: Option<Span>,
+    pub(super) token_ref: Option<TokenRef>,
     pub(super) priority: Option<i16>,
     pub(super) hosts: Option<Hosts>,
 }
@@ -74,6 +76,7 @@ struct Full {
     allow_unsafe: Option<bool>,
     pin: Option<bool>,
     lease_ttl: Option<Span>,
+    token_ref: Option<TokenRef>,
     priority: Option<i16>,
     hosts: Option<Hosts>,
 }
@@ -81,7 +84,7 @@ struct Full {
 impl From<Full> for RawWish {
     fn from(full: Full) -> Self {
         let Full { model, revision, include, exclude, format, variant, .. } = full;
-        let Full { allow_unsafe, pin, lease_ttl, priority, hosts, .. } = full;
+        let Full { allow_unsafe, pin, lease_ttl, token_ref, priority, hosts, .. } = full;
         Self {
             model,
             revision,
@@ -92,6 +95,7 @@ impl From<Full> for RawWish {
             allow_unsafe,
             pin,
             lease_ttl,
+            token_ref,
             priority,
             hosts,
         }
@@ -120,6 +124,7 @@ impl<'de> Deserialize<'de> for RawWish {
                     allow_unsafe: None,
                     pin: None,
                     lease_ttl: None,
+                    token_ref: None,
                     priority: None,
                     hosts: None,
                 })
