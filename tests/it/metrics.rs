@@ -30,17 +30,27 @@ fn text(daemon: &Daemon) -> String {
 /// Type and label names.
 type Shape = (String, BTreeSet<String>);
 
-/// The families of the table in docs/metrics.md.
+/// The families of the table in docs/metrics.md that every worker has.
 fn documented() -> BTreeMap<String, Shape> {
+    table("| `larder_", 1, 2)
+}
+
+/// Those of the table of what appears with what it tells.
+pub(crate) fn documented_later() -> BTreeMap<String, Shape> {
+    table("| gauge | `larder_", 2, 1)
+}
+
+/// The rows that begin so; the names are in one column, the type in another.
+fn table(begin: &str, names: usize, kind: usize) -> BTreeMap<String, Shape> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/metrics.md");
     let text = std::fs::read_to_string(path).expect("docs/metrics.md");
     let mut families = BTreeMap::new();
-    for row in text.lines().filter(|line| line.starts_with("| `larder_")) {
+    for row in text.lines().filter(|line| line.starts_with(begin)) {
         let cells: Vec<&str> = row.split('|').map(str::trim).collect();
-        for name in cells[1].split(", ").map(|name| name.trim_matches('`')) {
+        for name in cells[names].split(", ").map(|name| name.trim_matches('`')) {
             let (name, labels) = name.split_once('{').unwrap_or((name, ""));
             let labels = labels.trim_end_matches('}').split(',').filter(|label| !label.is_empty());
-            families.insert(name.to_owned(), (cells[2].to_owned(), labels.map(str::to_owned).collect()));
+            families.insert(name.to_owned(), (cells[kind].to_owned(), labels.map(str::to_owned).collect()));
         }
     }
     // Labels of several names in one cell are not split.
@@ -49,7 +59,7 @@ fn documented() -> BTreeMap<String, Shape> {
 }
 
 /// The families of a scrape with the label names of all their series.
-fn families(text: &str) -> BTreeMap<String, Shape> {
+pub(crate) fn families(text: &str) -> BTreeMap<String, Shape> {
     let mut families: BTreeMap<String, Shape> = BTreeMap::new();
     for line in text.lines() {
         if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) {
@@ -68,7 +78,7 @@ fn families(text: &str) -> BTreeMap<String, Shape> {
 }
 
 /// Name, labels and value of each series. No label value in these tests holds a comma or a quote.
-fn series(text: &str) -> Vec<(String, BTreeMap<String, String>, f64)> {
+pub(crate) fn series(text: &str) -> Vec<(String, BTreeMap<String, String>, f64)> {
     let parse = |line: &str| {
         let (head, value) = line.rsplit_once(' ')?;
         let (name, labels) = head.split_once('{').unwrap_or((head, ""));
@@ -81,7 +91,7 @@ fn series(text: &str) -> Vec<(String, BTreeMap<String, String>, f64)> {
 }
 
 /// The sum of the family's series whose labels have all these values; `None` if there is no such series.
-fn sum(text: &str, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
+pub(crate) fn sum(text: &str, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
     let fits = |found: &BTreeMap<String, String>| {
         labels.iter().all(|(key, value)| found.get(*key).is_some_and(|known| known == value))
     };
@@ -94,7 +104,7 @@ fn sum(text: &str, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
 }
 
 /// Scrapes until the samplers have seen what `ready` asks for.
-fn scrape_until(daemon: &Daemon, ready: impl Fn(&str) -> bool) -> String {
+pub(crate) fn scrape_until(daemon: &Daemon, ready: impl Fn(&str) -> bool) -> String {
     let start = Instant::now();
     loop {
         let text = text(daemon);
