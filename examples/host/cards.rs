@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use fake_nvml::Fake;
 use fake_nvml::config::{Config, Ecc, Gpu, Memory, Process, Xid};
 
+use super::engines::Held;
+
 /// How many.
 pub(super) const NUMBER: u64 = 4;
 const GIB: u64 = 1 << 30;
@@ -25,9 +27,27 @@ const MAX_XIDS: u64 = 64;
 const THERMAL: u64 = 0x20;
 const IDLE: u64 = 1;
 
+/// A process that holds memory of the first card, beside what is made up.
+#[derive(Clone, Copy)]
+pub(super) struct Engine {
+    pub(super) pid: u32,
+    pub(super) bytes: u64,
+}
+
 /// The cards that many seconds after the start.
-pub(super) fn at(seconds: u64) -> Config {
+pub(super) fn at(seconds: u64, engine: Option<Engine>) -> Config {
     let mut config = Config { gpus: (0..NUMBER).map(|n| card(n, seconds)).collect(), ..Config::default() };
+    if let Some(Engine { pid, bytes }) = engine {
+        let first = &mut config.gpus[0];
+        first.compute_processes.push(Process {
+            pid,
+            used: Some(bytes),
+            name: Some("/usr/bin/python3".into()),
+        });
+        if let Some(memory) = &mut first.memory {
+            memory.used += bytes;
+        }
+    }
     let falls = (seconds / LOST_EVERY).min(MAX_XIDS);
     config.xids = (0..falls).map(|_| Xid { gpu: NUMBER as usize - 1, code: 79 }).collect();
     config
@@ -72,10 +92,11 @@ fn card(n: u64, seconds: u64) -> Gpu {
 }
 
 /// Moves the cards every second.
-pub(super) fn move_until(gpus: &Fake, stop: &AtomicBool) {
+pub(super) fn move_until(gpus: &Fake, held: &Held, stop: &AtomicBool) {
     let begun = Instant::now();
     while !stop.load(Ordering::Relaxed) {
-        if let Err(error) = gpus.set(&at(begun.elapsed().as_secs())) {
+        let engine = held.lock().ok().and_then(|held| *held);
+        if let Err(error) = gpus.set(&at(begun.elapsed().as_secs(), engine)) {
             eprintln!("the GPUs stand still: {error}");
             return;
         }

@@ -229,9 +229,12 @@ def run_of_a_night():
          query(f"sum({of('planned_bytes')})", "planned")], "bytes", stacked=True,
         overrides=[of_query("A", colour={"mode": "fixed", "fixedColor": GREEN}),
                    of_query("B", colour={"mode": "fixed", "fixedColor": BLUE}), dashed("C", GREY)])
+    states = {"done": GREEN, "running": BLUE, "waiting": GREY, "failed": RED, "cancelled": "purple", "dropped": ORANGE}
     models = lines(
-        "Overnight run: models", "What became of the models of these runs.",
-        [query(f"sum by (state) ({of('models')})", "{{state}}")], "none", stacked=True, colour="palette-classic-by-name")
+        "Overnight run: models", "What became of the models of these runs; dropped ones were not asked for.",
+        [query(f'sum(larder_warm_models{{{HOST}, state="{state}"}})', state) for state in states], "none", stacked=True,
+        overrides=[of_query(chr(ord("A") + n), colour={"mode": "fixed", "fixedColor": colour})
+                   for n, colour in enumerate(states.values())])
     runs = table(
         "Last runs", "Each manifest on each host that asked for its jobs.",
         [now(f"max by (instance, manifest) ({of('due_timestamp_seconds')}) * 1000"),
@@ -240,10 +243,10 @@ def run_of_a_night():
          now(f"max by (instance, manifest) ({of('remaining_bytes')})")],
         {"manifest": "Manifest", "instance": "Host", "Value #A": "Due", "Value #B": "Deadline", "Value #C": "Planned",
          "Value #D": "To come"},
-        [column("Host", "none", width=110), column("Due", "dateTimeFromNow", width=120),
-         column("Deadline", "dateTimeFromNow", width=120), column("Planned", "bytes", width=90),
-         column("To come", "bytes", width=90)], join="merge", sort="Due")
-    return [(4, [(4, one) for one in stats]), (8, [(9, bytes_), (6, models), (9, runs)])]
+        [column("Host", "none", width=105), column("Due", "dateTimeFromNow", width=110),
+         column("Deadline", "dateTimeFromNow", width=95), column("Planned", "bytes", width=85),
+         column("To come", "bytes", width=85)], join="merge", sort="Due")
+    return [(4, [(4, one) for one in stats]), (8, [(8, bytes_), (6, models), (10, runs)])]
 
 
 def overnight():

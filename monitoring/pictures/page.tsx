@@ -135,7 +135,7 @@ function Timeline({ frames, width, height }: { frames: DataFrame[]; width: numbe
         height: row * 0.8, background: display(run.value).color, opacity: 0.75 }} />)}
     </div>;
   };
-  const clock = (share: number) => dateTime((ANSWERS.start + share * span) * 1000).utc().format('HH:mm');
+  const clock = (share: number) => dateTime((ANSWERS.start + share * span) * 1000).utc().format(span > 86400 ? 'MM/DD HH:mm' : 'HH:mm');
   return <div style={{ position: 'relative', width, height }}>
     {frames.map(strip)}
     {[0, 0.25, 0.5, 0.75].map((share) => <span key={share} style={{

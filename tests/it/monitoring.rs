@@ -2,7 +2,7 @@
 //! and what is generated is what lies here.
 
 mod check;
-mod dashboards;
+pub(crate) mod dashboards;
 mod promql;
 mod scene;
 
@@ -14,7 +14,7 @@ use scene::Scene;
 use support::Prometheus;
 use support::http::ask;
 
-fn root() -> &'static Path {
+pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
