@@ -199,10 +199,10 @@ impl Past {
         let (share, due) = night(now.at);
         let manifest = self.place.manifest.to_string_lossy().into_owned();
         let of = [("manifest", manifest.as_str())];
-        let planned = 50e6 + 12e6 * wave(due, 5 * DAY);
+        let planned = 30e6 + 20e6 * wave(due, DAY);
         // The line is not the same at all times, and one night it was too slow for the last model.
         let share = if share < 1.0 { share * (0.92 + 0.08 * wave(now.at, 1_900)) } else { 1.0 };
-        let (models, is_bad) = (5.0, (due / DAY) % 3 == 1);
+        let (models, is_bad) = (4.0, (due / DAY) % 3 == 1);
         let most = if is_bad { 0.86 } else { 1.0 };
         let done = (planned * share.min(most)).floor();
         let remaining = if share < 1.0 { planned.floor() - done } else { 0.0 };

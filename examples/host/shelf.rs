@@ -27,11 +27,9 @@ const SPEED: u64 = 1_000_000;
 pub(super) const NIGHT: &str = r#"
 zone = "UTC"
 deadline = "06:30"
-bandwidth = "400kB"
+bandwidth = "300kB"
 impossible = "warn"
-models = [
-    "acme/chat-large", "acme/coder", "acme/vision", "norma/translate", "lumen/speech", "attic/gone",
-]
+models = ["acme/vision", "lumen/speech", "norma/translate", "lumen/draft", "attic/gone"]
 "#;
 
 /// A repo that nobody gets without asking its owner.

@@ -246,7 +246,7 @@ def run_of_a_night():
         [column("Host", "none", width=105), column("Due", "dateTimeFromNow", width=110),
          column("Deadline", "dateTimeFromNow", width=95), column("Planned", "bytes", width=85),
          column("To come", "bytes", width=85)], join="merge", sort="Due")
-    return [(4, [(4, one) for one in stats]), (8, [(8, bytes_), (6, models), (10, runs)])]
+    return [(4, [(4, one) for one in stats]), (8, [(7, bytes_), (6, models), (11, runs)])]
 
 
 def overnight():

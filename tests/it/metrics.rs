@@ -1,6 +1,8 @@
 //! `/metrics` of a live larder against `docs/metrics.md`: every family, its type and labels, zeros at birth, true numbers
 //! after a staging, and no waiting for a hub that stands still.
 
+mod hung;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::path::Path;
@@ -9,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use support::http::{Reply, ask};
-use support::{Daemon, Fault, Hub, Larder, Tripwire, models};
+use support::{Daemon, Fault, Hub, Larder, Model, Tripwire, models};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -17,7 +19,7 @@ fn larder(hub: &Hub) -> Larder {
     Larder::new(Path::new(env!("CARGO_BIN_EXE_larder"))).hub(hub)
 }
 
-fn scrape(daemon: &Daemon, headers: &[(&str, &str)]) -> Reply {
+pub(crate) fn scrape(daemon: &Daemon, headers: &[(&str, &str)]) -> Reply {
     let reply = ask(&daemon.place(), "GET /metrics", &[&[("Host", "localhost")], headers].concat(), b"");
     assert_eq!(reply.status, 200, "{}", reply.text());
     reply
@@ -211,6 +213,35 @@ fn a_staging_shows_and_the_documents_tell_the_truth() {
     assert!(sum(&text, "larder_model_last_used_timestamp_seconds", &[repo]).is_some_and(|at| at > 1.7e9));
     assert!(sum(&text, "larder_disk_free_bytes", &[]).is_some_and(|free| free > 0.0));
     check_with_promtool(&text);
+}
+
+#[test]
+fn series_of_an_evicted_model_are_gone_at_the_next_scrape() {
+    let hub = Hub::start();
+    let (going, staying) = (models::tiny_gpt2(1, 50_000), models::tiny_gpt2(2, 60_000));
+    [&going, &staying].into_iter().for_each(|model| drop(hub.add(model.clone())));
+    let larder = larder(&hub);
+    let daemon = larder.serve();
+    let of = |text: &str, model: &Model| {
+        let own = series(text)
+            .into_iter()
+            .filter(|(_, labels, _)| labels.get("repo").is_some_and(|repo| repo == model.id()));
+        own.map(|(name, ..)| name).collect::<BTreeSet<_>>()
+    };
+    let all = ["larder_model_bytes", "larder_model_info", "larder_model_last_used_timestamp_seconds"];
+    let all = BTreeSet::from(all.map(str::to_owned));
+    for model in [&going, &staying] {
+        stage(&daemon, model.id(), "ready");
+    }
+    let before = text(&daemon);
+    assert_eq!((of(&before, &going), of(&before, &staying)), (all.clone(), all.clone()), "{before}");
+
+    let job = daemon.post("/v1/jobs", &json!({"kind": "evict", "repo": going.id()})).expect(202);
+    assert_eq!(daemon.wait_job(job["id"].as_str().expect("an id"), SOON)["state"], "done");
+    // No waiting: the very next one.
+    let after = text(&daemon);
+    assert_eq!((of(&after, &going), of(&after, &staying)), (BTreeSet::new(), all), "{after}");
+    assert_eq!(sum(&after, "larder_evictions_total", &[("reason", "requested")]), Some(1.0));
 }
 
 /// Prometheus' own judge of the format, where it is installed.
