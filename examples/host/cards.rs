@@ -18,9 +18,12 @@ const TICK: Duration = Duration::from_secs(1);
 const NOBODY: u64 = 5_000_000;
 /// Seconds of one engine's life on a card: loading, serving, and the pause before the next.
 const LIFE: u64 = 90;
-/// Each so many seconds the last card is lost, for so long.
-const LOST_EVERY: u64 = 240;
+/// The last card is lost after so many seconds, for so long, and again each so many seconds later.
+const LOST_AFTER: u64 = 60;
 const LOST_FOR: u64 = 20;
+const LOST_EVERY: u64 = 240;
+/// The error that the driver tells of then.
+pub(super) const XID: u64 = 79;
 /// Xids that are remembered; the library delivers each of them once.
 const MAX_XIDS: u64 = 64;
 /// NVML's bit for a clock that is lowered because of heat.
@@ -48,9 +51,15 @@ pub(super) fn at(seconds: u64, engine: Option<Engine>) -> Config {
             memory.used += bytes;
         }
     }
-    let falls = (seconds / LOST_EVERY).min(MAX_XIDS);
-    config.xids = (0..falls).map(|_| Xid { gpu: NUMBER as usize - 1, code: 79 }).collect();
+    let falls = fallen(seconds).map_or(0, |last| last / LOST_EVERY + 1).min(MAX_XIDS);
+    config.xids = (0..falls).map(|_| Xid { gpu: NUMBER as usize - 1, code: XID }).collect();
     config
+}
+
+/// When the last card fell off the bus last.
+pub(super) fn fallen(seconds: u64) -> Option<u64> {
+    let since = seconds.checked_sub(LOST_AFTER)?;
+    Some(LOST_AFTER + since / LOST_EVERY * LOST_EVERY)
 }
 
 fn card(n: u64, seconds: u64) -> Gpu {
@@ -86,7 +95,7 @@ fn card(n: u64, seconds: u64) -> Gpu {
             ..Ecc::default()
         }),
         compute_processes: if used > 0 { vec![engine] } else { Vec::new() },
-        lost: n == NUMBER - 1 && seconds > LOST_EVERY && seconds % LOST_EVERY < LOST_FOR,
+        lost: n == NUMBER - 1 && fallen(seconds).is_some_and(|last| seconds < last + LOST_FOR),
         ..Gpu::default()
     }
 }

@@ -76,6 +76,11 @@ impl Past {
             now.gauge("larder_collect_success", &[("collector", collector)], 1.0);
         }
         let is_healthy = cards_at(now.at).gpus.iter().all(|gpu| !gpu.lost);
+        if !is_healthy {
+            now.gauge("larder_host_health_reasons", &[("reason", "gpu_lost")], 1.0);
+        }
+        // Prometheus' own word for a target that answers.
+        now.gauge("up", &[], 1.0);
         for (name, value) in [
             ("larder_queue_up", 1.0),
             ("larder_host_healthy", f64::from(u8::from(is_healthy))),
@@ -263,13 +268,22 @@ impl Moment<'_> {
 
 /// The cards of the live host, slower.
 fn cards_at(at: i64) -> Config {
-    cards::at(u64::try_from(at / CARDS_SLOWER).unwrap_or_default(), None)
+    cards::at(slower(at), None)
+}
+
+fn slower(at: i64) -> u64 {
+    u64::try_from(at / CARDS_SLOWER).unwrap_or_default()
 }
 
 #[allow(clippy::cast_precision_loss)] // bytes of a card
 fn gpus(now: &mut Moment<'_>) {
     let config = cards_at(now.at);
     let driver = &config.driver_version;
+    if let (Some(fallen), Some(last)) = (cards::fallen(slower(now.at)), config.gpus.last()) {
+        let labels = [("uuid", last.uuid.as_str()), ("xid", &cards::XID.to_string())];
+        let seconds = fallen.cast_signed() * CARDS_SLOWER;
+        now.gauge("larder_gpu_xid_last_timestamp_seconds", &labels, seconds as f64);
+    }
     for (index, gpu) in config.gpus.iter().enumerate() {
         let Some(memory) = gpu.memory else { continue };
         let (major, minor) = gpu.compute_capability;

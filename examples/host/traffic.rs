@@ -159,10 +159,14 @@ impl People<'_> {
     }
 
     async fn keep(&mut self, how: &str, beat: u64) -> Answer<()> {
-        let Some(repo) = self.cached().await? else { return Ok(()) };
+        // Whatever is pinned is let go again, or nothing could be evicted in the end.
+        let lets_go = how == "pin" && beat % 24 >= 12;
+        let found =
+            if lets_go { self.any_that(|model| model["pinned"] == true).await? } else { self.any().await? };
+        let Some(repo) = found["repo"].as_str() else { return Ok(()) };
         let path = format!("/v1/models/{repo}/{how}");
         match how {
-            "pin" if beat % 24 >= 12 => self.send(Method::DELETE, &path, None).await?,
+            "pin" if lets_go => self.send(Method::DELETE, &path, None).await?,
             "pin" => self.send(Method::PUT, &path, None).await?,
             _ => {
                 let lease = json!({"holder": self.somebody(), "ttl": "20s"});
@@ -204,8 +208,13 @@ impl People<'_> {
 
     /// A model of the cache, any one.
     async fn any(&mut self) -> Answer<Value> {
+        self.any_that(|_| true).await
+    }
+
+    async fn any_that(&mut self, fits: impl Fn(&Value) -> bool) -> Answer<Value> {
         let answer = self.send(Method::GET, "/v1/models", None).await?;
-        let models = answer["models"].as_array().cloned().unwrap_or_default();
+        let mut models = answer["models"].as_array().cloned().unwrap_or_default();
+        models.retain(fits);
         let index = usize::try_from(self.dice.below(models.len() as u64))?;
         Ok(models.get(index).cloned().unwrap_or_default())
     }
