@@ -156,7 +156,7 @@ impl House {
             host: settings.config.host.name.as_str().into(),
             max_models: settings.config.metrics.max_models,
         };
-        let runs = Runs::open(store, api.sampler.clone(), &manifests(&settings))?;
+        let runs = Runs::open(store, api.sampler.clone(), &manifests(&settings), scope)?;
         // So that the first scrape and the first probe already know, unless the queue is away.
         let sampled = api.sampler.refresh(&*queue, &settings.cache_root, &api.scout);
         let _ = tokio::time::timeout(FIRST_SAMPLE, sampled).await;

@@ -79,7 +79,6 @@ impl Engines {
         }
         let ask = json!({"repo": repo, "local": true, "gpu": kind.card, "context": kind.context});
         let predicted = people.fit(ask).await?["total_bytes"].as_u64();
-        #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         let bytes = predicted.map(|predicted| (predicted as f64 * kind.share) as u64);
         if let Some(bytes) = bytes {
             self.takes.insert((repo.to_owned(), kind.name), bytes);

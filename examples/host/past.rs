@@ -104,7 +104,6 @@ impl Past {
         now.page.sample((name, "", Type::Counter), labels, total, now.at);
     }
 
-    #[allow(clippy::cast_precision_loss)] // half a minute
     fn counted(&mut self, now: &mut Moment<'_>, rush: f64) {
         let seconds = STEP as f64;
         for (n, (name, labels, rate)) in COUNTED.iter().enumerate() {
@@ -163,7 +162,6 @@ impl Past {
         now.gauge("larder_job_queue_age_seconds", &[("kind", "download")], age);
     }
 
-    #[allow(clippy::cast_precision_loss)] // the cache of a demo
     fn cache(&self, now: &mut Moment<'_>, rush: f64) {
         let Place { mountpoint, disk: (total, free), .. } = &self.place;
         let mount = [("mountpoint", mountpoint.as_str())];
@@ -199,7 +197,6 @@ impl Past {
         }
     }
 
-    #[allow(clippy::cast_precision_loss)] // megabytes, and moments of this century
     fn warmed(&self, now: &mut Moment<'_>) {
         let (share, due) = night(now.at);
         let manifest = self.place.manifest.to_string_lossy().into_owned();
@@ -236,7 +233,6 @@ impl Past {
     }
 
     /// Closer and closer, in steps.
-    #[allow(clippy::cast_precision_loss)] // days
     fn fits(&self, now: &mut Moment<'_>) {
         let step = (now.at - self.began) / 7_200 * 7_200;
         let come = (step as f64 / (self.ends - self.began).max(1) as f64).powf(0.4);
@@ -275,7 +271,6 @@ fn slower(at: i64) -> u64 {
     u64::try_from(at / CARDS_SLOWER).unwrap_or_default()
 }
 
-#[allow(clippy::cast_precision_loss)] // bytes of a card
 fn gpus(now: &mut Moment<'_>) {
     let config = cards_at(now.at);
     let driver = &config.driver_version;

@@ -8,8 +8,11 @@ pub(super) const DAY: i64 = 86_400;
 /// A night begins and ends at these seconds of the day, in UTC; all of it should be there by the deadline.
 pub(super) const NIGHT: std::ops::Range<i64> = 3_600..13_500;
 pub(super) const DEADLINE: i64 = 23_400;
-/// Per second in the rush, of what is counted: name, labels, how many.
-pub(super) const COUNTED: &[(&str, &[(&str, &str)], f64)] = &[
+/// A counter's name and labels, and how many it counts in a second of the rush.
+type Counted = (&'static str, &'static [(&'static str, &'static str)], f64);
+
+/// What is counted.
+pub(super) const COUNTED: &[Counted] = &[
     ("larder_download_resumed_bytes_total", &[], 4_000.0),
     ("larder_download_stalls_total", &[], 0.001),
     ("larder_download_wasted_bytes_total", &[("reason", "integrity_mismatch")], 9_000.0),
@@ -38,13 +41,11 @@ pub(super) const COUNTED: &[(&str, &[(&str, &str)], f64)] = &[
 
 /// Between 0 and 1, as a day goes: least at two in the morning.
 fn sun(at: i64) -> f64 {
-    #[allow(clippy::cast_precision_loss)] // a time of the day
     let turn = (at - DAY / 3).rem_euclid(DAY) as f64 / DAY as f64;
     0.5 + 0.5 * (TAU * turn).sin()
 }
 
 /// Between 0 and 1, by chance, with about so many seconds from a low to a high; the same at every call.
-#[allow(clippy::cast_precision_loss, clippy::cast_sign_loss)] // a moment of this century
 pub(super) fn wave(at: i64, period: i64) -> f64 {
     let knot = |n: i64| Dice::new((n as u64) ^ ((period as u64) << 40)).below(1_001) as f64 / 1_000.0;
     let (n, part) = (at.div_euclid(period), at.rem_euclid(period) as f64 / period as f64);
@@ -62,7 +63,6 @@ pub(super) fn rush(at: i64) -> f64 {
 pub(super) fn night(at: i64) -> (f64, i64) {
     let midnight = at - at.rem_euclid(DAY);
     let due = if at - midnight < NIGHT.start { midnight - DAY + NIGHT.start } else { midnight + NIGHT.start };
-    #[allow(clippy::cast_precision_loss)] // seconds of a night
     let share = ((at - due) as f64 / (NIGHT.end - NIGHT.start) as f64).min(1.0);
     (share, due)
 }

@@ -172,7 +172,7 @@ impl Nightly {
     async fn ask(&self, manifest: &Manifest, part: Part, run: String, due: Timestamp) -> Result<()> {
         let path = self.config.manifest.display();
         let note = |run, plan: &_, batch| {
-            self.runs.note(path.to_string(), part.word(), asked(run, due, plan, batch))
+            self.runs.note(path.to_string(), part.word(), asked(run, due, plan, batch));
         };
         let (host, fleet) = (self.host.clone(), self.fleet.clone());
         let occasion = Occasion { host, run: Some(run.clone()), now: Timestamp::now(), fleet };

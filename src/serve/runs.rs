@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::api::Sampler;
 use crate::error::Result;
 use crate::plan::NightPlan;
-use crate::queue::JobStore;
+use crate::queue::{JobStore, Scope};
 use crate::store::{Batch, Store, Table};
 use crate::warm::{Asked, Night, Seen, Tally};
 
@@ -59,8 +59,14 @@ impl Runs {
     /// The parts of a manifest.
     const PARTS: [&'static str; 2] = ["own", "fleet"];
 
-    /// Those of the manifests that are still on a schedule; the others are forgotten.
-    pub(super) fn open(store: Store, sampler: Sampler, manifests: &BTreeSet<String>) -> Result<Self> {
+    /// Those of the manifests that are on a schedule; a daemon forgets the others, a command that is run beside it with
+    /// another configuration does not.
+    pub(super) fn open(
+        store: Store,
+        sampler: Sampler,
+        manifests: &BTreeSet<String>,
+        scope: Scope,
+    ) -> Result<Self> {
         let (mut known, mut gone) = (BTreeMap::new(), Batch::default());
         for item in store.scan(RUNS, b"") {
             let (key, asked) = item?;
@@ -71,8 +77,9 @@ impl Runs {
                 (Some((manifest, part)), Ok(asked)) if manifests.contains(manifest) => {
                     known.insert((manifest.to_owned(), part), Known::new(asked));
                 }
-                // A number that is lost is one until the next run.
-                _ => gone.delete(RUNS, &key),
+                // A number that cannot be read is lost until the next run.
+                _ if scope == Scope::All => gone.delete(RUNS, &key),
+                _ => {}
             }
         }
         store.commit(gone)?;

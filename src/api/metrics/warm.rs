@@ -5,12 +5,15 @@ use std::collections::BTreeMap;
 use super::Page;
 use crate::warm::{Night, Tally};
 
+/// Name and help of a family, and the number that it shows.
+type Bytes = (&'static str, &'static str, fn(&Tally) -> u64);
+
 pub(super) fn render(page: &mut Page<'_>, nights: &BTreeMap<String, Night>) {
     // A family without a series says nothing.
     if nights.is_empty() {
         return;
     }
-    let bytes: [(_, _, fn(&Tally) -> u64); 3] = [
+    let bytes: [Bytes; 3] = [
         ("larder_warm_planned_bytes", "Bytes that the last run of a manifest was to fetch.", |tally| {
             tally.planned
         }),

@@ -20,7 +20,6 @@ fn scheduled(larder: &Larder, path: &str) -> String {
 /// The models of the run, by what became of them.
 pub(super) fn states(text: &str) -> BTreeMap<String, u64> {
     let of = series(text).into_iter().filter(|(name, ..)| name == "larder_warm_models");
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a handful
     let counted = of.map(|(_, labels, value)| (labels["state"].clone(), value as u64));
     counted.filter(|(_, count)| *count > 0).collect()
 }
