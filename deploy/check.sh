@@ -14,7 +14,8 @@ as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi; }
 
 say "compose files: the schema of the specification"
 "$py/check-jsonschema" --builtin-schema vendor.compose-spec docker-compose.gpu.yml
-# The checker does not know the tag that takes a list away from the file below.
+# The checker does not know the tag that takes a list away from the file below. What the two are together is checked by
+# tests/it/deploy/compose.rs.
 sed 's/!reset //' docker-compose.cpu.yml > "$work/cpu.yml"
 "$py/check-jsonschema" --builtin-schema vendor.compose-spec "$work/cpu.yml"
 

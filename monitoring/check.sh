@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # The checks of the dashboards that need npm, Chromium or minutes; everything else about monitoring/ is in tests/it/monitoring.
 #   monitoring/check.sh types                  the JSON against @grafana/schema, with tsc
-#   monitoring/check.sh pictures URL MINUTES   asks the Prometheus at URL for the last MINUTES, and draws the dashboards from
-#                                              its answers with @grafana/ui into docs/monitoring-*.png
+#   monitoring/check.sh pictures URL MINUTES [END]   asks the Prometheus at URL for the MINUTES before END (a time in RFC 3339;
+#                                              now without one), and draws the dashboards from its answers with @grafana/ui
+#                                              into docs/monitoring-*.png
 # Both install exact versions of what they need into target/monitoring; Chromium and fonts come from Debian.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -10,7 +11,7 @@ here="$PWD/monitoring/pictures" work="$PWD/target/monitoring"
 
 say() { printf '\n== %s\n' "$*"; }
 as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi; }
-usage() { sed -n '2,6s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+usage() { sed -n '2,7s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 
 packages() {
   command -v npm >/dev/null || { echo "npm is missing: install Node.js 20 or newer, then run this again" >&2; exit 1; }
@@ -43,7 +44,7 @@ pictures() {
   fi
   command -v pngquant >/dev/null || as_root apt-get install -qy --no-install-recommends pngquant
   say "answers of $1"
-  { printf 'globalThis.ANSWERS = '; python3 -B "$here/record.py" "$1" "$2"; } > "$work/answers.js"
+  { printf 'globalThis.ANSWERS = '; python3 -B "$here/record.py" "$@"; } > "$work/answers.js"
   say "pictures"
   cp "$here/page.tsx" "$work/page.tsx"
   # The CommonJS build: bundled from the other one, some components that it takes from older packages are none.
@@ -65,6 +66,6 @@ pictures() {
 
 case "${1:-}" in
   types) [ $# = 1 ] || usage; packages; types ;;
-  pictures) [ $# = 3 ] || usage; packages; pictures "$2" "$3" ;;
+  pictures) [ $# = 3 ] || [ $# = 4 ] || usage; packages; pictures "${@:2}" ;;
   *) usage ;;
 esac

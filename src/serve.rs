@@ -2,7 +2,9 @@
 
 mod library;
 mod night;
+mod runs;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +32,8 @@ use crate::scout::{Scout, Watch};
 use crate::store::{StateLock, Store};
 use crate::web;
 use crate::worker::{self, Context, Patience};
+
+use runs::Runs;
 
 pub use library::StagedModel;
 
@@ -60,6 +64,8 @@ pub struct House {
     may_evict: bool,
     hub: Hub,
     api: Api,
+    /// The runs of the manifests that are on a schedule.
+    runs: Runs,
     _lock: StateLock,
 }
 
@@ -96,10 +102,10 @@ impl House {
             let ledger = Ledger::open(store.clone(), cache.clone(), grace, &opened, Timestamp::now())?;
             let keeper = Keeper::new(cache, Arc::new(ledger), &keeping, Reservations::default());
             let notifier = Notifier::open(store.clone(), &telling.0, &telling.1)?;
-            let queue = Embedded::open(store, queue_config, scope)?;
-            Ok((lock, keeper, queue, notifier))
+            let queue = Embedded::open(store.clone(), queue_config, scope)?;
+            Ok((lock, store, keeper, queue, notifier))
         });
-        let (lock, keeper, queue, notifier) = opened.await?;
+        let (lock, store, keeper, queue, notifier) = opened.await?;
         let hub = hub.await.map_err(|died| Error::internal(format!("setting up HTTPS died: {died}")))??;
         let own = Arc::new(queue);
         if scope == Scope::All {
@@ -160,10 +166,11 @@ impl House {
             host: settings.config.host.name.as_str().into(),
             max_models: settings.config.metrics.max_models,
         };
+        let runs = Runs::open(store, api.sampler.clone(), &manifests(&settings), scope)?;
         // So that the first scrape and the first probe already know, unless the queue is away.
         let sampled = api.sampler.refresh(&*queue, &settings.cache_root, &api.scout);
         let _ = tokio::time::timeout(FIRST_SAMPLE, sampled).await;
-        Ok(Self { settings, scope, queue, fleet, keeper, watched, may_evict, hub, api, _lock: lock })
+        Ok(Self { settings, scope, queue, fleet, keeper, watched, may_evict, hub, api, runs, _lock: lock })
     }
 
     /// The same, but a command that only does its own job may evict for it as a daemon would.
@@ -229,10 +236,11 @@ impl House {
             let interval = self.settings.config.gpu.interval.get();
             services.spawn(watch_hardware(self.api.scout.clone(), interval, stop.clone()));
             for config in self.settings.config.warm.clone() {
-                let night =
-                    night::Nightly::new(config, self.context(drain.clone()), Arc::clone(&queue), &self.api);
+                let (context, queue) = (self.context(drain.clone()), Arc::clone(&queue));
+                let night = night::Nightly::new(config, context, queue, &self.api, self.runs.clone());
                 services.spawn(night.run_until(stop.clone()));
             }
+            services.spawn(self.runs.clone().watch_until(Arc::clone(&queue), stop.clone()));
         }
         if self.scope == Scope::All {
             let (notifier, stop) = (self.api.notifier.clone(), stop.clone());
@@ -312,6 +320,11 @@ pub fn planner(settings: &Settings, hub: Hub, foreground: bool) -> Result<Contex
 fn own_name(settings: &Settings) -> HostName {
     let named = settings.fleet.as_ref().map(|(_, name)| name.clone());
     named.or_else(|| settings.config.host.name.parse().ok()).unwrap_or_else(HostName::localhost)
+}
+
+/// The manifests that are on a schedule, as metrics and logs name them.
+fn manifests(settings: &Settings) -> BTreeSet<String> {
+    settings.config.warm.iter().map(|warm| warm.manifest.display().to_string()).collect()
 }
 
 fn kept_free(settings: &Settings, foreground: bool) -> KeepFree {

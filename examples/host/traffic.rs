@@ -1,7 +1,7 @@
 //! Who asks the simulated host for what: somebody every second, by the API, as an orchestrator would.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use support::cache::walk;
 use support::{Dice, Hub};
 
+use super::engines::{Engines, Held, weights};
 use super::{Answer, shelf};
 
 /// How often somebody asks.
@@ -21,14 +22,23 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const PEOPLE: &[&str] = &["nightly-evals", "alice", "bob", "pod-chat-7f9c", "pod-coder-2b1d"];
 
 /// Asks until `stop` is set.
-pub(super) fn flow_until(address: SocketAddr, hub: &Hub, cache: &Path, stop: &AtomicBool) {
+pub(super) fn flow_until(address: SocketAddr, hub: &Hub, cache: &Path, held: &Held, stop: &AtomicBool) {
     let flowed = tokio::runtime::Builder::new_current_thread().enable_all().build().map(|runtime| {
         runtime.block_on(async {
             // Nobody's proxy leads to this process.
             let http = Client::builder().no_proxy().timeout(PATIENCE).build()?;
-            let mut people =
-                People { http, base: format!("http://{address}"), hub, cache, dice: Dice::new(7) };
-            people.flow(stop).await;
+            let people = |seed| People {
+                http: http.clone(),
+                base: format!("http://{address}"),
+                hub,
+                cache,
+                dice: Dice::new(seed),
+            };
+            let (mut askers, mut operators) = (people(7), people(11));
+            tokio::select! {
+                () = askers.flow(stop) => {}
+                () = operators.serve(held) => {}
+            }
             Answer::Ok(())
         })
     });
@@ -37,7 +47,7 @@ pub(super) fn flow_until(address: SocketAddr, hub: &Hub, cache: &Path, stop: &At
     }
 }
 
-struct People<'a> {
+pub(super) struct People<'a> {
     http: Client,
     base: String,
     hub: &'a Hub,
@@ -53,6 +63,16 @@ impl People<'_> {
             let asked = self.beat(beat).await;
             beat += u64::from(beat > 0 || asked.is_ok());
             tokio::time::sleep(BEAT).await;
+        }
+    }
+
+    /// Starts engines on what is staged, for good.
+    async fn serve(&mut self, held: &Held) {
+        let mut engines = Engines::default();
+        loop {
+            if engines.serve_one(self, held).await.is_err() {
+                tokio::time::sleep(BEAT).await;
+            }
         }
     }
 
@@ -115,6 +135,12 @@ impl People<'_> {
                     .post(json!({"kind": "download", "repo": shelf::SLOW, "deadline": soon(4)?}))
                     .await;
             }
+            8 => {
+                let exactly = json!(["16bit"]);
+                return self
+                    .post(json!({"kind": "download", "repo": shelf::TOO_WIDE, "variant": exactly}))
+                    .await;
+            }
             _ => return Ok(()),
         };
         self.post(json!({"kind": "download", "repo": repo})).await
@@ -133,10 +159,14 @@ impl People<'_> {
     }
 
     async fn keep(&mut self, how: &str, beat: u64) -> Answer<()> {
-        let Some(repo) = self.cached().await? else { return Ok(()) };
+        // Whatever is pinned is let go again, or nothing could be evicted in the end.
+        let lets_go = how == "pin" && beat % 24 >= 12;
+        let found =
+            if lets_go { self.any_that(|model| model["pinned"] == true).await? } else { self.any().await? };
+        let Some(repo) = found["repo"].as_str() else { return Ok(()) };
         let path = format!("/v1/models/{repo}/{how}");
         match how {
-            "pin" if beat % 24 >= 12 => self.send(Method::DELETE, &path, None).await?,
+            "pin" if lets_go => self.send(Method::DELETE, &path, None).await?,
             "pin" => self.send(Method::PUT, &path, None).await?,
             _ => {
                 let lease = json!({"holder": self.somebody(), "ttl": "20s"});
@@ -177,11 +207,31 @@ impl People<'_> {
     }
 
     /// A model of the cache, any one.
-    async fn cached(&mut self) -> Answer<Option<String>> {
+    async fn any(&mut self) -> Answer<Value> {
+        self.any_that(|_| true).await
+    }
+
+    async fn any_that(&mut self, fits: impl Fn(&Value) -> bool) -> Answer<Value> {
         let answer = self.send(Method::GET, "/v1/models", None).await?;
-        let models = answer["models"].as_array().cloned().unwrap_or_default();
+        let mut models = answer["models"].as_array().cloned().unwrap_or_default();
+        models.retain(fits);
         let index = usize::try_from(self.dice.below(models.len() as u64))?;
-        Ok(models.get(index).and_then(|model| model["repo"].as_str()).map(str::to_owned))
+        Ok(models.get(index).cloned().unwrap_or_default())
+    }
+
+    async fn cached(&mut self) -> Answer<Option<String>> {
+        Ok(self.any().await?["repo"].as_str().map(str::to_owned))
+    }
+
+    /// The same with its weights, if it has any that an engine could read.
+    pub(super) async fn staged(&mut self) -> Answer<Option<(String, PathBuf)>> {
+        let model = self.any().await?;
+        Ok(model["repo"].as_str().map(str::to_owned).zip(weights(&model)))
+    }
+
+    /// What larder predicts.
+    pub(super) async fn fit(&self, ask: Value) -> Answer<Value> {
+        self.send(Method::POST, "/v1/fit", Some(ask)).await
     }
 
     async fn jobs(&self, state: &str) -> Answer<Vec<Value>> {

@@ -200,6 +200,55 @@ def one_host():
          (7, [(12, health), (6, reasons), (6, xids)])])
 
 
+def run_of_a_night():
+    """The last run of each manifest that is on a schedule. In a fleet a job is counted where it was asked for, so sums
+    over hosts are right whatever Queue says."""
+    def of(what):
+        return f"larder_warm_{what}{{{HOST}}}"
+
+    open_ones = f"{of('remaining_bytes')} > 0"
+    left = f"sum({of('remaining_bytes')})"
+    stats = [
+        stat("Planned", "Bytes that the last run of each scheduled manifest was to fetch. What was there before is not "
+             "in it.", f"sum({of('planned_bytes')})", "bytes", nothing="no run yet"),
+        stat("There", "Bytes of those that have come.", f"sum({of('done_bytes')})", "bytes", nothing="no run yet"),
+        stat("Still to come", "What the open jobs of these runs lack. What failed is neither there nor to come.", left,
+             "bytes", nothing="no run yet"),
+        stat("Ready in", "At the pace of the last quarter of an hour; nothing comes while the window is shut.",
+             f"({left} > 0) / (sum(deriv({of('done_bytes')}[15m])) > 0)", "s", nothing="nothing comes"),
+        stat("Until the deadline", "Of the first manifest that has bytes to come.",
+             f"min({of('deadline_timestamp_seconds')} and {open_ones}) - time()", "s", bad_below(0, 1800),
+             nothing="none is open"),
+        stat("Models that will not come", "They failed, or were not asked for since they could not be there by the "
+             "deadline.", f'sum(larder_warm_models{{{HOST}, state=~"failed|dropped"}})', steps=bad_from(1),
+             nothing="no run yet")]
+    bytes_ = lines(
+        "Overnight run: planned against done", "Bytes of the last run of each scheduled manifest. What lies between the "
+        "line and the areas is of models that failed or were called off.",
+        [query(f"sum({of('done_bytes')})", "there"), query(left, "still to come"),
+         query(f"sum({of('planned_bytes')})", "planned")], "bytes", stacked=True,
+        overrides=[of_query("A", colour={"mode": "fixed", "fixedColor": GREEN}),
+                   of_query("B", colour={"mode": "fixed", "fixedColor": BLUE}), dashed("C", GREY)])
+    states = {"done": GREEN, "running": BLUE, "waiting": GREY, "failed": RED, "cancelled": "purple", "dropped": ORANGE}
+    models = lines(
+        "Overnight run: models", "What became of the models of these runs; dropped ones were not asked for.",
+        [query(f'sum(larder_warm_models{{{HOST}, state="{state}"}})', state) for state in states], "none", stacked=True,
+        overrides=[of_query(chr(ord("A") + n), colour={"mode": "fixed", "fixedColor": colour})
+                   for n, colour in enumerate(states.values())])
+    runs = table(
+        "Last runs", "Each manifest on each host that asked for its jobs.",
+        [now(f"max by (instance, manifest) ({of('due_timestamp_seconds')}) * 1000"),
+         now(f"max by (instance, manifest) ({of('deadline_timestamp_seconds')}) * 1000"),
+         now(f"max by (instance, manifest) ({of('planned_bytes')})"),
+         now(f"max by (instance, manifest) ({of('remaining_bytes')})")],
+        {"manifest": "Manifest", "instance": "Host", "Value #A": "Due", "Value #B": "Deadline", "Value #C": "Planned",
+         "Value #D": "To come"},
+        [column("Host", "none", width=105), column("Due", "dateTimeFromNow", width=110),
+         column("Deadline", "dateTimeFromNow", width=95), column("Planned", "bytes", width=85),
+         column("To come", "bytes", width=85)], join="merge", sort="Due")
+    return [(4, [(4, one) for one in stats]), (8, [(7, bytes_), (6, models), (11, runs)])]
+
+
 def overnight():
     done = f'sum(increase(larder_job_duration_seconds_count{{{HOST}, result=~"ready|done"}}[$__range]))'
     received = f"sum(increase(larder_download_bytes_total{{{HOST}}}[$__range]))"
@@ -214,8 +263,9 @@ def overnight():
         "larder-jobs", "larder / Jobs and overnight run",
         "What was planned, what is done, what is left, and why some of it failed. Choose the night as the time range.",
         [host(), QUEUE],
-        [(4, [(3, stat("Open", f"Jobs that have not ended. {SHARED}", f"sum({jobs(OPEN)})")),
-              (3, stat("Time left", "Open jobs at the pace of the last hour; unknown if none ended in it. Jobs are not "
+        [*run_of_a_night(),
+         (4, [(3, stat("Open", f"Jobs that have not ended. {SHARED}", f"sum({jobs(OPEN)})")),
+              (3, stat("Open jobs end in", "Open jobs at the pace of the last hour; unknown if none ended in it. Jobs are not "
                        "equally large, so it is a guess.", f"sum({jobs(OPEN)}) / ({pace} > 0)", "s")),
               (3, stat("Done", "Jobs that ended well within the time range.", done, decimals=0)),
               (3, stat("Failed", "Jobs that failed for good within the time range.",
@@ -230,7 +280,7 @@ def overnight():
                        "percentunit", bad_from(0.05, 0.2), decimals=1)),
               (3, stat("Oldest in the queue", "How long a job has been waiting for a worker.",
                        f"max(larder_job_queue_age_seconds{{{HOST}}})", "s", bad_from(3600, 7200)))]),
-         (8, [(12, lines("Planned against done", f"All jobs that the queue remembers: it forgets ended ones after "
+         (8, [(12, lines("Jobs: done, failed, open", f"All jobs that the queue remembers: it forgets ended ones after "
                          f"queue.retention. {SHARED}",
                          [query(f"sum({jobs(DONE)})", "done"),
                           query(f"sum({jobs(FAILED)})", "failed"),

@@ -70,9 +70,9 @@ def panel(kind, title, description, targets, unit, *, options, defaults, overrid
     }
 
 
-def stat(title, description, expr, unit="none", steps=PLAIN, mappings=(), decimals=None):
-    """One number; its colour says whether it is good."""
-    defaults = {"thresholds": steps, "mappings": list(mappings), "color": {"mode": "thresholds"}, "noValue": "unknown"}
+def stat(title, description, expr, unit="none", steps=PLAIN, mappings=(), decimals=None, nothing="unknown"):
+    """One number; its colour says whether it is good. `nothing` is what no answer means."""
+    defaults = {"thresholds": steps, "mappings": list(mappings), "color": {"mode": "thresholds"}, "noValue": nothing}
     if decimals is not None:
         defaults["decimals"] = decimals
     reduce = {"calcs": ["lastNotNull"], "fields": "", "values": False}

@@ -42,6 +42,20 @@ standardTransformersRegistry.setInit(() =>
     standardTransformers.organizeFieldsTransformer].map((transformation): any => (
     { id: transformation.id, name: transformation.name, transformation: () => Promise.resolve(transformation) })));
 
+// "5 minutes ago" is meant from there.
+Date.now = () => ANSWERS.end * 1000;
+
+/** Below everything, which JSON cannot say. */
+for (const step of dashboard.panels.flatMap(everyStep)) {
+  step.value ??= -Infinity;
+}
+
+function everyStep(panel: any): any[] {
+  const overridden = panel.fieldConfig.overrides.flatMap((one: any) => one.properties)
+    .filter((one: any) => one.id === 'thresholds').map((one: any) => one.value);
+  return [panel.fieldConfig.defaults.thresholds, ...overridden].flatMap((thresholds: any) => thresholds?.steps ?? []);
+}
+
 const number = (text: string) => (text === 'NaN' ? null : Number(text.replace('Inf', 'Infinity')));
 
 /** A series as a frame: its labels make the legend. */
@@ -135,7 +149,7 @@ function Timeline({ frames, width, height }: { frames: DataFrame[]; width: numbe
         height: row * 0.8, background: display(run.value).color, opacity: 0.75 }} />)}
     </div>;
   };
-  const clock = (share: number) => dateTime((ANSWERS.start + share * span) * 1000).utc().format('HH:mm');
+  const clock = (share: number) => dateTime((ANSWERS.start + share * span) * 1000).utc().format(span > 86400 ? 'MM/DD HH:mm' : 'HH:mm');
   return <div style={{ position: 'relative', width, height }}>
     {frames.map(strip)}
     {[0, 0.25, 0.5, 0.75].map((share) => <span key={share} style={{
@@ -147,7 +161,7 @@ function Content({ panel, width, height }: { panel: any; width: number; height: 
   const frames = useFrames(panel);
   const empty = frames.every((one) => one.length === 0);
   if (panel.type === 'stat') {
-    const shown = empty ? { text: 'unknown', numeric: NaN } : values(panel, frames)[0].display;
+    const shown = empty ? { text: panel.fieldConfig.defaults.noValue ?? '', numeric: NaN } : values(panel, frames)[0].display;
     return <BigValue theme={theme} width={width} height={height} value={shown} colorMode={panel.options.colorMode}
       graphMode={panel.options.graphMode} justifyMode={panel.options.justifyMode} textMode={panel.options.textMode} />;
   }

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Records what a Prometheus answers to every query of the dashboards, so that pictures can be drawn without it.
 
-    record.py URL MINUTES > answers.json
+    record.py URL MINUTES [END] > answers.json
 
-The last MINUTES are asked for in 300 points. Variables have their defaults: all hosts, all GPUs, the first host where only
+The MINUTES before END (such as 2026-06-01T02:30:00Z; now without one) are asked for in 300 points. Variables have their defaults: all hosts, all GPUs, the first host where only
 one can be chosen. As Grafana does: a query about time is asked over the range, one about the present at its end.
 """
 
@@ -12,6 +12,7 @@ import sys
 import time
 import urllib.parse
 import urllib.request
+from datetime import datetime
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parents[1] / "grafana" / "dashboards"
@@ -43,8 +44,10 @@ def chosen(dashboard, hosts):
 def main():
     url, minutes = sys.argv[1].rstrip("/"), float(sys.argv[2])
     end = time.time()
+    if len(sys.argv) > 3:
+        end = datetime.fromisoformat(sys.argv[3].replace("Z", "+00:00")).timestamp()
     start, usual = end - 60 * minutes, max(60 * minutes / POINTS, 1)
-    found = ask(url, "query", query="larder_build_info")["result"]
+    found = ask(url, "query", query="larder_build_info", time=end)["result"]
     hosts = sorted({one["metric"]["instance"] for one in found})
     dashboards = {}
     for path in sorted(FOLDER.glob("*.json")):

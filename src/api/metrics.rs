@@ -1,6 +1,7 @@
 //! `/metrics`: the events that were counted, and the state of this moment, in Prometheus' text format 0.0.4.
 
 mod gpu;
+mod warm;
 
 use std::fmt::{Display, Write as _};
 
@@ -140,6 +141,7 @@ fn render_state(text: &mut String, sampled: &Sampled, kept: &Kept<'_>, max_model
         .sample(&[("version", env!("CARGO_PKG_VERSION"))], 1);
     collectors(&mut page, sampled);
     queue(&mut page, sampled);
+    warm::render(&mut page, &sampled.nights);
     disk(&mut page, sampled, kept);
     cache(&mut page, shelf);
     page.gauge(

@@ -1,5 +1,6 @@
 //! What a scrape shows of queue and disk, sampled on a timer, so that no scrape ever waits for either.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -15,6 +16,7 @@ use crate::host::{Facts, Roots};
 use crate::ledger::{Calibration, Measured};
 use crate::queue::{JobStore, Stats};
 use crate::scout::Scout;
+use crate::warm::Night;
 
 /// How old a sample of the disk and of the host may be of which nothing was heard.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -57,6 +59,8 @@ pub struct Sampled {
     pub fetch_rate: Option<f64>,
     /// How far off predictions of VRAM were.
     pub calibrations: Vec<Calibration>,
+    /// The last run of each manifest that is on a schedule.
+    pub nights: BTreeMap<String, Night>,
 }
 
 /// Shares the last samples with whoever renders them.
@@ -77,6 +81,11 @@ impl Sampler {
         self.change(|sampled| sampled.queue = Some(counted));
         let mut look = Look::begin(cache_root);
         self.take(&mut look, scout).await;
+    }
+
+    /// How far the runs of manifests have come, told by whoever watches them.
+    pub fn warmed(&self, nights: BTreeMap<String, Night>) {
+        self.change(|sampled| sampled.nights = nights);
     }
 
     fn change(&self, change: impl FnOnce(&mut Sampled)) {

@@ -163,9 +163,11 @@ impl Scout {
         let gpus = handle.latest();
         let held = held(&gpus);
         let cached = Self::cached(&ledger);
-        let root = self.cache.root().canonicalize().unwrap_or_else(|_| self.cache.root().to_owned());
+        let root = self.cache.root().to_owned();
         let mut mine = std::mem::take(watch);
         let (mine, loaded) = blocking(move || {
+            // In here, since a disk that hangs holds whoever asks it.
+            let root = root.canonicalize().unwrap_or(root);
             let loaded = mine.take(&held, |pid| reader(pid, &root, &cached));
             Ok((mine, loaded))
         })

@@ -15,6 +15,7 @@ use larder_jobs::{HostName, Hosts, JobId, Reason};
 use sha2::Digest as _;
 use tokio_util::sync::CancellationToken;
 
+use super::runs::{Runs, asked};
 use crate::api::{Api, Warmer};
 use crate::error::{Error, Result, blocking};
 use crate::plan::Finish;
@@ -58,11 +59,18 @@ pub(super) struct Nightly {
     queue: Arc<dyn JobStore>,
     host: HostName,
     fleet: Option<Queue>,
+    runs: Runs,
 }
 
 impl Nightly {
-    pub(super) fn new(config: Config, context: Context, queue: Arc<dyn JobStore>, api: &Api) -> Self {
-        Self { config, context, queue, host: api.portrait.name.clone(), fleet: api.fleet.clone() }
+    pub(super) fn new(
+        config: Config,
+        context: Context,
+        queue: Arc<dyn JobStore>,
+        api: &Api,
+        runs: Runs,
+    ) -> Self {
+        Self { config, context, queue, host: api.portrait.name.clone(), fleet: api.fleet.clone(), runs }
     }
 
     /// Asks for the night's jobs whenever they are due.
@@ -140,7 +148,7 @@ impl Nightly {
         match (&self.fleet, part) {
             (Some(fleet), Part::Fleet) => match fleet.take_run(&name, &self.host, TURN).await? {
                 Run::Mine => {
-                    if let Err(error) = self.ask(&manifest, name.clone(), due).await {
+                    if let Err(error) = self.ask(&manifest, part, name.clone(), due).await {
                         // Another host may be able to, with another token or another GPU.
                         fleet.leave_run(&name, &self.host).await?;
                         return Err(error);
@@ -155,14 +163,17 @@ impl Nightly {
                 if let Some(fleet) = fleet {
                     tokio::time::sleep(moment(&self.host, fleet.present().await?)).await;
                 }
-                self.ask(&manifest, name, due).await.map(|()| true)
+                self.ask(&manifest, part, name, due).await.map(|()| true)
             }
         }
     }
 
     /// Plans the night and asks for its jobs.
-    async fn ask(&self, manifest: &Manifest, run: String, due: Timestamp) -> Result<()> {
+    async fn ask(&self, manifest: &Manifest, part: Part, run: String, due: Timestamp) -> Result<()> {
         let path = self.config.manifest.display();
+        let note = |run, plan: &_, batch| {
+            self.runs.note(path.to_string(), part.word(), asked(run, due, plan, batch));
+        };
         let (host, fleet) = (self.host.clone(), self.fleet.clone());
         let occasion = Occasion { host, run: Some(run.clone()), now: Timestamp::now(), fleet };
         let view = worker::night(&self.context, manifest, &occasion, &CancellationToken::new()).await?;
@@ -171,6 +182,9 @@ impl Nightly {
         }
         for dropped in &view.plan.dropped {
             tracing::warn!(model = %dropped.model, "not there by the deadline: {}", dropped.why);
+        }
+        if view.jobs.is_empty() {
+            note(run.clone(), &view.plan, None);
         }
         if view.plan.finishes == Finish::WillNot && view.jobs.is_empty() {
             return Err(Error::new(
@@ -188,11 +202,12 @@ impl Nightly {
             id: JobId::random(Timestamp::now()),
             requested_by: Some("warm".into()),
             idempotency_key: None,
-            name: Some(run),
+            name: Some(run.clone()),
             job: None,
             notify: None,
         };
         let (created, batch) = self.queue.enqueue_all(title, view.jobs).await?;
+        note(run, &view.plan, Some(batch));
         tracing::info!(manifest = %path, %due, jobs, %batch, created, "a scheduled manifest is asked for");
         Ok(())
     }
@@ -205,6 +220,15 @@ enum Part {
     Own,
     /// What it wants of the fleet: one host asks.
     Fleet,
+}
+
+impl Part {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Own => "own",
+            Self::Fleet => "fleet",
+        }
+    }
 }
 
 /// When a host of so many asks the hub, always the same for one name, so that not all of them ask at once.

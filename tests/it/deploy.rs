@@ -1,6 +1,8 @@
 //! What `deploy/` ships, put to work: the Redis of the compose file with a real larder, the example pod's script, and the
 //! table of docs/deploy.md about who may evict what.
 
+mod compose;
+
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt as _, chown};

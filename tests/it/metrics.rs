@@ -1,6 +1,8 @@
 //! `/metrics` of a live larder against `docs/metrics.md`: every family, its type and labels, zeros at birth, true numbers
 //! after a staging, and no waiting for a hub that stands still.
 
+mod hung;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::path::Path;
@@ -9,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use support::http::{Reply, ask};
-use support::{Daemon, Fault, Hub, Larder, Tripwire, models};
+use support::{Daemon, Fault, Hub, Larder, Model, Tripwire, models};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -17,7 +19,7 @@ fn larder(hub: &Hub) -> Larder {
     Larder::new(Path::new(env!("CARGO_BIN_EXE_larder"))).hub(hub)
 }
 
-fn scrape(daemon: &Daemon, headers: &[(&str, &str)]) -> Reply {
+pub(crate) fn scrape(daemon: &Daemon, headers: &[(&str, &str)]) -> Reply {
     let reply = ask(&daemon.place(), "GET /metrics", &[&[("Host", "localhost")], headers].concat(), b"");
     assert_eq!(reply.status, 200, "{}", reply.text());
     reply
@@ -30,17 +32,27 @@ fn text(daemon: &Daemon) -> String {
 /// Type and label names.
 type Shape = (String, BTreeSet<String>);
 
-/// The families of the table in docs/metrics.md.
+/// The families of the table in docs/metrics.md that every worker has.
 fn documented() -> BTreeMap<String, Shape> {
+    table("| `larder_", 1, 2)
+}
+
+/// Those of the table of what appears with what it tells.
+pub(crate) fn documented_later() -> BTreeMap<String, Shape> {
+    table("| gauge | `larder_", 2, 1)
+}
+
+/// The rows that begin so; the names are in one column, the type in another.
+fn table(begin: &str, names: usize, kind: usize) -> BTreeMap<String, Shape> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/metrics.md");
     let text = std::fs::read_to_string(path).expect("docs/metrics.md");
     let mut families = BTreeMap::new();
-    for row in text.lines().filter(|line| line.starts_with("| `larder_")) {
+    for row in text.lines().filter(|line| line.starts_with(begin)) {
         let cells: Vec<&str> = row.split('|').map(str::trim).collect();
-        for name in cells[1].split(", ").map(|name| name.trim_matches('`')) {
+        for name in cells[names].split(", ").map(|name| name.trim_matches('`')) {
             let (name, labels) = name.split_once('{').unwrap_or((name, ""));
             let labels = labels.trim_end_matches('}').split(',').filter(|label| !label.is_empty());
-            families.insert(name.to_owned(), (cells[2].to_owned(), labels.map(str::to_owned).collect()));
+            families.insert(name.to_owned(), (cells[kind].to_owned(), labels.map(str::to_owned).collect()));
         }
     }
     // Labels of several names in one cell are not split.
@@ -49,7 +61,7 @@ fn documented() -> BTreeMap<String, Shape> {
 }
 
 /// The families of a scrape with the label names of all their series.
-fn families(text: &str) -> BTreeMap<String, Shape> {
+pub(crate) fn families(text: &str) -> BTreeMap<String, Shape> {
     let mut families: BTreeMap<String, Shape> = BTreeMap::new();
     for line in text.lines() {
         if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) {
@@ -68,7 +80,7 @@ fn families(text: &str) -> BTreeMap<String, Shape> {
 }
 
 /// Name, labels and value of each series. No label value in these tests holds a comma or a quote.
-fn series(text: &str) -> Vec<(String, BTreeMap<String, String>, f64)> {
+pub(crate) fn series(text: &str) -> Vec<(String, BTreeMap<String, String>, f64)> {
     let parse = |line: &str| {
         let (head, value) = line.rsplit_once(' ')?;
         let (name, labels) = head.split_once('{').unwrap_or((head, ""));
@@ -81,7 +93,7 @@ fn series(text: &str) -> Vec<(String, BTreeMap<String, String>, f64)> {
 }
 
 /// The sum of the family's series whose labels have all these values; `None` if there is no such series.
-fn sum(text: &str, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
+pub(crate) fn sum(text: &str, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
     let fits = |found: &BTreeMap<String, String>| {
         labels.iter().all(|(key, value)| found.get(*key).is_some_and(|known| known == value))
     };
@@ -94,7 +106,7 @@ fn sum(text: &str, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
 }
 
 /// Scrapes until the samplers have seen what `ready` asks for.
-fn scrape_until(daemon: &Daemon, ready: impl Fn(&str) -> bool) -> String {
+pub(crate) fn scrape_until(daemon: &Daemon, ready: impl Fn(&str) -> bool) -> String {
     let start = Instant::now();
     loop {
         let text = text(daemon);
@@ -201,6 +213,35 @@ fn a_staging_shows_and_the_documents_tell_the_truth() {
     assert!(sum(&text, "larder_model_last_used_timestamp_seconds", &[repo]).is_some_and(|at| at > 1.7e9));
     assert!(sum(&text, "larder_disk_free_bytes", &[]).is_some_and(|free| free > 0.0));
     check_with_promtool(&text);
+}
+
+#[test]
+fn series_of_an_evicted_model_are_gone_at_the_next_scrape() {
+    let hub = Hub::start();
+    let (going, staying) = (models::tiny_gpt2(1, 50_000), models::tiny_gpt2(2, 60_000));
+    [&going, &staying].into_iter().for_each(|model| drop(hub.add(model.clone())));
+    let larder = larder(&hub);
+    let daemon = larder.serve();
+    let of = |text: &str, model: &Model| {
+        let own = series(text)
+            .into_iter()
+            .filter(|(_, labels, _)| labels.get("repo").is_some_and(|repo| repo == model.id()));
+        own.map(|(name, ..)| name).collect::<BTreeSet<_>>()
+    };
+    let all = ["larder_model_bytes", "larder_model_info", "larder_model_last_used_timestamp_seconds"];
+    let all = BTreeSet::from(all.map(str::to_owned));
+    for model in [&going, &staying] {
+        stage(&daemon, model.id(), "ready");
+    }
+    let before = text(&daemon);
+    assert_eq!((of(&before, &going), of(&before, &staying)), (all.clone(), all.clone()), "{before}");
+
+    let job = daemon.post("/v1/jobs", &json!({"kind": "evict", "repo": going.id()})).expect(202);
+    assert_eq!(daemon.wait_job(job["id"].as_str().expect("an id"), SOON)["state"], "done");
+    // No waiting: the very next one.
+    let after = text(&daemon);
+    assert_eq!((of(&after, &going), of(&after, &staying)), (BTreeSet::new(), all), "{after}");
+    assert_eq!(sum(&after, "larder_evictions_total", &[("reason", "requested")]), Some(1.0));
 }
 
 /// Prometheus' own judge of the format, where it is installed.

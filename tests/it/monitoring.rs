@@ -2,7 +2,7 @@
 //! and what is generated is what lies here.
 
 mod check;
-mod dashboards;
+pub(crate) mod dashboards;
 mod promql;
 mod scene;
 
@@ -14,7 +14,7 @@ use scene::Scene;
 use support::Prometheus;
 use support::http::ask;
 
-fn root() -> &'static Path {
+pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
@@ -128,6 +128,11 @@ fn colours_are_those_of_good_and_bad() {
         ("host", "Free disk", 0.05, "orange"),
         ("host", "Free disk", 0.5, "green"),
         ("host", "Queue", 0.0, "red"),
+        ("jobs", "Models that will not come", 0.0, "green"),
+        ("jobs", "Models that will not come", 1.0, "red"),
+        ("jobs", "Until the deadline", -60.0, "red"),
+        ("jobs", "Until the deadline", 600.0, "orange"),
+        ("jobs", "Until the deadline", 7200.0, "green"),
         ("jobs", "Failed", 0.0, "green"),
         ("jobs", "Missed deadlines", 1.0, "red"),
         ("jobs", "Thrown away", 0.3, "red"),

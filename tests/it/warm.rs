@@ -1,5 +1,7 @@
 //! Nights: windows that hold, manifests that are planned and asked for, schedules, and the report of the morning.
 
+mod tally;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -10,6 +12,7 @@ use support::cache::Snapshot;
 use support::{Daemon, Hub, Larder, Model, Redis, Tripwire, larder, models};
 
 use crate::fleet::machine;
+use crate::metrics::scrape_until;
 use crate::redis::clock::liar;
 
 const SOON: Duration = Duration::from_secs(60);
@@ -339,6 +342,10 @@ fn a_schedule_of_a_fleet_is_asked_for_by_one_host() {
     let mut numbers: Vec<_> = asked.map(number).collect();
     numbers.sort_unstable();
     assert_eq!(numbers, [Some(1), Some(1), Some(1), Some(3)]);
+    // Each tells of what it asked for, so the sum is the night.
+    let is_over = |text: &str| tally::states(text).keys().eq(["done"]);
+    let done = daemons.iter().map(|daemon| tally::states(&scrape_until(daemon, is_over))["done"]);
+    assert_eq!(done.sum::<u64>(), 6);
 }
 
 #[test]

@@ -320,3 +320,39 @@ fn what_ends_without_a_larder_tells_as_well() {
         "{end}"
     );
 }
+
+#[test]
+fn whoever_asked_is_told_that_the_host_of_a_job_is_gone() {
+    let (hub, redis) = (Hub::start(), Redis::start());
+    hub.add(models::tiny_gpt2(1, 20_000));
+    let at = |name: &str| {
+        telling(machine(name, &redis.tcp_url(), &hub))
+            .env("LARDER__QUEUE__GONE", "fail")
+            .env("LARDER__QUEUE__GONE_AFTER", "10s")
+    };
+    let machines = ["gpu-1", "gpu-2", "gpu-3"].map(at);
+    let [one, leaving, two] = machines.each_ref().map(Larder::serve);
+    let (url, told) = receiver(&["200 OK"]);
+    let mut later = want(&url);
+    later["hosts"] = json!(["gpu-2"]);
+    later["not_before"] = json!("2999-01-01T00:00:00Z");
+    let job = one.post("/v1/jobs", &later).expect(202);
+    let mut leaving = leaving;
+    leaving.allow(support::Tripwire::Jobs);
+    leaving.terminate(SOON);
+    let told_of = told.recv_timeout(SOON).expect("told").json();
+    assert_eq!(
+        (&told_of["job"]["id"], &told_of["job"]["state"], &told_of["job"]["reason"]),
+        (&job["id"], &json!("failed"), &json!("host_gone")),
+        "{told_of}"
+    );
+    assert!(told_of["job"]["message"].as_str().is_some_and(|why| why.contains("gpu-2 is gone")), "{told_of}");
+    // Both of those who are left looked after it, and one of them told.
+    let delivered = || [&one, &two].map(|daemon| counted(daemon, "delivered"));
+    let begun = std::time::Instant::now();
+    while !delivered().contains(&"1".to_owned()) {
+        assert!(begun.elapsed() < SOON, "{:?}", delivered());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(told.try_recv().is_err() && delivered().contains(&"0".to_owned()), "{:?}", delivered());
+}

@@ -6,8 +6,8 @@ use serde_json::Value;
 
 /// One dashboard.
 #[derive(Clone, Debug)]
-pub(super) struct Dashboard {
-    pub(super) name: String,
+pub(crate) struct Dashboard {
+    pub(crate) name: String,
     pub(super) json: Value,
 }
 
@@ -48,7 +48,7 @@ pub(super) fn substituted(expr: &str) -> String {
 
 impl Dashboard {
     /// All of the folder.
-    pub(super) fn all(folder: &Path) -> Vec<Self> {
+    pub(crate) fn all(folder: &Path) -> Vec<Self> {
         let files =
             std::fs::read_dir(folder).expect("the dashboards").map(|entry| entry.expect("an entry").path());
         let mut files: Vec<_> =
@@ -62,7 +62,7 @@ impl Dashboard {
         files.iter().map(read).collect()
     }
 
-    pub(super) fn panels(&self) -> impl Iterator<Item = &Value> {
+    pub(crate) fn panels(&self) -> impl Iterator<Item = &Value> {
         list(&self.json["panels"])
     }
 

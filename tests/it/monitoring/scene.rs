@@ -81,13 +81,15 @@ fn configured(daemon: &Daemon) -> TempDir {
 impl Scene {
     pub(super) fn start() -> Self {
         let hub = Hub::start();
-        for (n, name) in ["test/serving", "test/leaving"].into_iter().enumerate() {
+        for (n, name) in ["test/serving", "test/leaving", "test/warmed"].into_iter().enumerate() {
             hub.add(models::tiny_gpt2(n as u64 + 1, 60_000).named(name));
         }
         let fake = Fake::new(&gpus(None, false)).expect("the library is beside this test");
         let larder = larder!(&hub)
             .env("LARDER__GPU__NVML_LIBRARY", fake.library())
             .env("LARDER__GPU__INTERVAL", "100ms");
+        let night = night(&larder);
+        let larder = larder.env("LARDER_CONFIG", night);
         let daemon = larder.serve();
         let config = configured(&daemon);
         let prometheus = Prometheus::start(&config.path().join("prometheus.yml"));
@@ -122,6 +124,7 @@ impl Scene {
             "sum(larder_gpu_lost) == 1",
             "count(larder_gpu_xid_last_timestamp_seconds) == 2",
             "larder_profile_disk_bytes_per_second",
+            r#"sum(larder_warm_models{state="done"}) == 1"#,
             // The last that happens, so that ranges of ten seconds reach over it.
             "count_over_time(larder_fit_error_ratio[1m]) >= 4",
             "instance_kind:larder_job_duration_seconds:p90_1h",
@@ -129,6 +132,17 @@ impl Scene {
             self.prometheus.wait_for(seen, SOON);
         }
     }
+}
+
+/// A configuration with a manifest that was due within the last day, and so is when larder starts.
+fn night(larder: &Larder) -> std::path::PathBuf {
+    let (manifest, config) = (larder.root().join("night.toml"), larder.root().join("larder.toml"));
+    let text = "deadline = \"2999-01-01T00:00:00Z\"\nmodels = [\"test/warmed\"]\n";
+    let section = format!(
+        "[[warm]]\nmanifest = {manifest:?}\nschedule = \"0 1 * * *\"\nzone = \"UTC\"\ngrace = \"24h\"\n"
+    );
+    std::fs::write(&manifest, text).and_then(|()| std::fs::write(&config, section)).expect("written");
+    config
 }
 
 fn run(daemon: &Daemon, job: &Value, state: &str) {
@@ -140,7 +154,9 @@ fn run(daemon: &Daemon, job: &Value, state: &str) {
 /// A process that serves the model, as far as larder can see.
 fn holder(larder: &Larder) -> Holder {
     let listed = larder.run(&["ls", "--json"]).expect_code(0).json();
-    let path = listed[0]["path"].as_str().expect("a path").to_owned();
+    let serving = listed.as_array().expect("models").iter().find(|model| model["repo"] == "test/serving");
+    let serving = serving.expect("it was staged");
+    let path = serving["path"].as_str().expect("a path").to_owned();
     let mut tail = Command::new("tail");
     let tail = tail.arg("-f").arg(Path::new(&path).join("model.safetensors")).stdout(Stdio::null());
     Holder(tail.spawn().expect("tail runs"))

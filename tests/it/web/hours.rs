@@ -88,7 +88,7 @@ fn what_was_used_over_hours_is_drawn_with_its_gaps() {
     assert_well_behaved(&browser);
 }
 
-/// A host with something to do, in light and dark: the pictures of docs/page.md.
+/// A host with something to do, in light, in the dark and on a phone: the pictures of docs/page.md.
 fn for_the_documents(browser: &Browser, hub: &Hub, daemon: &mut Daemon) {
     daemon.allow(Tripwire::Jobs).allow(Tripwire::Partials);
     let sizes = [
@@ -123,9 +123,14 @@ fn for_the_documents(browser: &Browser, hub: &Hub, daemon: &mut Daemon) {
     browser.wait_text("#jobs-table", "gated");
     browser.wait_text("#jobs-table", "left");
     browser.wait_text("#models-table", "openai-community/gpt2");
-    browser.viewport(1280, 1400, false);
-    for scheme in ["light", "dark"] {
+    for (name, scheme, width) in [("light", "light", 1280), ("dark", "dark", 1280), ("phone", "light", 390)] {
         browser.prefers("prefers-color-scheme", scheme);
-        picture(browser, &format!("page-{scheme}"));
+        browser.viewport(width, 900, name == "phone");
+        // All of the page, however long it is at that width; on a phone the part that a document has room for.
+        let height =
+            browser.run("return document.documentElement.scrollHeight", &[]).as_u64().expect("a height");
+        let height = if name == "phone" { height.min(1_700) } else { height };
+        browser.viewport(width, u32::try_from(height).expect("a page"), name == "phone");
+        picture(browser, &format!("page-{name}"));
     }
 }

@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
-pub use faulty::{Faulty, Operation};
+pub use faulty::{Faulty, Hung, Operation};
 
 /// Runs a command quietly; says whether it worked.
 fn works(program: &str, args: &[&str]) -> bool {

@@ -35,6 +35,18 @@ pub struct Sample {
     pub value: f64,
 }
 
+/// `data` of an answer of the API of whichever Prometheus is there; the error is its own words.
+pub fn get(place: &Place, path: &str, query: &[(&str, &str)]) -> Result<Value, String> {
+    let form =
+        query.iter().map(|(key, value)| format!("{key}={}", utf8_percent_encode(value, NON_ALPHANUMERIC)));
+    let form = form.collect::<Vec<_>>().join("&");
+    let mut reply = ask(place, &format!("GET {path}?{form}"), &[("Host", "localhost")], b"").json();
+    match reply["status"].as_str() {
+        Some("success") => Ok(reply["data"].take()),
+        _ => Err(reply["error"].as_str().unwrap_or("no answer").to_owned()),
+    }
+}
+
 impl Prometheus {
     /// Starts one with this configuration; panics with its log when it does not come up, and where it is not installed.
     #[track_caller]
@@ -58,17 +70,7 @@ impl Prometheus {
 
     /// `data` of an answer of its API; the error is its own words.
     pub fn get(&self, path: &str, query: &[(&str, &str)]) -> Result<Value, String> {
-        let form = query
-            .iter()
-            .map(|(key, value)| format!("{key}={}", utf8_percent_encode(value, NON_ALPHANUMERIC)));
-        let form = form.collect::<Vec<_>>().join("&");
-        let host = self.port.address().to_string();
-        let place = Place::Tcp(self.port.address());
-        let mut reply = ask(&place, &format!("GET {path}?{form}"), &[("Host", &host)], b"").json();
-        match reply["status"].as_str() {
-            Some("success") => Ok(reply["data"].take()),
-            _ => Err(reply["error"].as_str().unwrap_or("no answer").to_owned()),
-        }
+        get(&Place::Tcp(self.port.address()), path, query)
     }
 
     /// What a query gives now; the error is Prometheus' own.

@@ -36,9 +36,11 @@ struct Bad {
 pub(super) struct Health {
     bad: Vec<Bad>,
     hits: usize,
+    /// Nothing is answered any more.
+    hangs: bool,
 }
 
-/// The second is told of every hit.
+/// The second is told of every hit, and when what hung goes on.
 pub(super) type Shared = Arc<(Mutex<Health>, Condvar)>;
 
 fn health(shared: &Shared) -> MutexGuard<'_, Health> {
@@ -58,6 +60,12 @@ pub(super) fn works_on(shared: &Shared, operation: Operation, path: &Path, end: 
     health.hits += usize::from(is_bad);
     shared.1.notify_all();
     !is_bad
+}
+
+/// Returns when nothing hangs.
+pub(super) fn wait_while_hung(shared: &Shared) {
+    let hangs = |health: &mut Health| health.hangs;
+    drop(shared.1.wait_while(health(shared), hangs));
 }
 
 /// The mounted filesystem.
@@ -97,6 +105,13 @@ impl Faulty {
         health(&self.health).bad.push(Bad { operation, part: part.into(), from });
     }
 
+    /// Nothing of it is answered, as by a network filesystem whose server is away, and whoever asks stands still; until
+    /// the answer is dropped. A process that stands still cannot be killed, so let it outlive no process.
+    pub fn hang(&self) -> Hung<'_> {
+        health(&self.health).hangs = true;
+        Hung(&self.health)
+    }
+
     /// Everything works again.
     pub fn heal(&self) {
         health(&self.health).bad.clear();
@@ -112,6 +127,18 @@ impl Faulty {
         let none = |health: &mut Health| health.hits == 0;
         let waited = self.health.1.wait_timeout_while(health(&self.health), timeout, none);
         !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
+    }
+}
+
+/// What stands still goes on when this is dropped.
+#[must_use]
+#[derive(Debug)]
+pub struct Hung<'a>(&'a Shared);
+
+impl Drop for Hung<'_> {
+    fn drop(&mut self) {
+        health(self.0).hangs = false;
+        self.0.1.notify_all();
     }
 }
 
@@ -144,6 +171,24 @@ mod tests {
             eprintln!("skipped: needs root and /dev/fuse");
         }
         disk
+    }
+
+    #[test]
+    fn what_hangs_goes_on() {
+        let Some(disk) = Faulty::mount() else { return eprintln!("skipped: needs root and /dev/fuse") };
+        fs::write(disk.path().join("x"), "here").expect("writes");
+        let hung = disk.hang();
+        let (path, (done, is_done)) = (disk.path(), std::sync::mpsc::channel());
+        let asking = std::thread::spawn(move || {
+            let found = (fs::read(path.join("x")), rustix::fs::statvfs(&path));
+            done.send(()).ok();
+            found
+        });
+        assert!(is_done.recv_timeout(Duration::from_millis(300)).is_err(), "it stands still");
+        drop(hung);
+        let (text, room) = asking.join().expect("no panic");
+        assert_eq!(text.expect("reads"), b"here");
+        assert!(room.expect("answers").f_blocks > 0);
     }
 
     #[test]

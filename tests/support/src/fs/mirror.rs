@@ -20,7 +20,7 @@ use fuser::{
 use rustix::fs::{AtFlags, CWD, FallocateFlags, Mode, OFlags, Timespec, Timestamps};
 use rustix::fs::{UTIME_NOW, UTIME_OMIT};
 
-use super::faulty::{Operation, Shared, works_on};
+use super::faulty::{Operation, Shared, wait_while_hung, works_on};
 
 /// Nothing is remembered about names and files.
 const NOT_AT_ALL: Duration = Duration::ZERO;
@@ -48,7 +48,9 @@ impl Mirror {
         Ok(Self { table: Mutex::new(table), health })
     }
 
+    /// Every question goes through here, so whoever asks while nothing is answered stands still.
     fn table(&self) -> MutexGuard<'_, Table> {
+        wait_while_hung(&self.health);
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
