@@ -15,7 +15,9 @@ use clap::Parser;
 use larder::config::{Config, Environment, Sources};
 use larder::queue::{Claimed, Done, JobStore, Redis, Settlement, reap_until};
 use larder_jobs::client::Address;
-use larder_jobs::{HeldModel, HostDisk, HostGpu, HostHealth, HostName, HostRecord, Hosts, Job, Kind};
+use larder_jobs::{
+    HeldModel, HostDisk, HostGpu, HostHealth, HostName, HostRecord, Hosts, Job, Kind, Progress,
+};
 use support::Dice;
 use support::redis::RedisOptions;
 use tokio_util::sync::CancellationToken;
@@ -158,7 +160,7 @@ async fn work(store: Arc<Redis>, kind: Kind, times: Shared) {
                         times.waited.push(asked.elapsed());
                     }
                 }
-                let done = Settlement::Done(Done::default());
+                let done = Settlement::Done(staged(&repo));
                 if let Err(error) = store.settle(claim.record.id, claim.token, done).await {
                     eprintln!("a job was not settled: {error}");
                 }
@@ -172,6 +174,24 @@ async fn work(store: Arc<Redis>, kind: Kind, times: Shared) {
             () = tokio::time::sleep(wait) => {}
         }
     }
+}
+
+/// What a job has come to that staged a model of twelve files.
+fn staged(repo: &str) -> Done {
+    let commit = "0123456789abcdef0123456789abcdef01234567";
+    let bytes = 15_231_233_024;
+    let progress = Progress {
+        commit: commit.parse().ok(),
+        bytes_total: Some(bytes),
+        bytes_done: bytes,
+        bytes_fetched: bytes,
+        files_total: Some(12),
+        files_done: 12,
+        bytes_by_source: [("https://huggingface.co".to_owned(), bytes)].into(),
+        ..Progress::default()
+    };
+    let folder = repo.replace('/', "--");
+    Done { path: Some(format!("/var/lib/larder/hub/models--{folder}/snapshots/{commit}")), progress }
 }
 
 async fn ask(args: &Args, store: &Redis, names: &[HostName], times: &Shared) {

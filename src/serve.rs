@@ -2,37 +2,35 @@
 
 mod library;
 mod night;
+mod records;
 mod runs;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
-use larder_jobs::{Ended, HostName, Kind, Reason};
+use larder_jobs::{HostName, Kind, Reason};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, Api, Door, Followed, Listeners, Sampler};
 use crate::config::{Config, Environment, Settings, Sources};
-use crate::disk::Reservations;
-use crate::error::{Error, Result, blocking};
+use crate::error::{Error, Result};
 use crate::fleet::{self, Portrait};
 use crate::gpu;
 use crate::hub::{Hub, Limits};
 use crate::keeper::{self, Keeper};
 use crate::layout::Cache;
-use crate::ledger::Ledger;
 use crate::metrics;
-use crate::notify::Notifier;
 use crate::plan::KeepFree;
-use crate::queue::{self, Embedded, JobStore, Redis, Scope};
+use crate::queue::{self, JobStore, Redis, Scope};
 use crate::scout::{Scout, Watch};
-use crate::store::{StateLock, Store};
+use crate::store::StateLock;
 use crate::web;
 use crate::worker::{self, Context, Patience};
 
+use records::Records;
 use runs::Runs;
 
 pub use library::StagedModel;
@@ -87,52 +85,32 @@ impl House {
         // Reading the system's certificates takes as long as opening the store.
         let (hub_config, tokens) = (settings.config.hub.clone(), settings.tokens.clone());
         let hub = tokio::task::spawn_blocking(move || Hub::new(&hub_config, tokens));
-        let dir = settings.state_dir.clone();
-        let cache = Cache::new(settings.cache_root.clone());
-        let keeping = settings.config.cache.clone();
-        let queue_config = settings.config.queue.clone();
         // A foreground command does its own job and needs no fleet for it.
         let fleet = settings.fleet.clone().filter(|_| scope == Scope::All);
-        let fleet = fleet.map(|(address, host)| Arc::new(Redis::new(address, queue_config.clone(), host)));
-        let telling = (settings.config.notify.clone(), settings.config.host.name.clone());
-        let opened = blocking(move || {
-            let lock = StateLock::acquire(&dir)?.map_err(Error::from)?;
-            let (store, opened) = Store::open(&dir)?;
-            let grace = keeping.recovery_grace;
-            let ledger = Ledger::open(store.clone(), cache.clone(), grace, &opened, Timestamp::now())?;
-            let keeper = Keeper::new(cache, Arc::new(ledger), &keeping, Reservations::default());
-            let notifier = Notifier::open(store.clone(), &telling.0, &telling.1)?;
-            let queue = Embedded::open(store.clone(), queue_config, scope)?;
-            Ok((lock, store, keeper, queue, notifier))
-        });
-        let (lock, store, keeper, queue, notifier) = opened.await?;
+        let fleet =
+            fleet.map(|(address, host)| Arc::new(Redis::new(address, settings.config.queue.clone(), host)));
+        let records = Records::open(&settings, scope).await?;
         let hub = hub.await.map_err(|died| Error::internal(format!("setting up HTTPS died: {died}")))??;
-        let own = Arc::new(queue);
         if scope == Scope::All {
-            tell_of_ends(&notifier, &own, fleet.as_deref());
+            records.tell_of_ends(fleet.as_deref());
         }
         let queue: Arc<dyn JobStore> = match &fleet {
             Some(fleet) => {
-                left_behind(&own).await;
+                records.left_behind().await;
                 Arc::clone(fleet) as _
             }
-            None => own,
+            None => Arc::clone(&records.queue) as _,
         };
         // Whoever does one job looks at the GPUs when it needs them.
         let watched = (scope == Scope::All).then(|| gpu::start(&settings.config.gpu));
+        let Records { lock, store, keeper, notifier, .. } = records;
         let planning = planner(&settings, hub.clone(), scope == Scope::Own)?;
-        let scout = planning.scout.clone().on_host(Arc::clone(keeper.ledger()), watched.clone());
-        if let Err(error) = scout.recall_minutes() {
-            tracing::debug!(%error, "how the GPUs fared before is not known");
-        }
+        let planning =
+            Context { scout: at_home(planning.scout.clone(), &keeper, watched.clone()), ..planning };
+        let scout = planning.scout.clone();
         if let Some(fleet) = &fleet {
-            let scout = scout.clone();
-            fleet.size_with(Arc::new(move |job| {
-                let scout = scout.clone();
-                Box::pin(async move { scout.size(&job).await })
-            }));
+            fleet.size_with(sizer(&scout));
         }
-        let planning = Context { scout: scout.clone(), ..planning };
         let portrait = Portrait {
             name: own_name(&settings),
             labels: settings.config.host.labels.clone(),
@@ -152,13 +130,7 @@ impl House {
             limits: hub.limits().clone(),
             notifier,
             scout,
-            planner: Arc::new(move |want, stop| {
-                let context = planning.clone();
-                Box::pin(async move {
-                    let view = worker::plan_view(&context, &want, &stop).await?;
-                    serde_json::to_value(&view).map_err(|error| Error::internal(error.to_string()))
-                })
-            }),
+            planner: planned(planning),
             warmer,
             sampler: Sampler::default(),
             metrics: handle,
@@ -268,32 +240,33 @@ impl House {
     }
 }
 
-/// Whoever wants to know that a job has ended is told.
-fn tell_of_ends(notifier: &Notifier, own: &Embedded, fleet: Option<&Redis>) {
-    let tell = |how: fn(&Notifier, &Ended<'_>) -> bool| -> queue::Tell {
-        let notifier = notifier.clone();
-        Arc::new(move |end| how(&notifier, end))
-    };
-    own.on_end(tell(|notifier, end| notifier.tell_asked(end) & notifier.tell_house(end)));
-    if let Some(fleet) = fleet {
-        fleet.on_end(tell(Notifier::tell_house));
-        // Whoever has no secret leaves it to those that have one.
-        if notifier.is_able() {
-            fleet.on_notice(tell(Notifier::tell_asked));
-        }
+/// A scout that knows what this host has measured, and how its GPUs fared before.
+fn at_home(scout: Scout, keeper: &Keeper, watched: Option<gpu::Handle>) -> Scout {
+    let scout = scout.on_host(Arc::clone(keeper.ledger()), watched);
+    if let Err(error) = scout.recall_minutes() {
+        tracing::debug!(%error, "how the GPUs fared before is not known");
     }
+    scout
 }
 
-/// Says which jobs nobody works off while the queue is a fleet's.
-async fn left_behind(own: &Embedded) {
-    let stats = own.stats().await.unwrap_or_default();
-    let open: usize = stats.jobs.iter().filter(|((_, state), _)| !state.is_terminal()).map(|(_, n)| n).sum();
-    if open > 0 {
-        tracing::warn!(
-            jobs = open,
-            "jobs are left in this machine's own queue; they run when no queue of a fleet is named, or ask for them again"
-        );
-    }
+/// The plan of a download, for the API.
+fn planned(context: Context) -> api::Planner {
+    Arc::new(move |want, stop| {
+        let context = context.clone();
+        Box::pin(async move {
+            let view = worker::plan_view(&context, &want, &stop).await?;
+            serde_json::to_value(&view).map_err(|error| Error::internal(error.to_string()))
+        })
+    })
+}
+
+/// Whoever knows how large a model is, for the queue that chooses the best host for it.
+fn sizer(scout: &Scout) -> queue::Sizer {
+    let scout = scout.clone();
+    Arc::new(move |job| {
+        let scout = scout.clone();
+        Box::pin(async move { scout.size(&job).await })
+    })
 }
 
 /// What planning needs; no state folder, no ledger, and GPUs that are looked at when somebody asks.

@@ -54,18 +54,31 @@ pub fn read(reply: &Reply) -> Result<Record, Box<Unreadable>> {
     })
 }
 
-/// A flat list of fields and values; a later one replaces an earlier one, and one that is not text takes it away.
+/// A flat list of fields and values; a later one replaces an earlier one, and one that is not text takes it away. The long
+/// values of an ended job lie in pieces (`cut` in `lua/records.lua`).
 pub(super) fn fields(reply: &Reply) -> BTreeMap<String, String> {
-    let mut fields = BTreeMap::new();
+    let (mut fields, mut pieces) = (BTreeMap::new(), BTreeMap::<(String, usize), String>::new());
     let Reply::Array(list) = reply else { return fields };
     for pair in list.chunks_exact(2) {
         match (text(&pair[0]), text(&pair[1])) {
-            (Some(name), Some(value)) => drop(fields.insert(name, value)),
+            (Some(name), Some(value)) => match piece(&name) {
+                Some(place) => drop(pieces.insert(place, value)),
+                None => drop(fields.insert(name, value)),
+            },
             (Some(name), None) => drop(fields.remove(&name)),
             (None, _) => {}
         }
     }
+    for ((name, _), piece) in pieces {
+        fields.entry(name).or_default().push_str(&piece);
+    }
     fields
+}
+
+/// Of which field this is a piece, and which one.
+fn piece(name: &str) -> Option<(String, usize)> {
+    let (name, number) = name.rsplit_once(':')?;
+    Some((name.to_owned(), number.parse().ok()?))
 }
 
 /// A reply that is text.
@@ -195,6 +208,19 @@ mod tests {
         record.priority = -7;
         record.token = 1_767_323_045_678_901;
         record
+    }
+
+    #[test]
+    fn pieces_are_put_together_in_their_order() {
+        let text = |text: &str| Reply::BulkString(text.as_bytes().to_vec());
+        let mut list = vec![text("id"), text("x")];
+        for n in (1..12).rev() {
+            list.extend([text(&format!("path:{n}")), text(&format!("{n},"))]);
+        }
+        list.extend([text("path"), text("0,")]);
+        let fields = fields(&Reply::Array(list));
+        assert_eq!(fields["path"], "0,1,2,3,4,5,6,7,8,9,10,11,");
+        assert_eq!(fields.len(), 2);
     }
 
     #[test]

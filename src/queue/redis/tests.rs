@@ -311,3 +311,29 @@ fn dump(server: &support::Redis) -> Vec<(String, String, i64)> {
     };
     server.keys("*").into_iter().map(of).collect()
 }
+
+#[tokio::test]
+async fn an_ended_job_lies_in_pieces_and_is_whole_again_when_it_is_retried() {
+    let server = support::Redis::start();
+    let store = store(Connection::new(address(&server)), config(), "gpu-1");
+    let id = store.enqueue(job("a/b")).await.expect("accepted").record.id;
+    let key = format!("{{test}}:job:{id}");
+    for length in [3, 200, 600] {
+        // No piece ends within one of these.
+        let message = "größer".repeat(length);
+        let held = claim(&store).await.expect("a job");
+        let end = Settlement::Fail { reason: Reason::NotFound, message: message.clone() };
+        store.settle(id, held.token, end).await.expect("settles");
+        let record = store.get(id).await.expect("reads").expect("is known");
+        assert_eq!(record.message.as_deref(), Some(crate::queue::bounds::message(&message).as_str()));
+        assert_eq!(record.job["repo"], "a/b");
+        assert_eq!(store.list(Filter::default()).await.expect("lists"), [record.clone()]);
+        assert_eq!(server.command(&["OBJECT", "ENCODING", &key]).text(), "listpack", "{length}");
+        let shown = server.command(&["HKEYS", &key]).list();
+        assert_eq!(shown.iter().any(|name| name.starts_with("message:")), length > 10, "{shown:?}");
+        store.retry(id).await.expect("runs again");
+        let shown = server.command(&["HKEYS", &key]).list();
+        assert!(shown.iter().all(|name| !name.contains(':')), "{shown:?}");
+        assert_eq!(store.get(id).await.expect("reads").expect("is known").job, record.job);
+    }
+}

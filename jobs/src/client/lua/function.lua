@@ -43,11 +43,20 @@ end
 
 local function is_id(text) return #text == 26 and string.find(text, '^[0-7][' .. DIGITS .. ']+$') ~= nil end
 
--- A job as a table; nil if there is none under that id.
+-- A job as a table; nil if there is none under that id. The long values of an ended one go on in <name>:1 and so on.
 local function load(P, id)
   local raw = redis.call('HGETALL', P .. 'job:' .. id)
-  local job = {}
-  for i = 1, #raw, 2 do job[raw[i]] = raw[i + 1] end
+  local job, more = {}, {}
+  for i = 1, #raw, 2 do
+    local name, n = string.match(raw[i], '^(.-):(%d+)$')
+    if name then
+      more[name] = more[name] or {}
+      more[name][tonumber(n)] = raw[i + 1]
+    else
+      job[raw[i]] = raw[i + 1]
+    end
+  end
+  for name, pieces in pairs(more) do job[name] = (job[name] or '') .. table.concat(pieces) end
   return #raw > 0 and job or nil
 end
 

@@ -52,6 +52,63 @@ local function int(number) return string.format('%.0f', number) end
 local function given(text) return text ~= '' and text end
 local function number(job, field) return tonumber(job[field] or 0) end
 
+-- An ended job is kept for long, and a hash without a longer value, and with no more fields than that, takes half the
+-- room (hash-max-listpack-value, hash-max-listpack-entries): the long ones of an ended job are cut, and go on in the fields
+-- <name>:1, <name>:2 and so on.
+local SHORT, MANY = 64, 120
+
+-- The text in short pieces, none of which ends within a character.
+local function cut(text)
+  if text == '' then return { '' } end
+  local list, from = {}, 1
+  while from <= #text do
+    local to = math.min(from + SHORT - 1, #text)
+    local next = string.byte(text, to + 1)
+    while next and next > 127 and next < 192 and to > from do
+      next = string.byte(text, to)
+      to = to - 1
+    end
+    list[#list + 1] = string.sub(text, from, to)
+    from = to + 1
+  end
+  return list
+end
+
+-- The record as a list of fields and values for an ended job: in pieces, unless there would be too many.
+local function packed(job)
+  local list, count = {}, 0
+  for field, value in pairs(job) do
+    for n, piece in ipairs(cut(value)) do
+      list[#list + 1], list[#list + 2] = n == 1 and field or field .. ':' .. (n - 1), piece
+      count = count + 1
+    end
+    if count > MANY then return nil end
+  end
+  return list
+end
+
+local function flat(job)
+  local list = {}
+  for field, value in pairs(job) do list[#list + 1], list[#list + 2] = field, value end
+  return list
+end
+
+-- Puts the pieces of an ended job together.
+local function join(job)
+  local more = {}
+  for field, piece in pairs(job) do
+    local name, n = string.match(field, '^(.-):(%d+)$')
+    if name then
+      more[name] = more[name] or {}
+      more[name][tonumber(n)] = piece
+    end
+  end
+  for name, list in pairs(more) do
+    for n = 1, #list do job[name .. ':' .. n] = nil end
+    job[name] = (job[name] or '') .. table.concat(list)
+  end
+end
+
 -- Of the jobs of this step: what was read of each, and how many milliseconds an ended one is kept.
 local RAW, FORGET = {}, {}
 
@@ -63,6 +120,10 @@ local function load(id)
   if raw.err or #raw == 0 then return nil end
   local job = {}
   for i = 1, #raw, 2 do job[raw[i]] = raw[i + 1] end
+  if ENDED[job.state] then
+    join(job)
+    raw = flat(job)
+  end
   RAW[job] = raw
   return job
 end
@@ -131,8 +192,8 @@ local function names(text)
 end
 
 -- Writes what `job` has as its own. The first write is one that Redis refuses when its memory is full, so a refusal
--- changes nothing. A job that ends is written anew: a hash keeps the room that it had when it held most, and ended jobs
--- are kept for long.
+-- changes nothing. A job that ends is written anew, since a hash keeps the room that it had when it held most; one that
+-- runs again, too, since it is no longer in pieces.
 local function write(key, old, job)
   local set, gone = {}, {}
   for field, value in pairs(job) do
@@ -142,11 +203,12 @@ local function write(key, old, job)
       gone[#gone + 1] = field
     end
   end
-  if old and ENDED[job.state] and not ENDED[old.state] then
-    for field, value in pairs(old) do
-      if rawget(job, field) == nil then set[#set + 1], set[#set + 2] = field, value end
-    end
-    redis.call('HSET', P .. 'ended:job', unpack(set))
+  local was, is = old and ENDED[old.state], ENDED[job.state]
+  if was ~= is then
+    local all = {}
+    for field, value in pairs(old or {}) do all[field] = value end
+    for field, value in pairs(job) do all[field] = value or nil end
+    redis.call('HSET', P .. 'ended:job', unpack(is and packed(all) or flat(all)))
     redis.call('RENAME', P .. 'ended:job', key)
     return
   end

@@ -339,8 +339,8 @@ function verbs.reap(limit, max_attempts, retention, max_finished)
   if surplus > #old then old = redis.call('ZRANGE', P .. 'ended', 0, math.min(surplus, limit) - 1) end
   for _, member in ipairs(old) do
     local id, kind, state = string.match(member, '^(.-):(.-):(.*)$')
-    local keys = redis.call('HGET', P .. 'job:' .. id, 'keys')
-    for _, key in ipairs(names(keys)) do
+    local job = load(id)
+    for _, key in ipairs(names(job and job.keys)) do
       if redis.call('GET', P .. 'key:' .. key) == id then redis.call('DEL', P .. 'key:' .. key) end
     end
     redis.call('ZREM', P .. 'jobs:' .. kind .. ':' .. state, id)
