@@ -42,7 +42,7 @@ fn a_run_tells_what_was_planned_what_is_there_and_what_remains() {
     );
     let path = manifest(&larder, "night.toml", &text);
     let config = scheduled(&larder, &path);
-    let larder = larder.env("LARDER_CONFIG", config);
+    let mut larder = larder.env("LARDER_CONFIG", &config);
     hub.throttle(Some(1_000_000));
     let mut daemon = larder.serve();
     daemon.allow(Tripwire::Errors);
@@ -71,6 +71,10 @@ fn a_run_tells_what_was_planned_what_is_there_and_what_remains() {
 
     // The run is due again, and all of it is there: what was planned at first still counts, from the first scrape on.
     drop(daemon);
+    // A command that knows of no schedule forgets nothing.
+    larder.set_env("LARDER_CONFIG", manifest(&larder, "other.toml", ""));
+    larder.run(&["stage", there.id()]).expect_code(0);
+    larder.set_env("LARDER_CONFIG", &config);
     let daemon = larder.serve();
     let first = daemon.get("/metrics").text;
     assert_eq!((numbers(&first), states(&first)), (numbers(&ended), over.clone()));
