@@ -195,6 +195,7 @@ pub(super) struct Subject {
     pub(super) job: Option<String>,
     pub(super) kind: Option<&'static str>,
     pub(super) model: Option<String>,
+    pub(super) host: Option<String>,
 }
 
 impl Subject {
@@ -206,6 +207,8 @@ impl Subject {
             subject.job = parts.get(3).map(|id| shown(id));
         } else if route.path.starts_with("/v1/models/{owner}/{name}") && parts.len() > 4 {
             subject.model = Some(shown(&format!("{}/{}", parts[3], parts[4])));
+        } else if route.path.starts_with("/v1/hosts/{host}") {
+            subject.host = parts.get(3).map(|host| shown(host));
         }
         subject
     }
@@ -263,6 +266,7 @@ fn audit(route: &Route, who: &str, subject: &Subject, response: &Response) {
         job = subject.job,
         kind = subject.kind,
         model = subject.model,
+        about = subject.host,
         outcome,
         status = status.as_u16(),
         reason,

@@ -76,7 +76,8 @@ pub(super) async fn enqueue(
     }
     let answer = Accepted { created: submitted.created(), job: submitted.view(Some(&api.host)) };
     let place = format!("/v1/jobs/{}", answer.job.id);
-    let subject = Subject { job: Some(answer.job.id.to_string()), kind: Some(kind.word()), model };
+    let subject =
+        Subject { job: Some(answer.job.id.to_string()), kind: Some(kind.word()), model, host: None };
     let mut response = (StatusCode::ACCEPTED, [(header::LOCATION, place)], Json(answer)).into_response();
     response.extensions_mut().insert(subject);
     Ok(response)

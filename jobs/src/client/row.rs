@@ -34,7 +34,7 @@ pub struct Unreadable {
 /// # Errors
 /// [`Unreadable`] for one that lacks a field, has one of the wrong form, or is of a newer version.
 pub fn read(reply: &Reply) -> Result<Record, Box<Unreadable>> {
-    let fields = fields(reply);
+    let fields = whole(fields(reply));
     let id = fields.get("id").and_then(|id| id.parse().ok());
     let raw = || match fields.get("job") {
         Some(job) => serde_json::from_str(job).unwrap_or_else(|_| Value::String(job.clone())),
@@ -54,31 +54,37 @@ pub fn read(reply: &Reply) -> Result<Record, Box<Unreadable>> {
     })
 }
 
-/// A flat list of fields and values; a later one replaces an earlier one, and one that is not text takes it away. The long
-/// values of an ended job lie in pieces (`cut` in `lua/records.lua`).
+/// A flat list of fields and values; a later one replaces an earlier one, and one that is not text takes it away.
 pub(super) fn fields(reply: &Reply) -> BTreeMap<String, String> {
-    let (mut fields, mut pieces) = (BTreeMap::new(), BTreeMap::<(String, usize), String>::new());
+    let mut fields = BTreeMap::new();
     let Reply::Array(list) = reply else { return fields };
     for pair in list.chunks_exact(2) {
         match (text(&pair[0]), text(&pair[1])) {
-            (Some(name), Some(value)) => match piece(&name) {
-                Some(place) => drop(pieces.insert(place, value)),
-                None => drop(fields.insert(name, value)),
-            },
+            (Some(name), Some(value)) => drop(fields.insert(name, value)),
             (Some(name), None) => drop(fields.remove(&name)),
             (None, _) => {}
         }
     }
-    for ((name, _), piece) in pieces {
-        fields.entry(name).or_default().push_str(&piece);
-    }
     fields
 }
 
-/// Of which field this is a piece, and which one.
-fn piece(name: &str) -> Option<(String, usize)> {
-    let (name, number) = name.rsplit_once(':')?;
-    Some((name.to_owned(), number.parse().ok()?))
+/// The fields of a job; the long values of an ended one lie in pieces (`cut` in `lua/records.lua`).
+fn whole(fields: BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let piece = |name: &str| {
+        let (name, number) = name.rsplit_once(':')?;
+        Some((name.to_owned(), number.parse::<usize>().ok()?))
+    };
+    let (mut whole, mut pieces) = (BTreeMap::<String, String>::new(), BTreeMap::new());
+    for (name, value) in fields {
+        match piece(&name) {
+            Some(place) => drop(pieces.insert(place, value)),
+            None => drop(whole.insert(name, value)),
+        }
+    }
+    for ((name, _), piece) in pieces {
+        whole.entry(name).or_default().push_str(&piece);
+    }
+    whole
 }
 
 /// A reply that is text.
@@ -218,7 +224,7 @@ mod tests {
             list.extend([text(&format!("path:{n}")), text(&format!("{n},"))]);
         }
         list.extend([text("path"), text("0,")]);
-        let fields = fields(&Reply::Array(list));
+        let fields = whole(fields(&Reply::Array(list)));
         assert_eq!(fields["path"], "0,1,2,3,4,5,6,7,8,9,10,11,");
         assert_eq!(fields.len(), 2);
     }

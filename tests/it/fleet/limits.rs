@@ -58,6 +58,32 @@ fn hosts_together_keep_to_what_the_fleet_may_take() {
 }
 
 #[test]
+fn hosts_together_ask_no_more_often_than_the_fleet_may() {
+    const RATE: u32 = 10;
+    let (redis, hub) = (Redis::start(), Hub::start());
+    let models: Vec<_> = (1..=6).map(|n| models::tiny_gpt2(n, 20_000)).collect();
+    models.iter().for_each(|model| drop(hub.add(model.clone())));
+    let machines = ["gpu-1", "gpu-2"].map(|name| machine(name, &redis.url(), &hub));
+    let daemons = machines.each_ref().map(|machine| machine.serve());
+    machines[0].run(&["limit", "--fleet", "--requests", &RATE.to_string()]).expect_code(0);
+    hub.clear_requests();
+    let begun = Instant::now();
+    let asked: Vec<_> = models
+        .iter()
+        .enumerate()
+        .map(|(n, model)| (&daemons[n % 2], ask(&daemons[n % 2], model.id())))
+        .collect();
+    for (daemon, id) in &asked {
+        assert_eq!(daemon.wait_job(id, PATIENCE)["state"], "ready");
+    }
+    let (took, requests) = (begun.elapsed().as_secs_f64(), hub.requests().len() as f64);
+    assert!(requests > 40.0, "{requests}");
+    // A second's worth may go at once.
+    let most = (took + 1.0) * f64::from(RATE) * 1.1;
+    assert!(requests <= most, "{requests} requests in {took} s, of {RATE} in a second");
+}
+
+#[test]
 fn a_source_has_limits_of_its_own() {
     let (redis, hub, mirror) = (Redis::start(), Hub::start(), Hub::start());
     let (slow, quick) = (models::huge(1, MODEL), models::huge(2, MODEL));
