@@ -1,5 +1,5 @@
 #!lua name=larder
--- The door to larder for programs in other languages, version 1: FCALL larder_enqueue and FCALL larder_job.
+-- The door to larder for programs in other languages, version 2: FCALL larder_enqueue and FCALL larder_job.
 --
 -- A request is put into the inbox as it came; a larder takes it from there, checks it as it checks every request, and
 -- queues it under the same id. KEYS[1] is the prefix of all keys, `{larder}:` unless queue.namespace says otherwise.
