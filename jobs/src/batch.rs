@@ -35,6 +35,9 @@ pub struct Batch {
     pub name: Option<String>,
     /// The payload as it was asked for, if it was one for several hosts.
     pub job: Option<Value>,
+    /// What was asked for, as a text that is the same whenever the same is: a key answers nothing else.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub asks: String,
     /// Who is told when all of its jobs have ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub notify: Option<String>,
@@ -52,6 +55,11 @@ pub enum Ended<'a> {
 }
 
 impl Batch {
+    /// Whether this key answers it.
+    pub fn has_key(&self, key: &str) -> bool {
+        self.idempotency_key.as_deref() == Some(key) || self.more_keys.iter().any(|known| known == key)
+    }
+
     /// All jobs as one; `records` are those that are still known, `only` names the host of a queue without a fleet.
     pub fn view(&self, records: &[Record], only: Option<&str>) -> JobView {
         let views: Vec<JobView> = records.iter().map(|record| record.view(only)).collect();
@@ -186,6 +194,7 @@ mod tests {
             more_keys: Vec::new(),
             name: None,
             job: Some(json!({"v": 1, "kind": "download", "repo": "a/b", "revision": "main", "hosts": "all"})),
+            asks: String::new(),
             notify: None,
             jobs: Vec::new(),
         }

@@ -266,7 +266,7 @@ fn audit(route: &Route, who: &str, subject: &Subject, response: &Response) {
         job = subject.job,
         kind = subject.kind,
         model = subject.model,
-        about = subject.host,
+        host = subject.host,
         outcome,
         status = status.as_u16(),
         reason,

@@ -13,6 +13,7 @@ use larder_jobs::client::Title;
 use larder_jobs::{Common, Invalid, Job, JobId, Reason};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use sha2::Digest as _;
 use tokio_util::sync::CancellationToken;
 
 use super::jobs::key_of;
@@ -68,6 +69,7 @@ pub(super) async fn ask(
         idempotency_key: body.idempotency_key.clone(),
         name: body.name.clone().or_else(|| Some("manifest".into())),
         job: None,
+        asks: hex::encode(sha2::Sha256::digest(&body.manifest)),
         notify: body.notify.clone(),
     };
     let plan = planned(&api, body).await?;

@@ -158,10 +158,12 @@ impl Notifier {
         !self.inner.secrets.is_empty()
     }
 
-    /// Writes the notices of an end for those who hear of every one that this host sees.
+    /// Writes the notice of a job's end for whoever hears of every one that this host sees, unless they asked for it with
+    /// the job.
     pub fn tell_house(&self, end: &Ended<'_>) -> bool {
-        let url = Some(&self.inner.config.url).filter(|url| !url.is_empty() && matches!(end, Ended::Job(_)));
-        self.write(end, url)
+        let Ended::Job(record) = end else { return true };
+        let url = &self.inner.config.url;
+        self.write(end, Some(url).filter(|url| !url.is_empty() && !record.notify.contains(url)))
     }
 
     /// Writes the notices of an end for those who asked for them with the job; whether they are written, which also those

@@ -22,9 +22,12 @@ impl Scout {
         };
         let stop = CancellationToken::new();
         let _stops = stop.clone().drop_guard();
-        let ask = serde_json::json!({
+        let mut ask = serde_json::json!({
             "repo": download.repo, "revision": download.revision, "vram": ANY_CARD, "local": true,
         });
+        if let Some(token) = &download.token_ref {
+            ask["token_ref"] = token.as_str().into();
+        }
         let asked = async {
             let ask = FitAsk::from_json(ask, &self.registry)?;
             self.fit(&ask, &stop).await

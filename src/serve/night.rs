@@ -204,6 +204,7 @@ impl Nightly {
             idempotency_key: None,
             name: Some(run.clone()),
             job: None,
+            asks: String::new(),
             notify: None,
         };
         let (created, batch) = self.queue.enqueue_all(title, view.jobs).await?;

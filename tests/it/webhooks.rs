@@ -252,10 +252,11 @@ fn a_webhook_to_nowhere_is_given_up_and_told_once() {
 fn jobs_of_the_fleet_tell_as_well() {
     let (hub, redis) = (Hub::start(), Redis::start());
     hub.add(models::tiny_gpt2(1, 20_000));
-    let larder = telling(machine("gpu-1", &redis.tcp_url(), &hub));
-    let daemon = larder.serve();
     let (one, to_one) = receiver(&["200 OK"]);
     let (two, to_two) = receiver(&["200 OK"]);
+    // One of them hears of every end as well, which is no reason to tell it twice.
+    let larder = telling(machine("gpu-1", &redis.tcp_url(), &hub)).env("LARDER__NOTIFY__URL", &two);
+    let daemon = larder.serve();
     let mut later = want(&one);
     later["not_before"] = json!("2999-01-01T00:00:00Z");
     let first = daemon.post("/v1/jobs", &later).expect(202);
@@ -264,6 +265,8 @@ fn jobs_of_the_fleet_tell_as_well() {
     for told in [&to_one, &to_two] {
         assert_eq!(told.recv_timeout(SOON).expect("told").json()["job"]["id"], first["id"]);
     }
+    wait_counted(&daemon, "delivered", "2");
+    assert!(to_two.try_recv().is_err());
 }
 
 #[test]
@@ -286,6 +289,10 @@ fn a_night_tells_when_all_of_it_has_ended_and_a_key_answers_it() {
         let again = daemon.post("/v1/warm/jobs", &body).expect(202);
         assert_eq!((&again["id"], &again["created"]), (&asked["id"], &json!(false)));
         wait_counted(&daemon, "delivered", "1");
+        let other =
+            json!({"manifest": "[[models]]\nmodel = \"test/tiny-gpt2-1\"\n", "idempotency_key": "night-1"});
+        let refused = daemon.post("/v1/warm/jobs", &other).expect(400);
+        assert!(refused["detail"].to_string().contains("asked for something else"), "{refused}");
         body["notify"] = json!("https://user:secret@hooks.example/");
         let refused = daemon.post("/v1/warm/jobs", &body).expect(400);
         assert!(!refused.to_string().contains("secret"), "{refused}");

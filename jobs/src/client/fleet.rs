@@ -46,6 +46,9 @@ pub struct Title {
     pub name: Option<String>,
     /// The payload, if it is one for several hosts.
     pub job: Option<serde_json::Value>,
+    /// What is asked for, as a text that is the same whenever the same is: the payload, or the manifest's digest. A key
+    /// answers nothing else.
+    pub asks: String,
     /// Who is told when all of its jobs have ended.
     pub notify: Option<String>,
 }
@@ -103,6 +106,7 @@ impl Queue {
             .maybe(title.name.as_ref())
             .maybe(title.job.as_ref())
             .arg(hash(&wants))
+            .arg(&title.asks)
             .maybe(title.notify.as_ref())
             .arg(json!(rows));
         let reply = self.connection.run(&step).await?;
@@ -462,6 +466,7 @@ fn batch(reply: &Value) -> Result<(Batch, Vec<Record>)> {
         more_keys: text("keys").and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default(),
         name: text("name"),
         job: read("job"),
+        asks: text("asks").unwrap_or_default(),
         notify: text("notify"),
         jobs: text("jobs").and_then(|text| serde_json::from_str(&text).ok()).ok_or_else(strange)?,
     };

@@ -137,12 +137,14 @@ impl Queue {
 
     async fn fan_out(&self, id: JobId, job: &Job, names: Vec<HostName>) -> Result<Submitted> {
         let now = Timestamp::now();
+        let payload = job.payload()?;
         let title = Title {
             id,
             requested_by: job.common.requested_by.clone(),
             idempotency_key: job.common.idempotency_key.clone(),
             name: None,
-            job: Some(job.payload()?),
+            asks: payload.to_string(),
+            job: Some(payload),
             notify: job.common.notify.clone(),
         };
         let count = names.len();

@@ -17,6 +17,7 @@ fn title(n: u8) -> Title {
         idempotency_key: None,
         name: Some("night.toml".into()),
         job: None,
+        asks: "night".into(),
         notify: None,
     }
 }
@@ -128,14 +129,13 @@ async fn for_each_wrong(
     keyed: impl Fn(&str, &str) -> Job,
     titled: impl Fn(u8, &str) -> Title,
 ) {
-    let fanned =
-        |n, key: &str| Title { job: Some(serde_json::json!({"kind": "download"})), ..titled(n, key) };
+    let other = |n, key: &str| Title { asks: "another".into(), ..titled(n, key) };
     let store = &rig.store;
     let refused = [
         (one, store.enqueue(keyed("c/d", "one")).await.expect_err("another model")),
         (many, store.enqueue(keyed("c/d", "many")).await.expect_err("a batch's")),
         (one, store.enqueue_all(titled(4, "one"), jobs(&["a/b"])).await.expect_err("a job's")),
-        (many, store.enqueue_all(fanned(5, "many"), jobs(&["c/d"])).await.expect_err("another request")),
+        (many, store.enqueue_all(other(5, "many"), jobs(&["c/d"])).await.expect_err("another request")),
         (
             one,
             store

@@ -34,17 +34,18 @@ impl Embedded {
         if self.store.get(BATCHES, &key(title.id))?.is_some() {
             return Ok((false, title.id));
         }
+        let batches = self.batches()?;
         if let Some(text) = title.idempotency_key.as_deref() {
-            if let Some(known) = self.batch_keyed(text)? {
-                let is_same = known.job == title.job;
+            if let Some(known) = batches.iter().find(|known| known.has_key(text)) {
+                let is_same = known.asks == title.asks;
                 return if is_same { Ok((false, known.id)) } else { Err(keyed_otherwise(known.id).into()) };
             }
             if let Some(id) = inner.index.keyed(text) {
                 return Err(keyed_otherwise(id).into());
             }
         }
-        let (ids, asked) = self.ask(&inner, title.id, jobs)?;
-        let known = self.batches()?.into_iter().find(|known| known.jobs == ids);
+        let (ids, asked) = self.ask(&inner, &batches, title.id, jobs)?;
+        let known = batches.into_iter().find(|known| known.jobs == ids);
         let id = known.as_ref().map_or(title.id, |known| known.id);
         let mut changes = Changes::default();
         let is_new = known.is_none();
@@ -58,6 +59,7 @@ impl Embedded {
                 more_keys: Vec::new(),
                 name: title.name,
                 job: title.job,
+                asks: title.asks,
                 notify: title.notify,
                 jobs: ids,
             },
@@ -76,17 +78,23 @@ impl Embedded {
         after.iter().for_each(|record| self.adopt(&mut inner, record));
         if is_new {
             // Keys may have answered with jobs that have all ended.
-            self.tell_of_batches(&batch.jobs)?;
+            self.tell_of_batches(&batch.jobs);
         }
         Ok((is_new, id))
     }
 
     /// What becomes of each job, and what of each record changes; a want that is there twice is one job.
-    fn ask(&self, inner: &Inner, parent: JobId, jobs: &[Job]) -> Result<(Vec<JobId>, Vec<Asked>)> {
+    fn ask(
+        &self,
+        inner: &Inner,
+        batches: &[Jobs],
+        parent: JobId,
+        jobs: &[Job],
+    ) -> Result<(Vec<JobId>, Vec<Asked>)> {
         let (now, mut seq, mut backlog) = (self.now(), inner.index.next_seq(), inner.index.backlog());
         let (mut ids, mut asked, mut places) = (Vec::new(), Vec::<Asked>::new(), HashMap::new());
         for job in jobs {
-            if let Some(record) = self.keyed(inner, job)? {
+            if let Some(record) = self.keyed(inner, batches, job)? {
                 ids.push(record.id);
                 continue;
             }
@@ -116,28 +124,23 @@ impl Embedded {
         Ok((ids, asked))
     }
 
-    /// The batch that an idempotency key stands for.
-    pub(super) fn batch_keyed(&self, text: &str) -> Result<Option<Jobs>> {
-        let has = |known: &Jobs| {
-            known.idempotency_key.as_deref() == Some(text) || known.more_keys.iter().any(|key| key == text)
-        };
-        Ok(self.batches()?.into_iter().find(has))
-    }
-
-    /// Some jobs have ended: tells of the batches of which they were the last.
-    pub(super) fn tell_of_batches(&self, ended: &[JobId]) -> Result<()> {
+    /// Some jobs have ended: tells of the batches of which they were the last. Never fails, since what ended is written.
+    pub(super) fn tell_of_batches(&self, ended: &[JobId]) {
         if ended.is_empty() {
-            return Ok(());
+            return;
         }
+        let all = self.batches().unwrap_or_else(|error| {
+            tracing::warn!(%error, "whether all jobs of a batch have ended cannot be told");
+            Vec::new()
+        });
         let is_asked =
             |batch: &Jobs| batch.notify.is_some() && ended.iter().any(|id| batch.jobs.contains(id));
-        for batch in self.batches()?.into_iter().filter(is_asked) {
+        for batch in all.into_iter().filter(is_asked) {
             let known: Vec<_> = batch.jobs.iter().filter_map(|job| self.find(*job).ok()).collect();
             if known.iter().all(|record| record.state.is_terminal()) {
                 self.observer.all_ended(&batch, &known);
             }
         }
-        Ok(())
     }
 
     /// A batch and those of its jobs that are still known.
@@ -148,7 +151,7 @@ impl Embedded {
     }
 
     /// Every batch that can be read; there are few, since they go with their jobs.
-    fn batches(&self) -> Result<Vec<Jobs>> {
+    pub(super) fn batches(&self) -> Result<Vec<Jobs>> {
         let all = self.store.scan(BATCHES, b"").map(|item| item.map(|(_, batch)| batch.ok()));
         Ok(all.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use larder_jobs::client::keyed_otherwise;
-use larder_jobs::{Invalid, Job, JobId, Kind, Progress, Reason, State};
+use larder_jobs::{Batch as Batched, Invalid, Job, JobId, Kind, Progress, Reason, State};
 use serde_json::Value;
 
 use super::{Embedded, Inner, JOBS, Scope, key};
@@ -54,7 +54,8 @@ impl Embedded {
                 }
             }
         }
-        self.tell_of_batches(&ended)
+        self.tell_of_batches(&ended);
+        Ok(())
     }
 
     fn step(&self, inner: &mut Inner, before: Record, after: Record) -> Result<Record> {
@@ -89,7 +90,8 @@ impl Embedded {
         job.validate()?;
         let now = self.now();
         let mut inner = self.lock();
-        if let Some(record) = self.keyed(&inner, job)? {
+        let batches = if job.common.idempotency_key.is_some() { self.batches()? } else { Vec::new() };
+        if let Some(record) = self.keyed(&inner, &batches, job)? {
             self.adopt(&mut inner, &record);
             return Ok(Enqueued { record, created: false });
         }
@@ -115,13 +117,13 @@ impl Embedded {
     ///
     /// # Errors
     /// `invalid_request` if that does something else.
-    pub(super) fn keyed(&self, inner: &Inner, job: &Job) -> Result<Option<Record>> {
+    pub(super) fn keyed(&self, inner: &Inner, batches: &[Batched], job: &Job) -> Result<Option<Record>> {
         let Some(key) = job.common.idempotency_key.as_deref() else { return Ok(None) };
-        if let Some(batch) = self.batch_keyed(key)? {
-            return Err(keyed_otherwise(batch.id).into());
-        }
         let Some(record) = inner.index.keyed(key).map(|id| self.find(id)).transpose()? else {
-            return Ok(None);
+            return match batches.iter().find(|batch| batch.has_key(key)) {
+                Some(batch) => Err(keyed_otherwise(batch.id).into()),
+                None => Ok(None),
+            };
         };
         // Of what could not be read nobody knows what it wanted.
         if !record.want.is_empty() && record.want != job.work.want_hash() {

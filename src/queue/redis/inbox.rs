@@ -287,6 +287,13 @@ mod tests {
         assert_eq!(show(&server, first)["id"], show(&server, second)["id"]);
         let answer = call(&server, "larder_enqueue", &[&keyed.to_string()]).text();
         assert!(answer.contains("\"created\":false") && answer.contains("\"ready\""), "{answer}");
+        let mut other = download("a/other");
+        other["idempotency_key"] = "night/1".into();
+        let other = ask(&server, &other);
+        store.empty_inbox().await.expect("turns it away");
+        let refused = show(&server, other);
+        assert_eq!((&refused["state"], &refused["reason"]), (&json!("failed"), &json!("invalid_request")));
+        assert!(refused["message"].to_string().contains("asked for something else"), "{refused}");
         assert!(claim(&store).await.is_none());
     }
 

@@ -191,6 +191,7 @@ mod tests {
             idempotency_key: None,
             name: None,
             job: None,
+            asks: String::new(),
             notify: Some("https://hooks.example/".into()),
         };
         teller.store.enqueue_all(title, vec![job("a/b"), job("c/d")]).await.expect("accepted");

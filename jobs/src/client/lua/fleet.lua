@@ -1,15 +1,15 @@
 -- The steps of a fleet: who is there, what they have, who takes no jobs, and jobs that are asked for together.
 
--- batch most key requester name payload want notify job... -> whether it is new, its id, which of its jobs are; or FULL,
+-- batch most key requester name payload want asks notify job... -> whether it is new, its id, which of its jobs are; or FULL,
 -- KEYED or BATCH as enqueue answers.
 -- All of it is accepted, or nothing: each job is a list of what enqueue takes before max_queued, then notify
 -- and placed.
-function verbs.enqueue_all(id, most, key, requester, name, payload, want, notify, jobs)
+function verbs.enqueue_all(id, most, key, requester, name, payload, want, asks, notify, jobs)
   if redis.call('EXISTS', P .. 'batch:' .. id) == 1 then return { 0, id, {} } end
   local known = given(key) and redis.call('GET', P .. 'key:' .. key)
   if known and redis.call('EXISTS', P .. 'batch:' .. known) == 1 then
     -- The hosts of the same labels may be others by now; what is asked of them is the same.
-    if redis.call('HGET', P .. 'batch:' .. known, 'job') ~= payload then return 'BATCH ' .. known end
+    if redis.call('HGET', P .. 'batch:' .. known, 'asks') ~= asks then return 'BATCH ' .. known end
     return { 0, known, {} }
   elseif known and redis.call('EXISTS', P .. 'job:' .. known) == 1 then
     return 'KEYED ' .. known
@@ -48,7 +48,7 @@ function verbs.enqueue_all(id, most, key, requester, name, payload, want, notify
     return { 0, same, fresh }
   end
   redis.call('HSET', P .. 'batch:' .. id, 'v', '1', 'id', id, 'created_at', int(NOW), 'requested_by', requester,
-    'name', name, 'job', payload, 'want', want, 'key', key, 'notify', notify, 'jobs', text)
+    'name', name, 'job', payload, 'want', want, 'asks', asks, 'key', key, 'notify', notify, 'jobs', text)
   redis.call('ZADD', P .. 'batches', int(NOW), id)
   redis.call('HSET', P .. 'wants', 'batch ' .. want, id)
   if given(key) then redis.call('SET', P .. 'key:' .. key, id) end

@@ -95,6 +95,13 @@ local function accepted(id, created, state)
   return object({ 'v', { '1' }, 'id', id, 'created', word, 'state', state })
 end
 
+-- Whether a job is about what a request is about, as far as it can be seen here.
+local function is_about(job, request)
+  local fine, asked = pcall(cjson.decode, job.job)
+  if not fine or type(asked) ~= 'table' then return true end
+  return asked.kind == request.kind and asked.repo == request.repo
+end
+
 -- What is wrong with a request, as far as it can be seen here.
 local function fault(payload, id)
   if type(payload) ~= 'string' or #payload > LONGEST then
@@ -156,7 +163,8 @@ local function enqueue(keys, args)
   end
   local key = type(job.idempotency_key) == 'string' and redis.call('GET', P .. 'key:' .. job.idempotency_key)
   local known = key and load(P, key)
-  if known then return accepted(known.id, false, known.state) end
+  -- Of another model: the larder that takes the request says so.
+  if known and is_about(known, job) then return accepted(known.id, false, known.state) end
   local waiting = redis.call('ZCARD', P .. 'inbox')
   if waiting >= MOST then
     return refuse('queue_unavailable', waiting .. ' requests wait in the inbox and no larder takes them',

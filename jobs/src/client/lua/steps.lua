@@ -352,6 +352,15 @@ function verbs.reap(limit, max_attempts, retention, max_finished)
   return { reaped, #old, late, #redis.call('ZRANGEBYSCORE', P .. 'notices', '-inf', int(NOW), 'LIMIT', 0, 1) }
 end
 
+-- Whether a job of a batch has not ended.
+local function is_open(batch)
+  for _, id in ipairs(names(redis.call('HGET', P .. 'batch:' .. batch, 'jobs'))) do
+    local state = redis.call('HGET', P .. 'job:' .. id, 'state')
+    if state and not ENDED[state] then return true end
+  end
+  return false
+end
+
 -- limit lease -> ended jobs and batches of which somebody wants to be told, for this larder alone for so many
 -- microseconds; and how many until the next look, or ''
 function verbs.notices(limit, lease)
@@ -359,15 +368,10 @@ function verbs.notices(limit, lease)
   for _, member in ipairs(redis.call('ZRANGEBYSCORE', key, '-inf', int(NOW), 'LIMIT', 0, limit)) do
     local id, later = string.match(member, '^batch:(.*)$'), lease
     local job = not id and load(member)
-    local batch = id and verbs.batch(id)
     if job and ENDED[job.state] then
       jobs[#jobs + 1] = reply(job)
-    elseif type(batch) == 'table' then
-      local open = false
-      for _, row in ipairs(batch[2]) do
-        for n = 1, #row, 2 do open = open or row[n] == 'state' and not ENDED[row[n + 1]] end
-      end
-      if open then later = LATER else batches[#batches + 1] = batch end
+    elseif id and redis.call('EXISTS', P .. member) == 1 then
+      if is_open(id) then later = LATER else batches[#batches + 1] = verbs.batch(id) end
     else
       later = nil
     end
