@@ -98,6 +98,7 @@ impl Batch {
             files_done: sum(|view| view.files_done),
             active: Vec::new(),
             evicted: Vec::new(),
+            came_back: None,
             chosen: None,
             report: None,
             bytes_by_source: sources(&views),

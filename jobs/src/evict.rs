@@ -1,5 +1,6 @@
 //! The eviction job: which revisions should go, by name, by bytes to free, or by age.
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{CommitId, Invalid, RepoId, Revision, Size, Span};
@@ -71,6 +72,20 @@ impl Evict {
         serde_json::json!(["evict", self.repo, self.revision, self.free_bytes, self.older_than, self.dry_run])
             .to_string()
     }
+}
+
+/// A download brought back what the rules had evicted less than a day before: it should have stayed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct CameBack {
+    /// Bytes that the eviction had made free.
+    pub bytes: u64,
+    /// When it went.
+    #[cfg_attr(feature = "schema", schemars(with = "String"))]
+    pub evicted_at: Timestamp,
+    /// When it was back.
+    #[cfg_attr(feature = "schema", schemars(with = "String"))]
+    pub back_at: Timestamp,
 }
 
 /// A revision that an eviction removed, or would remove.

@@ -49,7 +49,7 @@ mod window;
 pub use batch::{Batch, Ended, MAX_BATCH};
 pub use cursor::Cursor;
 pub use download::{Download, Format, MAX_LEASE, MIN_LEASE};
-pub use evict::{Evict, EvictedModel};
+pub use evict::{CameBack, Evict, EvictedModel};
 pub use file::{Digest, FilePath, RepoFile};
 pub use fleet::{
     Drain, HOST_RECORD_VERSION, HeldModel, HostDisk, HostGpu, HostHealth, HostRecord, HostState, MAX_FIRST,

@@ -170,6 +170,7 @@ impl Record {
             files_done: progress.files_done,
             active: progress.active,
             evicted: progress.evicted,
+            came_back: progress.came_back,
             chosen: progress.chosen,
             report: progress.report,
             bytes_by_source: progress.bytes_by_source,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ChosenVariant, CommitId, EvictedModel, JobId, Kind, Reason, RepoId, Revision, State};
+use crate::{CameBack, ChosenVariant, CommitId, EvictedModel, JobId, Kind, Reason, RepoId, Revision, State};
 
 /// One file that is being fetched right now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,9 +35,12 @@ pub struct Progress {
     pub files_total: Option<u64>,
     /// Files that are verified and published; of an eviction, revisions that are gone.
     pub files_done: u64,
-    /// What an eviction removed or would remove, at most 32.
+    /// What an eviction removed or would remove, or what went to make room for a download, at most 32.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub evicted: Vec<EvictedModel>,
+    /// Of a download whose model had been evicted too early.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub came_back: Option<Box<CameBack>>,
     /// What a download that allowed variants stages.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chosen: Option<Box<ChosenVariant>>,
@@ -133,9 +136,13 @@ pub struct JobView {
     pub files_done: u64,
     /// The files in flight, at most 16.
     pub active: Vec<FileProgress>,
-    /// What an eviction removed or would remove, at most 32; `bytes_done` and `files_done` count all of it.
+    /// What an eviction removed or would remove, at most 32; `bytes_done` and `files_done` count all of it. Of a
+    /// download, what went to make room for it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub evicted: Vec<EvictedModel>,
+    /// Of a download whose model the rules had evicted less than a day before: when it went, and when it was back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub came_back: Option<Box<CameBack>>,
     /// What a download that allowed variants stages, and why; `repo` is what was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chosen: Option<Box<ChosenVariant>>,

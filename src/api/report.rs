@@ -43,14 +43,17 @@ pub(super) async fn show(
     let from = to.checked_sub(since).unwrap_or(Timestamp::MIN);
     let host: HostName = api.host.parse()?;
     let mut report = Report::new(host, from, to, by);
-    for state in State::ALL {
-        let filter =
-            Filter { kind: Some(Kind::Download), state: Some(*state), limit: MAX_JOBS, ..Filter::default() };
-        let records = api.queue.list(filter).await?;
-        let oldest = records.iter().filter_map(|record| record.finished_at).min();
-        report.is_partial |= records.len() >= MAX_JOBS && oldest.is_none_or(|oldest| oldest >= from);
-        for record in records {
-            report.add(&record.view(Some(&api.host)));
+    for kind in [Kind::Download, Kind::Evict] {
+        for state in State::ALL {
+            let filter =
+                Filter { kind: Some(kind), state: Some(*state), limit: MAX_JOBS, ..Filter::default() };
+            let records = api.queue.list(filter).await?;
+            let oldest = records.iter().filter_map(|record| record.finished_at).min();
+            report.is_partial |= records.len() >= MAX_JOBS && oldest.is_none_or(|oldest| oldest >= from);
+            for job in records.iter().map(|record| record.view(Some(&api.host))) {
+                report.add(&job);
+                report.add_evictions(&job);
+            }
         }
     }
     let keeper = api.keeper.clone();
@@ -68,8 +71,10 @@ fn remembered(keeper: &Keeper, mut report: Report) -> Result<Report> {
             && let Some(back_at) = gone.back_at.filter(|back| *back >= report.from)
         {
             let (repo, commit, bytes) = (gone.repo.clone(), gone.commit.clone(), gone.bytes);
-            report.regretted.push(Regret { repo, commit, bytes, evicted_at: gone.at, back_at });
+            let host = report.host.to_string();
+            report.regretted.push(Regret { host, repo, commit, bytes, evicted_at: gone.at, back_at });
         }
     }
+    report.regretted.sort_by_key(|regret| regret.back_at);
     Ok(report)
 }

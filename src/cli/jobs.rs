@@ -150,6 +150,10 @@ fn show(view: &JobView, output: Output) -> String {
     rows.extend(view.reason.map(|reason| ("reason", reason.to_string())));
     rows.extend(view.message.clone().map(|message| ("message", message)));
     rows.extend(view.placed.clone().map(|placed| ("placed", placed)));
+    rows.extend(super::watch::evicted(view, output).map(|gone| ("evicted", gone)));
+    rows.extend(
+        view.came_back.as_ref().map(|back| ("came back", format!("was evicted at {}", back.evicted_at))),
+    );
     rows.extend(view.parent.map(|parent| ("part of", parent.to_string())));
     let rows = rows.into_iter().map(|(name, value)| format!("{name:12} {value}"));
     let text = rows.map(|row| row.trim_end().to_owned()).collect::<Vec<_>>().join("\n");

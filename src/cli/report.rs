@@ -10,7 +10,7 @@ use super::output::{Output, at, note, table};
 use super::{OK, TRY_LATER};
 use crate::config::Settings;
 use crate::error::{Error, Result};
-use crate::warm::{Report, ReportRow};
+use crate::warm::{Regret, Report, ReportRow};
 
 pub(super) async fn run(settings: Settings, ask: Reported, output: &Output) -> Result<u8> {
     let report =
@@ -63,6 +63,15 @@ fn human(report: &Report, output: Output) -> String {
         output.size(report.evicted.bytes),
         report.regretted.len()
     ));
+    if !report.regretted.is_empty() {
+        lines.push(String::new());
+        let row = |one: &Regret| {
+            let model = format!("{}@{}", one.repo, one.commit.short());
+            vec![model, one.host.clone(), output.size(one.bytes), at(one.evicted_at), at(one.back_at)]
+        };
+        let rows = report.regretted.iter().map(row).collect();
+        lines.push(table(&["EVICTED TOO EARLY", "HOST", "SIZE", "WENT", "CAME BACK"], rows, &[2]));
+    }
     if report.is_partial {
         lines.push("there were more jobs than a report looks at; the oldest are missing".into());
     }

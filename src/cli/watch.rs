@@ -3,11 +3,11 @@
 use std::time::{Duration, Instant};
 
 use indicatif::MultiProgress;
-use larder_jobs::{ChosenVariant, Class, JobId, JobView, Kind, Reason, State};
+use larder_jobs::{ChosenVariant, Class, EvictedModel, JobId, JobView, Kind, Reason, State};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::client::Client;
-use super::output::{Output, files, model, note};
+use super::output::{Output, at, files, model, note};
 use super::progress::Progress;
 use super::{OK, TRY_LATER};
 use crate::error::{Error, Result};
@@ -136,6 +136,15 @@ pub(super) fn report(view: &JobView, output: &Output) -> Result<u8> {
             if let Some(chosen) = view.chosen.as_deref() {
                 note(&variant(view, chosen));
             }
+            if let Some(gone) = evicted(view, *output) {
+                note(&format!("evicted to make room: {gone}"));
+            }
+            if let Some(back) = &view.came_back {
+                note(&format!(
+                    "it had been evicted at {}: the disk is small for what is asked for",
+                    at(back.evicted_at)
+                ));
+            }
         }
         return Ok(OK);
     }
@@ -150,6 +159,14 @@ fn variant(view: &JobView, chosen: &ChosenVariant) -> String {
     } else {
         format!("as it is published ({why})")
     }
+}
+
+/// What went, or would go, by name and size.
+pub(super) fn evicted(view: &JobView, output: Output) -> Option<String> {
+    let name =
+        |gone: &EvictedModel| format!("{}@{} ({})", gone.repo, gone.commit.short(), output.size(gone.bytes));
+    let names: Vec<_> = view.evicted.iter().map(name).collect();
+    (!names.is_empty()).then(|| names.join(", "))
 }
 
 fn success(view: &JobView, output: Output) -> String {

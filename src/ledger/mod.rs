@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use larder_jobs::{CommitId, RepoId, Span};
+use larder_jobs::{CameBack, CommitId, RepoId, Span};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
@@ -168,14 +168,18 @@ impl Ledger {
         }
     }
 
-    /// Takes in what a job has just put into one repo, and that it was asked for at `now`. Blocks.
+    /// Takes in what a job has just put into one repo, and that it was asked for at `now`; says if it should never have
+    /// gone. Blocks.
     ///
     /// # Errors
     /// As [`Ledger::reconcile`].
-    pub fn staged(&self, repo: &RepoId, commit: &CommitId, now: Timestamp) -> Result<()> {
+    pub fn staged(&self, repo: &RepoId, commit: &CommitId, now: Timestamp) -> Result<Option<CameBack>> {
         let key = Key::new(repo, commit);
         let gone = self.recall(&key, now);
-        if gone.as_ref().is_some_and(Gone::is_regretted) {
+        let regretted = gone.as_ref().filter(|gone| gone.is_regretted());
+        let came_back =
+            regretted.map(|gone| CameBack { bytes: gone.bytes, evicted_at: gone.at, back_at: now });
+        if came_back.is_some() {
             metrics::eviction_regretted();
             tracing::info!(model = %key, "evicted less than a day ago, and asked for again");
         }
@@ -186,7 +190,8 @@ impl Ledger {
             }
             entry.heat = lease::warmer(entry, now);
             entry.last_used_at = Some(now);
-        })
+        })?;
+        Ok(came_back)
     }
 
     /// Looks again at one repo. Blocks.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use larder_jobs::{CommitId, HostName, JobId, JobView, Kind, RepoId, State};
+use larder_jobs::{CameBack, CommitId, HostName, JobId, JobView, Kind, RepoId, State};
 use serde::{Deserialize, Serialize};
 
 /// Which part of a report a job is in.
@@ -45,6 +45,8 @@ pub struct ReportRow {
 /// A model that was evicted and came back within a day.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Regret {
+    /// Where.
+    pub host: String,
     /// The repo.
     pub repo: RepoId,
     /// The commit.
@@ -57,11 +59,11 @@ pub struct Regret {
     pub back_at: Timestamp,
 }
 
-/// What went, as far as this host remembers it.
+/// What went: on this host for whatever reason, on others what jobs made go.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Evicted {
     /// Revisions.
-    pub models: usize,
+    pub models: u64,
     /// Bytes that became free.
     pub bytes: u64,
 }
@@ -97,7 +99,7 @@ pub struct Report {
     pub bytes_fetched: u64,
     /// Where those of the staged models came from, by source; what attempts before the last one fetched is in none of them.
     pub bytes_by_source: BTreeMap<String, u64>,
-    /// What went on this host.
+    /// What went.
     pub evicted: Evicted,
     /// What of it should have stayed.
     pub regretted: Vec<Regret>,
@@ -161,6 +163,29 @@ impl Report {
         };
         rows.push(row);
         true
+    }
+
+    /// Adds what a job of that time made go, or brought back too soon, on another host than the one that tells, which
+    /// remembers its own; whoever asked for it.
+    pub fn add_evictions(&mut self, job: &JobView) {
+        let is_in_time = job.finished_at.is_some_and(|at| at >= self.from && at <= self.to);
+        let Some(host) = job.hosts.first().filter(|host| *host != self.host.as_str() && is_in_time) else {
+            return;
+        };
+        let (models, bytes) = match job.kind {
+            // Of a dry run no byte became free.
+            Kind::Evict if job.bytes_done == 0 => (0, 0),
+            Kind::Evict => (job.files_done, job.bytes_done),
+            _ => (job.evicted.len() as u64, job.evicted.iter().map(|gone| gone.bytes).sum()),
+        };
+        self.evicted.models += models;
+        self.evicted.bytes = self.evicted.bytes.saturating_add(bytes);
+        let repo = job.chosen.as_ref().map(|chosen| &chosen.repo).or(job.repo.as_ref());
+        if let (Some(back), Some(repo), Some(commit)) = (&job.came_back, repo, &job.commit) {
+            let CameBack { bytes, evicted_at, back_at } = **back;
+            let (host, repo, commit) = (host.clone(), repo.clone(), commit.clone());
+            self.regretted.push(Regret { host, repo, commit, bytes, evicted_at, back_at });
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
-use larder_jobs::{Digest, Download, Job, ModelRef, Progress, Reason, State, Work};
+use larder_jobs::{CameBack, Digest, Download, EvictedModel, Job, ModelRef, Progress, Reason, State, Work};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, debug_span};
 
@@ -29,19 +29,34 @@ const REPORT_EVERY: Duration = Duration::from_millis(200);
 /// How long a transfer waits for room on a disk that filled up meanwhile.
 const FULL_DISK: Duration = Duration::from_secs(60);
 
+/// What earlier attempts of a job did, which its record must go on telling.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Earlier {
+    /// Bytes that came.
+    pub(super) bytes_fetched: u64,
+    /// What went to make room.
+    pub(super) evicted: Vec<EvictedModel>,
+}
+
+impl Earlier {
+    fn progress(self) -> Progress {
+        Progress { bytes_fetched: self.bytes_fetched, evicted: self.evicted, ..Progress::default() }
+    }
+}
+
 /// Runs the job, of the variant that this host's GPU can run if the download allows others than the model itself; what is
 /// staged and why goes along with every report.
 pub(super) async fn variant(
     context: &Context,
     want: &Download,
-    earlier: u64,
+    earlier: Earlier,
     limit: JobLimit,
     report: impl Fn(State, Progress),
     stop: &CancellationToken,
 ) -> Result<Done> {
     healthy(context)?;
     let context = &context.with_token_of(want)?;
-    report(State::Planning, Progress { bytes_fetched: earlier, ..Progress::default() });
+    report(State::Planning, earlier.clone().progress());
     let choice = context.scout.choose(want, stop).instrument(debug_span!("choose"));
     let (exact, chosen) = choice.await?;
     if let Some(chosen) = chosen.as_ref().filter(|chosen| chosen.is_fallback) {
@@ -51,9 +66,9 @@ pub(super) async fn variant(
     }
     let (want, chosen) = (exact, chosen.map(Box::new));
     let told = |state, progress| report(state, Progress { chosen: chosen.clone(), ..progress });
-    let begun = Instant::now();
+    let (begun, before) = (Instant::now(), earlier.bytes_fetched);
     let mut done = download(context, &want, earlier, limit, told, stop).await?;
-    let fetched = done.progress.bytes_fetched.saturating_sub(earlier);
+    let fetched = done.progress.bytes_fetched.saturating_sub(before);
     context.keeper()?.ledger().fetched(fetched, begun.elapsed())?;
     done.progress.chosen = chosen;
     Ok(done)
@@ -78,21 +93,26 @@ fn healthy(context: &Context) -> Result<()> {
     ))
 }
 
-/// Runs the job; `report` is called with every change of state and several times a second. `earlier` is the
-/// number of bytes that came in earlier attempts, `limit` says how fast more may come.
-pub(super) async fn download(
+/// Runs the job; `report` is called with every change of state and several times a second, `limit` says how fast bytes
+/// may come.
+async fn download(
     context: &Context,
     want: &Download,
-    earlier: u64,
+    earlier: Earlier,
     limit: JobLimit,
     report: impl Fn(State, Progress),
     stop: &CancellationToken,
 ) -> Result<Done> {
-    report(State::Planning, Progress { bytes_fetched: earlier, ..Progress::default() });
+    report(State::Planning, earlier.clone().progress());
     let keeper = context.keeper()?.clone();
     // From the first look until it is recorded nobody evicts what this counts on.
     let _work = keeper.repos().work(&want.repo).await;
-    let (room, mut planned) = reserve(context, want, stop).instrument(debug_span!("plan")).await?;
+    let Earlier { bytes_fetched: earlier, mut evicted } = earlier;
+    let reserved = reserve(context, want, &mut evicted, stop).instrument(debug_span!("plan")).await;
+    let report = |state, progress| report(state, Progress { evicted: evicted.clone(), ..progress });
+    let (room, mut planned) = reserved.inspect_err(|_| {
+        report(State::Planning, Progress { bytes_fetched: earlier, ..Progress::default() });
+    })?;
     let dir = context.cache.repo(&want.repo);
     let totals = Totals {
         commit: planned.commit.clone(),
@@ -139,9 +159,10 @@ pub(super) async fn download(
     let path = dir.snapshot(&planned.commit).display().to_string();
     let proved = proved && planned.receipt.as_ref() == Some(&receipt);
     let publication = Publication { dir, revision: want.revision.clone(), receipt, proved };
-    publish(publication, Arc::clone(&ledger)).instrument(debug_span!("publish")).await.map_err(midway)?;
+    let published = publish(publication, Arc::clone(&ledger)).instrument(debug_span!("publish")).await;
+    let came_back = published.map_err(midway)?.map(Box::new);
     ledger.durable().await?;
-    Ok(Done { path: Some(path), progress })
+    Ok(Done { path: Some(path), progress: Progress { evicted, came_back, ..progress } })
 }
 
 /// Blobs that an earlier receipt vouches for need no hashing.
@@ -247,7 +268,8 @@ struct Publication {
     proved: bool,
 }
 
-async fn publish(publication: Publication, ledger: Arc<Ledger>) -> Result<()> {
+/// Says if the model had been evicted too early.
+async fn publish(publication: Publication, ledger: Arc<Ledger>) -> Result<Option<CameBack>> {
     blocking(move || {
         let Publication { dir, revision, receipt, proved } = publication;
         if !proved {
@@ -263,7 +285,7 @@ async fn publish(publication: Publication, ledger: Arc<Ledger>) -> Result<()> {
         let now = Timestamp::now();
         let known = ledger.shelf().get(&Key::new(&repo, &commit)).is_some();
         if proved && known {
-            return ledger.touch(&repo, &commit, now);
+            return ledger.touch(&repo, &commit, now).map(|()| None);
         }
         ledger.staged(&repo, &commit, now)
     })

@@ -79,7 +79,7 @@ impl Patience {
 pub async fn stage(context: &Context, want: &Download, stop: &CancellationToken) -> Result<Done> {
     let id = JobId::random(Timestamp::now());
     let limit = context.hub.limits().job(id, want.bandwidth);
-    download::variant(context, want, 0, limit, |_, _| {}, stop).await
+    download::variant(context, want, download::Earlier::default(), limit, |_, _| {}, stop).await
 }
 
 impl Context {

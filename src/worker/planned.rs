@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use jiff::Timestamp;
-use larder_jobs::{CommitId, Download, Reason, RepoFile, RepoId};
+use larder_jobs::{CommitId, Download, EvictedModel, Reason, RepoFile, RepoId};
 use tokio_util::sync::CancellationToken;
 
 use super::{Context, blocking};
@@ -61,10 +61,12 @@ pub(super) async fn size(context: &Context, want: &Download, stop: &Cancellation
 }
 
 /// As [`plan`], and promises the download its room on the disk: nobody else gets it. Where there is none, room is made
-/// by evicting what the rules let go; nothing goes if that is not enough.
+/// by evicting what the rules let go; nothing goes if that is not enough. What went is added to `evicted`, also if this
+/// fails.
 pub(super) async fn reserve(
     context: &Context,
     want: &Download,
+    evicted: &mut Vec<EvictedModel>,
     stop: &CancellationToken,
 ) -> Result<(Reservation, Planned)> {
     let looked = look(context, want, stop).await?;
@@ -83,7 +85,7 @@ pub(super) async fn reserve(
                 Ok((if fits { planned.plan.disk_needed } else { 0 }, planned))
             })?;
             if planned.plan.disk_short == 0 {
-                return Ok(Some((reservation, planned)));
+                return Ok(Reserved::Room(reservation, Box::new(planned)));
             }
             drop(reservation);
             if !may_evict {
@@ -91,10 +93,11 @@ pub(super) async fn reserve(
                 let no_room = planned.plan.no_room(keep_free, Some(&evictable));
                 return Err(no_room.or("let other models go for it with --evict"));
             }
-            make_room(&keeper, &planned.plan, keep_free, &|| stop.is_cancelled()).map(|()| None)
+            make_room(&keeper, &planned.plan, keep_free, &|| stop.is_cancelled()).map(Reserved::Evicted)
         });
-        if let Some(reserved) = reserved.await? {
-            return Ok(reserved);
+        match reserved.await? {
+            Reserved::Room(reservation, planned) => return Ok((reservation, *planned)),
+            Reserved::Evicted(models) => evicted.extend(models),
         }
     }
     Err(Error::new(
@@ -104,16 +107,24 @@ pub(super) async fn reserve(
     ))
 }
 
-/// Evicts what is needed for a plan that does not fit.
+/// How one round of [`reserve`] ended.
+enum Reserved {
+    /// There is room.
+    Room(Reservation, Box<Planned>),
+    /// These went; somebody else may have taken the room.
+    Evicted(Vec<EvictedModel>),
+}
+
+/// Evicts what is needed for a plan that does not fit, and says what went.
 fn make_room(
     keeper: &Keeper,
     plan: &DownloadPlan,
     keep_free: KeepFree,
     stop: &dyn Fn() -> bool,
-) -> Result<()> {
+) -> Result<Vec<EvictedModel>> {
     let outcome = keeper.evict(&Goal::Room(plan.disk_short), stop)?;
     if outcome.freed > 0 || !outcome.evicted.is_empty() || outcome.is_stopped {
-        return Ok(());
+        return Ok(outcome.evicted);
     }
     Err(plan.no_room(keep_free, Some(&keeper.evictable(Timestamp::now())?)))
 }

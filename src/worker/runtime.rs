@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use apalis::prelude::{Data, WorkerBuilder};
 use jiff::Timestamp;
-use larder_jobs::{Job, Kind, Reason, Work};
+use larder_jobs::{Job, Kind, Progress, Reason, Work};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
+use super::download::Earlier;
 use super::{Context, download, evict, hours, preload, profile, verify};
 use crate::error::{Error, Result};
 use crate::queue::{Assignment, Done, JobStore, Lease, RELEASE, Settled, Source, Stop, Verdict};
@@ -32,7 +33,8 @@ async fn handle(assignment: Assignment, context: Data<Context>) -> Result<(), In
     let model = job.work.model().0.map(ToString::to_string);
     let (id, kind, attempt) = (record.id, record.kind, record.attempts);
     let span = tracing::info_span!("job", %id, %kind, model, attempt);
-    let begun = Begun { bytes_fetched: record.progress.bytes_fetched, asked_at: record.created_at };
+    let Progress { bytes_fetched, evicted, .. } = record.progress;
+    let begun = Begun { earlier: Earlier { bytes_fetched, evicted }, asked_at: record.created_at };
     let body = perform(job, begun, Arc::clone(&lease), context.clone()).instrument(span.clone());
     let verdict = match tokio::spawn(body).await {
         Ok(result) => verdict(result, &context),
@@ -45,7 +47,7 @@ async fn handle(assignment: Assignment, context: Data<Context>) -> Result<(), In
 
 /// What earlier attempts of a job left to the next one.
 struct Begun {
-    bytes_fetched: u64,
+    earlier: Earlier,
     asked_at: Timestamp,
 }
 
@@ -73,7 +75,7 @@ async fn perform(job: Job, begun: Begun, lease: Arc<Lease>, context: Context) ->
         Work::Download(want) => {
             tracing::info!(model = %want.model(), "staging");
             let limit = limit.unwrap_or_else(|| context.hub.limits().job(lease.id(), want.bandwidth));
-            download::variant(&context, want, begun.bytes_fetched, limit, report, &stop).await
+            download::variant(&context, want, begun.earlier, limit, report, &stop).await
         }
         Work::Evict(want) => evict::evict(&context, want, report, &stop).await,
         Work::Verify(want) => {

@@ -47,9 +47,13 @@ pub(super) fn render(report: &Report, output: Output) -> String {
     if !report.regretted.is_empty() {
         page.push_str("<h2>Evicted too early</h2>\n<table>\n");
         for one in &report.regretted {
-            let (repo, bytes) = (escaped(&one.repo.to_string()), output.size(one.bytes));
+            let (repo, host, bytes) =
+                (escaped(&one.repo.to_string()), escaped(&one.host), output.size(one.bytes));
             let (gone, back) = (at(one.evicted_at), at(one.back_at));
-            let _ = writeln!(page, "<tr><td>{repo}<td class=\"n\">{bytes}<td>went {gone}, came back {back}");
+            let _ = writeln!(
+                page,
+                "<tr><td>{repo}<td>{host}<td class=\"n\">{bytes}<td>went {gone}, came back {back}"
+            );
         }
         page.push_str("</table>\n");
     }

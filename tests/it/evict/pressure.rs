@@ -33,12 +33,14 @@ fn a_full_disk_makes_room_by_the_rules_or_says_why_not() {
 
     let mut daemon = larder.serve();
     larder.run(&["stage", "a/one"]).expect_code(0);
-    larder.run(&["stage", "a/four"]).expect_code(0);
+    let four = larder.run(&["stage", "a/four"]).expect_code(0);
+    assert!(four.stderr.contains("evicted to make room: a/two@"), "never silently: {}", four.stderr);
     assert_eq!(listed(&larder), ["a/four", "a/one", "a/three"], "two was used longest ago");
     assert_clean(larder.cache());
     assert_eq!(metric(&daemon, "larder_evictions_total{reason=\"least_recently_used\"}"), 1.0);
     // What went and is wanted again so soon should have stayed.
-    larder.run(&["stage", "a/two"]).expect_code(0);
+    let two = larder.run(&["stage", "a/two"]).expect_code(0);
+    assert!(two.stderr.contains("it had been evicted at"), "{}", two.stderr);
     assert_eq!(metric(&daemon, "larder_eviction_regret_total"), 1.0);
     let why = larder.run(&["why", "a/two"]).expect_code(0);
     assert!(why.stdout.contains("asked for again just now: it should have stayed"), "{}", why.stdout);

@@ -7,7 +7,7 @@ use fake_nvml::Fake;
 use fake_nvml::config::{Config, Gpu, Memory};
 use serde_json::{Value, json};
 use support::repos::Repo;
-use support::{Hub, Larder, Redis, models};
+use support::{Hub, Larder, Model, Redis, models};
 
 use super::{PATIENCE, id_of, machine};
 use crate::fit::row;
@@ -62,6 +62,50 @@ fn what_would_go_on_another_host_and_where_its_bytes_came_from_is_known_here() {
     assert!(evicted[0]["reason"].is_string() && evicted[0]["bytes"].as_u64() > Some(60_000), "{evicted}");
     let human = here.run(&["warm", path, "--dry-run"]).expect_code(0).stdout;
     assert!(human.contains("on gpu-2") && human.contains(&format!("evict {}", old.id())), "{human}");
+}
+
+#[test]
+fn what_went_on_another_host_and_should_have_stayed_is_in_the_report() {
+    let (redis, hub) = (Redis::start(), Hub::start());
+    let [old, new] = [models::tiny_gpt2(3, 60_000), models::tiny_gpt2(4, 60_000)];
+    hub.add(old.clone());
+    hub.add(new.clone());
+    let here = machine("gpu-1", &redis.url(), &hub);
+    let there = machine("gpu-2", &redis.url(), &hub)
+        .env("LARDER__CACHE__MIN_AGE", "0s")
+        .env("LARDER__CACHE__CAPACITY", "300kB");
+    let (daemon, _other) = (here.serve(), there.serve());
+    let stage = |model: &Model| {
+        let job = json!({"kind": "download", "repo": model.id(), "hosts": ["gpu-2"]});
+        let job = daemon.wait_job(&id_of(&daemon.post("/v1/jobs", &job).expect(202)), PATIENCE);
+        assert_eq!(job["state"], "ready", "{job}");
+        job
+    };
+    let first = stage(&old);
+    assert!(first.get("evicted").is_none() && first.get("came_back").is_none(), "{first}");
+    let second = stage(&new);
+    assert_eq!(second["evicted"][0]["repo"], old.id(), "{second}");
+    let third = stage(&old);
+    assert_eq!(third["evicted"][0]["repo"], new.id(), "{third}");
+    assert_eq!(third["came_back"]["bytes"], second["evicted"][0]["bytes"], "{third}");
+
+    let report = daemon.get("/v1/report").expect(200);
+    let bytes = |job: &Value| job["evicted"][0]["bytes"].as_u64().expect("bytes");
+    assert_eq!(report["evicted"], json!({"models": 2, "bytes": bytes(&second) + bytes(&third)}), "{report}");
+    let [regret] = report["regretted"].as_array().expect("a list").as_slice() else { panic!("{report}") };
+    assert_eq!((&regret["host"], &regret["repo"]), (&json!("gpu-2"), &json!(old.id())), "{report}");
+    assert_eq!(regret["evicted_at"], third["came_back"]["evicted_at"], "{report}");
+    let told = there.run(&["report", "--json"]).expect_code(0).json();
+    assert_eq!(told["regretted"], report["regretted"], "the host itself says the same");
+    assert_eq!(told["evicted"], report["evicted"]);
+    let page = here.root().join("night.html");
+    let shown = here.run(&["report", "--html", page.to_str().expect("UTF-8")]).expect_code(0).stdout;
+    let row = shown.lines().find(|line| line.starts_with(old.id())).unwrap_or_else(|| panic!("{shown}"));
+    assert!(shown.contains("EVICTED TOO EARLY") && row.contains("gpu-2"), "{shown}");
+    let page = std::fs::read_to_string(page).expect("a page");
+    assert!(page.contains("<h2>Evicted too early</h2>") && page.contains("<td>gpu-2"), "{page}");
+    let job = here.run(&["jobs", "show", third["id"].as_str().expect("an id")]).expect_code(0).stdout;
+    assert!(job.contains("came back") && job.contains(&format!("evicted      {}@", new.id())), "{job}");
 }
 
 /// A host with one card of so much free memory.
