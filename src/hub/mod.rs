@@ -13,6 +13,7 @@
 //! query of a URL, because that is where content delivery networks put signatures.
 
 mod client;
+mod direct;
 mod limits;
 mod peek;
 mod published;
@@ -220,6 +221,8 @@ struct Inner {
     named: Arc<BTreeMap<TokenRef, Sources>>,
     /// Connections for bytes over all downloads.
     connections: Arc<Semaphore>,
+    /// Where they are read, written and hashed.
+    lane: Arc<transfer::Lane>,
     /// Bytes that wait for the disk, over all downloads.
     dirty: Arc<transfer::Dirty>,
     limits: Limits,
@@ -280,7 +283,8 @@ impl Hub {
         let dirty = Arc::new(transfer::Dirty::new(config.max_dirty.bytes()));
         let (limits, config) = (Limits::new(config.bandwidth), config.clone());
         let xet = Arc::new(Semaphore::new(1));
-        let inner = Inner { config, sources, named, connections, dirty, limits, xet, reached };
+        let lane = Arc::default();
+        let inner = Inner { config, sources, named, connections, lane, dirty, limits, xet, reached };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -397,10 +401,10 @@ fn address(key: &str, text: &str) -> Result<Url> {
     Ok(url)
 }
 
-fn no_client(error: &reqwest::Error) -> Error {
+fn no_client(causes: &str) -> Error {
     Error::new(
         Reason::SourceUnavailable,
-        format!("cannot set up HTTPS: {}", trouble::causes(error)),
+        format!("cannot set up HTTPS: {causes}"),
         "install the system's CA certificates (package ca-certificates), or set SSL_CERT_FILE",
     )
 }

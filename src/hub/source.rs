@@ -8,11 +8,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use hyper_util::client::proxy::matcher::Matcher;
+use reqwest::header::{ACCEPT_ENCODING, AUTHORIZATION, HeaderMap, HeaderValue};
+use reqwest::{Method, Response};
 use tokio::sync::Semaphore;
 use url::Url;
 
+use super::direct::Direct;
 use super::limits::Bucket;
-use super::trouble::causes;
+use super::trouble::{Broken, causes};
 use super::{Config, Mirror, Token, client, endpoint, no_client};
 use crate::error::{Error, Result};
 use crate::metrics;
@@ -27,12 +31,16 @@ const API_TIMEOUT: Duration = Duration::from_secs(120);
 /// What an HTTP/2 server may send ahead of what was read, for one answer and for the connection.
 const WINDOWS: (u32, u32) = (1 << 20, 8 << 20);
 
+/// What larder calls itself.
+pub(super) const USER_AGENT: &str = concat!("larder/", env!("CARGO_PKG_VERSION"));
+
 /// The HTTP clients that all sources share; those for bytes are made when the first byte is wanted.
 #[derive(Debug)]
 pub(super) struct Clients {
     /// Questions about repos: follows redirects, has a time limit.
     pub(super) api: reqwest::Client,
     config: Config,
+    direct: OnceLock<Direct>,
     http1: OnceLock<reqwest::Client>,
     http2: OnceLock<reqwest::Client>,
 }
@@ -43,11 +51,23 @@ impl Clients {
             .read_timeout(config.stall_timeout.get())
             .timeout(API_TIMEOUT)
             .redirect(reqwest::redirect::Policy::limited(5));
-        let api = api.build().map_err(|error| no_client(&error))?;
-        Ok(Self { api, config: config.clone(), http1: OnceLock::new(), http2: OnceLock::new() })
+        let api = api.build().map_err(|error| no_client(&causes(&error)))?;
+        let config = config.clone();
+        Ok(Self { api, config, direct: OnceLock::new(), http1: OnceLock::new(), http2: OnceLock::new() })
     }
 
     /// Bytes: HTTP/1.1 and many connections, because one HTTP/2 connection shares one window.
+    fn direct(&self) -> Result<&Direct> {
+        if let Some(client) = self.direct.get() {
+            return Ok(client);
+        }
+        let proxies = (!nobody_by_proxy()).then(Matcher::from_system);
+        let client = Direct::new(self.config.connect_timeout.get(), self.config.connections, proxies);
+        let client = client.map_err(|error| no_client(&error.to_string()))?;
+        Ok(self.direct.get_or_init(|| client))
+    }
+
+    /// The same by way of a proxy.
     fn http1(&self) -> Result<&reqwest::Client> {
         let connections = self.config.connections;
         made(&self.http1, || self.bytes().http1_only().pool_max_idle_per_host(connections))
@@ -68,12 +88,14 @@ impl Clients {
 }
 
 fn base(config: &Config) -> reqwest::ClientBuilder {
-    let builder = reqwest::Client::builder()
-        .user_agent(concat!("larder/", env!("CARGO_PKG_VERSION")))
-        .connect_timeout(config.connect_timeout.get());
-    // curl and Python take `*` for everybody, reqwest for every name but no address.
-    let nobody = ["NO_PROXY", "no_proxy"].into_iter().filter_map(std::env::var_os).any(|list| list == "*");
-    if nobody { builder.no_proxy() } else { builder }
+    let builder =
+        reqwest::Client::builder().user_agent(USER_AGENT).connect_timeout(config.connect_timeout.get());
+    if nobody_by_proxy() { builder.no_proxy() } else { builder }
+}
+
+/// curl and Python take `*` for everybody, reqwest for every name but no address.
+fn nobody_by_proxy() -> bool {
+    ["NO_PROXY", "no_proxy"].into_iter().filter_map(std::env::var_os).any(|list| list == "*")
 }
 
 fn made(
@@ -83,7 +105,7 @@ fn made(
     if let Some(client) = cell.get() {
         return Ok(client);
     }
-    let client = builder().build().map_err(|error| no_client(&error))?;
+    let client = builder().build().map_err(|error| no_client(&causes(&error)))?;
     Ok(cell.get_or_init(|| client))
 }
 
@@ -210,17 +232,38 @@ impl Source {
         url
     }
 
-    /// The client for bytes.
-    pub(super) fn bytes(&self) -> Result<&reqwest::Client> {
-        if self.http2.load(Ordering::Relaxed) { self.clients.http2() } else { self.clients.http1() }
+    /// What every request for bytes at `url` says: send them as they are, and, at home only, who asks.
+    pub(super) fn headers(&self, url: &Url) -> Result<HeaderMap> {
+        let mut headers = HeaderMap::new();
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        if let Some(token) = self.token.as_ref().filter(|_| self.is_home(url)) {
+            let bearer = HeaderValue::try_from(format!("Bearer {}", token.secret()));
+            let mut bearer = bearer.map_err(|_| Error::internal("a token cannot stand in a header"))?;
+            bearer.set_sensitive(true);
+            headers.insert(AUTHORIZATION, bearer);
+        }
+        Ok(headers)
     }
 
-    /// Whether a failed request is worth another one over HTTP/2, because there is no HTTP/1.1 to be had.
-    pub(super) fn speaks_only_http2(&self, error: &reqwest::Error) -> bool {
-        // What rustls says when the server's list of protocols has none of ours (RFC 7301, 3.2).
-        error.is_connect()
-            && causes(error).contains("NoApplicationProtocol")
-            && !self.http2.swap(true, Ordering::Relaxed)
+    /// Asks for bytes at `url`; the inner failure is one on the way.
+    pub(super) async fn ask(
+        &self,
+        method: Method,
+        url: &Url,
+        headers: HeaderMap,
+    ) -> Result<Result<Response, Broken>> {
+        if !self.http2.load(Ordering::Relaxed) {
+            let (direct, method, headers) = (self.clients.direct()?, method.clone(), headers.clone());
+            let answer = match direct.reaches(url) {
+                Some(uri) => direct.ask(method, uri, url, headers).await,
+                None => asked(self.clients.http1()?, method, url, headers).await,
+            };
+            if !answer.as_ref().is_err_and(Broken::wants_http2) {
+                return Ok(answer);
+            }
+            self.http2.store(true, Ordering::Relaxed);
+        }
+        Ok(asked(self.clients.http2()?, method, url, headers).await)
     }
 
     /// It failed, or it had enough: others are asked first for a while.
@@ -238,6 +281,16 @@ impl Source {
         let until = *self.rests_until.lock().unwrap_or_else(PoisonError::into_inner);
         until.is_some_and(|until| Instant::now() < until)
     }
+}
+
+async fn asked(
+    client: &reqwest::Client,
+    method: Method,
+    url: &Url,
+    headers: HeaderMap,
+) -> Result<Response, Broken> {
+    let request = client.request(method, url.clone()).headers(headers);
+    request.send().await.map_err(|error| Broken::from(&error))
 }
 
 /// The sources in the order in which they are asked: those that rest come last.

@@ -4,7 +4,8 @@
 //! which case it is (`RepoNotFound`, `RevisionNotFound`, `EntryNotFound`, `GatedRepo`; source: `hf_raise_for_status`
 //! of Python huggingface_hub 2.4.0).
 
-use std::error::Error as _;
+use std::error::Error as StdError;
+use std::io;
 use std::time::Duration;
 
 use reqwest::header::{HeaderMap, RETRY_AFTER};
@@ -150,17 +151,51 @@ pub(super) fn not_a_hub(endpoint: &str, why: &str) -> Error {
     )
 }
 
+/// Why no answer came, or not all of it, whichever client says so.
+#[derive(Debug)]
+pub(super) struct Broken {
+    causes: String,
+    is_connect: bool,
+    is_timeout: bool,
+}
+
+impl Broken {
+    /// Whether there is no HTTP/1.1 to be had: what rustls says when the server's list of protocols has none of ours
+    /// (RFC 7301, 3.2).
+    pub(super) fn wants_http2(&self) -> bool {
+        self.is_connect && self.causes.contains("NoApplicationProtocol")
+    }
+}
+
+impl From<&reqwest::Error> for Broken {
+    fn from(error: &reqwest::Error) -> Self {
+        Self { causes: causes(error), is_connect: error.is_connect(), is_timeout: error.is_timeout() }
+    }
+}
+
+impl From<&hyper_util::client::legacy::Error> for Broken {
+    fn from(error: &hyper_util::client::legacy::Error) -> Self {
+        let (mut cause, mut is_timeout) = (error.source(), false);
+        while let Some(this) = cause {
+            is_timeout |=
+                this.downcast_ref::<io::Error>().is_some_and(|io| io.kind() == io::ErrorKind::TimedOut);
+            cause = this.source();
+        }
+        Self { causes: told(Some(error)), is_connect: error.is_connect(), is_timeout }
+    }
+}
+
 /// No answer came from `host`, or it broke off.
-pub(super) fn unreachable(host: &str, error: &reqwest::Error) -> Error {
-    let causes = causes(error);
+pub(super) fn unreachable(host: &str, error: impl Into<Broken>) -> Error {
+    let Broken { causes, is_connect, is_timeout } = error.into();
     let has = |word: &str| causes.contains(word);
     let (what, hint) = if has("dns error") || has("failed to lookup") {
         ("its name cannot be resolved", "check the host's name server, hub.endpoint and HTTPS_PROXY")
     } else if has("certificate") || has("UnknownIssuer") {
         ("its certificate is not trusted", "for a private authority set SSL_CERT_FILE to its certificate")
-    } else if error.is_timeout() {
+    } else if is_timeout {
         ("it did not answer in time", "check the network, firewalls and HTTPS_PROXY")
-    } else if error.is_connect() {
+    } else if is_connect {
         ("no connection", "check that it is up, and firewalls and HTTPS_PROXY on the way")
     } else {
         ("the connection broke", "check the network; it is tried again")
@@ -170,8 +205,11 @@ pub(super) fn unreachable(host: &str, error: &reqwest::Error) -> Error {
 
 /// The causes of an error, outermost first, without the URL, which may hold a signature.
 pub(super) fn causes(error: &reqwest::Error) -> String {
+    told(error.source())
+}
+
+fn told(mut next: Option<&(dyn StdError + 'static)>) -> String {
     let mut causes: Vec<String> = Vec::new();
-    let mut next = error.source();
     while let Some(cause) = next {
         let text = cause.to_string();
         // Many layers repeat what the one below says.

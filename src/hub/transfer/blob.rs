@@ -31,7 +31,7 @@ pub(super) struct Blob {
 }
 
 /// A blob that is in the cache, and how to recognise it again; a model may have very many.
-#[derive(Debug)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Staged {
     pub(super) mtime_ns: i64,
     pub(super) inode: u64,

@@ -8,8 +8,11 @@
 const FEW: usize = 4;
 /// Bytes a second of a connection that is fast.
 const FAST: f64 = 100e6;
-/// Connections to go on with if those are not.
+/// Connections to go on with if those are not, and if they bring so little that the link itself may be what is slow.
+const MANY: usize = 32;
 const SOME: usize = 16;
+/// Bytes a second of a connection that somebody may have capped.
+const CAPPED: f64 = 25e6;
 /// A step up must bring at least this factor of speed to stay.
 const WORTH_IT: f64 = 1.15;
 /// Windows after which a transfer that settled looks again: soon, since one window may deceive, then ever later.
@@ -49,7 +52,12 @@ impl Climb {
     /// A window is over in which every connection had work and `rate` bytes a second came.
     pub(super) fn window(&mut self, rate: f64) {
         if std::mem::take(&mut self.is_new) && rate < FAST * self.target as f64 {
-            self.target = SOME.min(self.most);
+            let some = SOME.min(self.most);
+            if rate < CAPPED * self.target as f64 {
+                self.target = some;
+            } else {
+                (self.target, self.before) = (MANY.min(self.most), Some((some, rate)));
+            }
             return;
         }
         if let Some((connections, slower)) = self.before.take() {
@@ -112,8 +120,7 @@ mod tests {
     fn a_window_that_deceives_is_soon_put_right() {
         let mut climb = Climb::new(64);
         climb.window(200e6);
-        climb.window(800e6);
-        climb.window(810e6);
+        climb.window(210e6);
         assert_eq!(climb.target(), 16, "32 seemed to bring nothing");
         for _ in 0..LOOK_AGAIN + 4 {
             climb.window(climb.target() as f64 * 50e6);

@@ -10,9 +10,9 @@
 //! the journal says so, then the journal is flushed (a loss of power); a complete file is flushed, renamed into
 //! `blobs/`, and the folder is flushed once all are there, before this room says that it is done.
 //!
-//! Bounds: per connection one write of 128 KiB plus one chunk (400 KiB at most, hyper's buffer) in memory; open files: one partial, one journal
-//! and one lock per file in flight; per piece and source seven tries, counted anew while bytes come; written bytes
-//! that wait for the disk: `hub.max_dirty` for the whole process.
+//! Bounds: per connection four buffers of 128 KiB at most in memory (`hub/direct.rs`); open files: one partial, one
+//! journal and one lock per file in flight; per piece and source seven tries, counted anew while bytes come; written
+//! bytes that wait for the disk: `hub.max_dirty` for the whole process. All of it runs on threads of its own (`lane`).
 
 mod blob;
 mod care;
@@ -22,6 +22,7 @@ mod crew;
 mod file;
 mod hash;
 mod journal;
+mod lane;
 mod open;
 mod partial;
 mod piece;
@@ -42,6 +43,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use super::{Hub, Inner, JobLimit, interrupted};
 use crate::disk::Reservation;
@@ -55,6 +57,7 @@ use queue::Queue;
 
 pub(super) use care::Dirty;
 pub use care::PageCache;
+pub(super) use lane::Lane;
 pub use partial::{Kept, kept};
 pub use tracker::{Phase, Totals, Tracker};
 
@@ -160,22 +163,25 @@ impl Hub {
             stop: stop.clone(),
             hub,
         });
-        let into = fetch.into.clone();
+        let (into, files) = (fetch.into.clone(), Arc::new(fetch.files));
         blocking(move || into.prepare()).await?;
-        let crew = tokio::spawn(Arc::clone(&job).run_crew());
-        let blobs = first.iter().zip(paths);
-        let blobs = blobs.map(|(file, paths)| Blob { file: fetch.files[*file].clone(), paths });
-        let staged = job.stage_all(blobs, self.inner.config.connections).await;
+        let lane = self.inner.lane.enter()?;
+        let crew = lane.spawn(Arc::clone(&job).run_crew().in_current_span());
+        let (listed, at_once) = (Arc::clone(&files), self.inner.config.connections);
+        let blobs = first.into_iter().zip(paths);
+        let blobs = blobs.map(move |(file, paths)| Blob { file: listed[file].clone(), paths });
+        let staged = async move { job.stage_all(blobs, at_once).await };
+        let staged = lane.spawn(staged.in_current_span()).await;
         stop.cancel();
         // After this, nobody writes to the partials any more.
         crew.await.map_err(blocking_failed)?;
-        let staged = staged?;
+        let staged = staged.map_err(blocking_failed)??;
         if tracker.bytes_fetched() > before {
             blocking(move || fetch.into.sync_blobs()).await?;
         }
-        let bytes_resumed = staged.values().map(|staged| staged.resumed).sum();
-        let files = fetch.files.into_iter().zip(of_file);
-        let files = files.filter_map(|(file, blob)| Some(receipt_file(file, staged.get(&blob)?))).collect();
+        let bytes_resumed = staged.iter().map(|staged| staged.resumed).sum();
+        let files = Arc::unwrap_or_clone(files).into_iter().zip(of_file);
+        let files = files.map(|(file, blob)| receipt_file(file, &staged[blob])).collect();
         let bytes_fetched = tracker.bytes_fetched() - before;
         Ok(Fetched { bytes_fetched, bytes_resumed, by_source: tracker.by_source(), files })
     }
@@ -221,26 +227,27 @@ fn blobs(fetch: &Fetch) -> Result<Blobs> {
 }
 
 impl Job {
-    /// Stages all blobs, as many at a time as there may be connections; what came of each by its number.
+    /// Stages all blobs, so many at a time; what came of each, in their order.
     async fn stage_all(
         self: &Arc<Self>,
-        blobs: impl Iterator<Item = Blob>,
+        blobs: impl ExactSizeIterator<Item = Blob>,
         at_once: usize,
-    ) -> Result<HashMap<usize, Staged>> {
+    ) -> Result<Vec<Staged>> {
+        let (mut done, mut failed) = (vec![Staged::default(); blobs.len()], None);
         let mut todo = blobs.enumerate();
         let mut tasks = JoinSet::new();
-        let (mut done, mut failed) = (HashMap::new(), None);
         loop {
             while tasks.len() < at_once
                 && failed.is_none()
                 && let Some((number, blob)) = todo.next()
             {
                 let job = Arc::clone(self);
-                tasks.spawn(async move { job.stage(blob).await.map(|staged| (number, staged)) });
+                let staged = async move { job.stage(blob).await.map(|staged| (number, staged)) };
+                tasks.spawn(staged.in_current_span());
             }
             match tasks.join_next().await {
                 None => break,
-                Some(Ok(Ok((number, staged)))) => drop(done.insert(number, staged)),
+                Some(Ok(Ok((number, staged)))) => done[number] = staged,
                 Some(ended) => {
                     self.stop.cancel();
                     let error = ended.map_err(blocking_failed).and_then(|ended| ended.map(|_| ())).err();

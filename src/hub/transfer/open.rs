@@ -7,8 +7,8 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use reqwest::header::{ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, HeaderMap, LOCATION, RANGE};
-use reqwest::{Response, StatusCode};
+use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, HeaderMap, HeaderValue, LOCATION, RANGE};
+use reqwest::{Method, Response, StatusCode};
 use url::Url;
 
 use super::Job;
@@ -151,25 +151,20 @@ impl Job {
 
     async fn get(&self, source: &Source, url: &Url, range: &Range<u64>) -> Result<Response, Failure> {
         let limit = self.hub.config.stall_timeout.get();
-        loop {
-            let client = source.bytes().map_err(Failure::Local)?;
-            let mut request = client.get(url.clone()).header(ACCEPT_ENCODING, "identity");
-            if !range.is_empty() {
-                request = request.header(RANGE, format!("bytes={}-{}", range.start, range.end - 1));
+        let mut headers = source.headers(url).map_err(Failure::Local)?;
+        if !range.is_empty() {
+            let range = HeaderValue::try_from(format!("bytes={}-{}", range.start, range.end - 1));
+            headers.extend(range.ok().map(|range| (RANGE, range)));
+        }
+        source.turn().await;
+        match tokio::time::timeout(limit, source.ask(Method::GET, url, headers)).await {
+            Ok(Ok(Ok(response))) => {
+                source.answered(response.status().as_u16());
+                Ok(response)
             }
-            if let Some(token) = source.token.as_ref().filter(|_| source.is_home(url)) {
-                request = request.bearer_auth(token.secret());
-            }
-            source.turn().await;
-            return match tokio::time::timeout(limit, request.send()).await {
-                Ok(Ok(response)) => {
-                    source.answered(response.status().as_u16());
-                    Ok(response)
-                }
-                Ok(Err(error)) if source.speaks_only_http2(&error) => continue,
-                Ok(Err(error)) => Err(Failure::later(unreachable(&host(url), &error))),
-                Err(_) => Err(Failure::later(stalled(&host(url), limit))),
-            };
+            Ok(Ok(Err(broken))) => Err(Failure::later(unreachable(&host(url), broken))),
+            Ok(Err(error)) => Err(Failure::Local(error)),
+            Err(_) => Err(Failure::later(stalled(&host(url), limit))),
         }
     }
 

@@ -138,15 +138,15 @@ impl Partial {
         room.take(write).map_err(|error| Error::io("write", &path, &error))
     }
 
-    /// Writes pieces one behind the other from `offset`, and flushes when it is time.
-    pub(super) fn write(&self, offset: u64, pieces: &[Bytes]) -> Result<()> {
+    /// Writes pieces one behind the other from `offset`; says whether it is time for [`Self::make_safe`].
+    pub(super) fn write(&self, offset: u64, pieces: &[Bytes]) -> Result<bool> {
         let length = length(pieces);
         let write = || write_at(&self.file, offset, pieces);
         let written = if self.is_sparse { self.care.room.take(|| (length, write())) } else { write() };
         written.map_err(|error| Error::io("write", &self.path, &error))?;
         self.care.dirty.add(length);
         let waiting = self.unsafe_bytes.fetch_add(length, Relaxed) + length;
-        if waiting >= SAFE_EVERY || self.care.dirty.is_full() { self.make_safe() } else { Ok(()) }
+        Ok(waiting >= SAFE_EVERY || self.care.dirty.is_full())
     }
 
     /// As [`Self::write`], where the bytes should be there already: `true` if they were others.
@@ -158,14 +158,14 @@ impl Partial {
             same &= *there == *part;
             at += part.len() as u64;
         }
-        if !same {
-            self.write(offset, pieces)?;
+        if !same && self.write(offset, pieces)? {
+            self.make_safe()?;
         }
         Ok(!same)
     }
 
     /// Flushes what was written, and remembers that it is.
-    fn make_safe(&self) -> Result<()> {
+    pub(super) fn make_safe(&self) -> Result<()> {
         let _one = match self.flushing.try_lock() {
             Ok(one) => one,
             // Another connection flushes this file; only a full memory is a reason to wait for it.
@@ -311,10 +311,12 @@ mod tests {
         let (_dir, repo, digest) = fixture();
         let care = care(100);
         let (partial, _) = Partial::open(&repo, &digest, SIZE, &care).expect("opens");
-        partial.write(0, &[Bytes::from_static(&[1; 99])]).expect("written");
+        assert!(!partial.write(0, &[Bytes::from_static(&[1; 99])]).expect("written"));
         assert!(!care.dirty.is_full());
-        partial.write(99, &[Bytes::from_static(&[1; 1])]).expect("written");
-        assert!(!care.dirty.is_full(), "it was flushed");
+        assert!(partial.write(99, &[Bytes::from_static(&[1; 1])]).expect("written"), "to be flushed");
+        assert!(care.dirty.is_full());
+        partial.make_safe().expect("flushed");
+        assert!(!care.dirty.is_full());
         partial.write(100, &[Bytes::from_static(&[1; 50])]).expect("written");
         drop(partial);
         care.dirty.add(99);

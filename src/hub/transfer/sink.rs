@@ -1,6 +1,7 @@
 //! Where the bytes of one answer go: gathered, written on a thread that may block, noted in the journal, and
 //! hashed if it is their turn.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::blocking;
@@ -51,8 +52,7 @@ impl Sink {
             return closed;
         }
         self.noted = self.start;
-        let file = Arc::clone(&self.file);
-        closed.and(blocking(move || file.partial.note(&note)).await)
+        closed.and_then(|()| self.file.partial.note(&note))
     }
 
     /// Writes what is held, and notes what was written if it is at least `note_from` bytes.
@@ -64,22 +64,11 @@ impl Sink {
         let note = self.noted..self.end;
         // A hash that is remembered must not be ahead of the bytes that are.
         let is_due = note.end - note.start >= note_from || range.start / SAFE_EVERY < range.end / SAFE_EVERY;
-        let file = Arc::clone(&self.file);
-        let (at, written) = (range.start, range.clone());
-        let work = move || {
-            if file.comparing {
-                if file.partial.correct(at, &pieces)? {
-                    file.corrected();
-                }
-                return Ok(());
-            }
-            file.partial.write(at, &pieces)?;
-            if is_due {
-                file.partial.note(&note)?;
-            }
-            file.hash(at, &pieces)
+        let written = range.clone();
+        let done = match self.file.comparing {
+            true => self.correct(range.start, pieces).await,
+            false => self.put(range.start, &pieces, is_due.then_some(&note)).await,
         };
-        let done = blocking(work).await;
         self.broken = done.is_err();
         done?;
         self.start = written.end;
@@ -88,5 +77,30 @@ impl Sink {
         }
         self.file.received(written);
         Ok(())
+    }
+
+    /// The page cache takes bytes at once, so that is done here; the disk is waited for elsewhere.
+    async fn put(&self, at: u64, pieces: &[Bytes], note: Option<&Range<u64>>) -> Result<()> {
+        let flush = self.file.partial.write(at, pieces)?;
+        if let Some(note) = note {
+            self.file.partial.note(note)?;
+        }
+        self.file.hash(at, pieces)?;
+        if flush {
+            let file = Arc::clone(&self.file);
+            blocking(move || file.partial.make_safe()).await?;
+        }
+        Ok(())
+    }
+
+    async fn correct(&self, at: u64, pieces: Vec<Bytes>) -> Result<()> {
+        let file = Arc::clone(&self.file);
+        let work = move || {
+            if file.partial.correct(at, &pieces)? {
+                file.corrected();
+            }
+            Ok(())
+        };
+        blocking(work).await
     }
 }

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use reqwest::Method;
 use tokio::time::Instant;
 
 use super::child::{Look, MAX_MEMORY, Running, found, target};
@@ -91,13 +92,11 @@ impl Job {
 
     /// Whether the source says that it has the file in Xet, at the address where hf-hub will look for that.
     async fn is_in_xet(&self, file: &RepoFile, source: &Source) -> bool {
-        let Ok(client) = source.bytes() else { return false };
-        let mut request = client.head(self.resolve_url(source, &file.path));
-        if let Some(token) = &source.token {
-            request = request.bearer_auth(token.secret());
-        }
-        match tokio::time::timeout(self.hub.config.stall_timeout.get(), request.send()).await {
-            Ok(Ok(response)) => {
+        let url = self.resolve_url(source, &file.path);
+        let Ok(headers) = source.headers(&url) else { return false };
+        let asked = source.ask(Method::HEAD, &url, headers);
+        match tokio::time::timeout(self.hub.config.stall_timeout.get(), asked).await {
+            Ok(Ok(Ok(response))) => {
                 source.answered(response.status().as_u16());
                 response.headers().contains_key("x-xet-hash")
             }
