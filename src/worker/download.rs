@@ -280,8 +280,9 @@ async fn publish(publication: Publication, ledger: Arc<Ledger>) -> Result<Option
         if revision.as_commit().is_none() {
             dir.publish_ref(&revision, &receipt.commit)?;
         }
+        let (repo, commit) = (receipt.repo.clone(), receipt.commit.clone());
         // Of the rest nothing is needed any more, and it may be large.
-        let Receipt { repo, commit, .. } = receipt;
+        drop(receipt);
         let now = Timestamp::now();
         let known = ledger.shelf().get(&Key::new(&repo, &commit)).is_some();
         if proved && known {

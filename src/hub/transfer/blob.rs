@@ -108,9 +108,7 @@ impl Job {
     /// Looks whether the blob is there and right; `wrong` is one that is known not to be.
     async fn existing(&self, file: &RepoFile, wrong: Option<Mark>) -> Result<Existing> {
         let path = self.into.blob(&file.digest);
-        let (wanted, trusted, place) = (file.digest, Arc::clone(&self.trusted), path.clone());
-        let look = move || look(&place, |found| trusted(&wanted, found));
-        let (found, linked) = match blocking(look).await? {
+        let (found, linked) = match look(&path, |found| (self.trusted)(&file.digest, found))? {
             Look::Nothing => return Ok(Existing::Absent),
             // A link into the shared store whose payload is gone: replaced like nothing at all.
             Look::Dangling => return Ok(Existing::Wrong((0, 0, 0))),
@@ -160,8 +158,7 @@ impl Job {
             .without_max_times()
             .build();
         loop {
-            let (into, wanted) = (self.into.clone(), *digest);
-            if let Some(lock) = blocking(move || into.try_lock(&wanted)).await? {
+            if let Some(lock) = self.into.try_lock(digest)? {
                 return Ok(lock);
             }
             tracing::debug!(digest = %digest, "another process fetches this blob; waiting for it");
