@@ -1,20 +1,21 @@
 //! The hours in which a download may run: outside of them it waits, or goes on at the rate that is left to it.
 //!
-//! The clock is that of the queue, as for every other time of a job. Somebody who joins a job may widen its window; a job
-//! that runs looks for that now and then, and before it stops.
+//! The clock is that of the queue, as for every other time of a job. Somebody who joins a job may widen its window or its
+//! bandwidth; a job that runs looks for that now and then, and before it stops.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use larder_jobs::{Bandwidth, Download, Job, Reason, Work};
 
 use super::Context;
 use crate::error::{Error, Result};
-use crate::hub::JobLimit;
+use crate::hub::{JobLimit, Limits};
 use crate::plan::{Flow, Hours};
 use crate::queue::Lease;
 
-/// How often a running job looks whether its window was widened.
-const LOOK: Duration = Duration::from_secs(30);
+/// How often a running job looks whether its window or its bandwidth was widened.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// The hours of `job`; `None` if it may run at any time.
 pub(super) fn of(job: &Job) -> Option<Hours> {
@@ -85,4 +86,23 @@ pub(super) async fn over(lease: &Lease, hours: Option<(Hours, JobLimit)>) -> Err
             return over;
         }
     }
+}
+
+/// Gives a running download the bandwidth of whoever joined it from elsewhere and allows more; never ends.
+pub(super) async fn widened(job: &Job, lease: &Lease, limits: &Limits) -> Infallible {
+    let of = |job: &Job| match &job.work {
+        Work::Download(want) if want.window.is_none() => want.bandwidth,
+        _ => None,
+    };
+    let mut bandwidth = of(job);
+    while bandwidth.is_some() {
+        tokio::time::sleep(LOOK).await;
+        let now = lease.job().await.map_or(bandwidth, |job| of(&job));
+        // What somebody has set for this attempt by hand stays as long as nobody joins.
+        if now != bandwidth {
+            limits.widen_job(&lease.id(), now);
+            bandwidth = now;
+        }
+    }
+    std::future::pending().await
 }

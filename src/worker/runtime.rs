@@ -59,8 +59,10 @@ async fn perform(job: Job, begun: Begun, lease: Arc<Lease>, context: Context) ->
         let (stop, lease, drain, deadline) =
             (stop.clone(), Arc::clone(&lease), context.drain.clone(), job.common.deadline);
         let hours = hours::of(&job).zip(limit.clone());
+        let (asked, limits) = (job.clone(), context.hub.limits().clone());
         tokio::spawn(async move {
             let cause = tokio::select! {
+                never = hours::widened(&asked, &lease, &limits) => match never {},
                 () = lease.stop_requested().cancelled() => stopped(&lease),
                 () = drain.cancelled() => interrupted(),
                 () = passed(&lease, deadline) => missed(),

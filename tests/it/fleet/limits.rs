@@ -58,6 +58,24 @@ fn hosts_together_keep_to_what_the_fleet_may_take() {
 }
 
 #[test]
+fn who_joins_from_elsewhere_and_is_more_generous_is_heard_while_it_runs() {
+    let (redis, hub) = (Redis::start(), Hub::start());
+    let model = models::huge(9, MODEL);
+    hub.add(model.clone());
+    let machines = ["gpu-1", "gpu-2"].map(|name| machine(name, &redis.url(), &hub));
+    let daemons = machines.each_ref().map(|machine| machine.serve());
+    // Eight minutes.
+    let slow = json!({"kind": "download", "repo": model.id(), "hosts": ["gpu-1"], "bandwidth": "16KiB"});
+    let id = id_of(&daemons[0].post("/v1/jobs", &slow).expect(202));
+    daemons[0].wait_until(&format!("/v1/jobs/{id}"), PATIENCE, |job| job["state"] == "fetching");
+    let free = json!({"kind": "download", "repo": model.id(), "hosts": ["gpu-1"]});
+    let joined = daemons[1].post("/v1/jobs", &free).expect(202);
+    assert_eq!(id_of(&joined), id, "{joined}");
+    let done = daemons[1].wait_job(&id, PATIENCE);
+    assert_eq!((&done["state"], &done["attempts"]), (&json!("ready"), &json!(1)), "{done}");
+}
+
+#[test]
 fn hosts_together_ask_no_more_often_than_the_fleet_may() {
     const RATE: u32 = 10;
     let (redis, hub) = (Redis::start(), Hub::start());
