@@ -5,8 +5,9 @@
 //! says what was measured): its listing ends silently at a relative `Link`, its downloads verify nothing.
 //!
 //! The network is what the environment says: `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` are
-//! honoured by reqwest; certificates are those of the system, or those of `SSL_CERT_FILE` and `SSL_CERT_DIR`
-//! instead of them (rustls-native-certs), which is the way to trust a private authority.
+//! honoured (reqwest goes through a proxy, bytes without one come by way of `direct`); certificates are those of the
+//! system, or those of `SSL_CERT_FILE` and `SSL_CERT_DIR` instead of them (rustls-native-certs), which is the way to
+//! trust a private authority.
 //!
 //! Sources are asked in order, `hub.endpoints` before `hub.endpoint`, and the next one when one fails (`source`). A
 //! token is sent to the origin of its own source and to nobody else. No error, log line or metric holds the
