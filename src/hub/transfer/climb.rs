@@ -49,6 +49,12 @@ impl Climb {
         self.target
     }
 
+    /// Connections that what is left should be divided among: before anything is known, as many as a slow link may get,
+    /// so that the first few do not hold on to all of a small model.
+    pub(super) fn shares(&self) -> usize {
+        if self.is_new { SOME.min(self.most).max(self.target) } else { self.target }
+    }
+
     /// A window is over in which every connection had work and `rate` bytes a second came.
     pub(super) fn window(&mut self, rate: f64) {
         if std::mem::take(&mut self.is_new) && rate < FAST * self.target as f64 {
@@ -114,6 +120,15 @@ mod tests {
         assert_eq!(settled(64, |n| (n as f64 * 50e6).min(1_600e6)), 32);
         assert_eq!(settled(3, |n| n as f64), 3);
         assert_eq!(settled(1, |_| 1.0), 1);
+    }
+
+    #[test]
+    fn the_first_pieces_leave_some_for_those_who_may_come() {
+        let mut climb = Climb::new(64);
+        assert_eq!((climb.target(), climb.shares()), (4, 16));
+        climb.window(700e6);
+        assert_eq!((climb.target(), climb.shares()), (8, 8), "they are fast, so eight are tried");
+        assert_eq!(Climb::new(2).shares(), 2);
     }
 
     #[test]

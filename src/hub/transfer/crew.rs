@@ -29,8 +29,9 @@ const FADE: f64 = 0.98;
 /// What the connections of one transfer know of each other.
 #[derive(Debug, Default)]
 pub(super) struct Crew {
-    /// Connections that there should be, and that there are.
+    /// Connections that there should be, that may be soon, and that there are.
     target: AtomicUsize,
+    shares: AtomicUsize,
     members: AtomicUsize,
     refused: AtomicBool,
     /// Bytes a second that a connection brings when it goes well, as the bits of an `f64`.
@@ -88,6 +89,7 @@ impl Job {
         let mut all_had_work = false;
         loop {
             self.crew.target.store(climb.target(), Relaxed);
+            self.crew.shares.store(climb.shares(), Relaxed);
             while self.crew.members.load(Relaxed) < climb.target() {
                 self.crew.members.fetch_add(1, Relaxed);
                 members.spawn(Arc::clone(&self).work());
@@ -159,7 +161,7 @@ impl Job {
     /// Bytes that one request asks for: less near the end, so that all connections end at the same time.
     fn piece_size(&self) -> u64 {
         let most = self.hub.config.range.bytes();
-        let shares = self.crew.target.load(Relaxed).max(1) as u64;
+        let shares = self.crew.shares.load(Relaxed).max(1) as u64;
         (self.todo.load(Relaxed) / shares).clamp(MIN_PIECE.min(most), most)
     }
 }
