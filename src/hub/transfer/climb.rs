@@ -8,11 +8,11 @@
 const FEW: usize = 4;
 /// Bytes a second of a connection that is fast.
 const FAST: f64 = 100e6;
-/// Connections to go on with if those are not, and if they bring so little that the link itself may be what is slow.
+/// Bytes a second of a connection that is not, but that somebody may have capped; with less the link itself may be slow.
+const CAPPED: f64 = 25e6;
+/// Connections to go on with if the first were capped, and if they brought less than that.
 const MANY: usize = 32;
 const SOME: usize = 16;
-/// Bytes a second of a connection that somebody may have capped.
-const CAPPED: f64 = 25e6;
 /// A step up must bring at least this factor of speed to stay.
 const WORTH_IT: f64 = 1.15;
 /// Windows after which a transfer that settled looks again: soon, since one window may deceive, then ever later.

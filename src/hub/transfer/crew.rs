@@ -158,7 +158,8 @@ impl Job {
         true
     }
 
-    /// Bytes that one request asks for: less near the end, so that all connections end at the same time.
+    /// Bytes that one request asks for: less near the end, so that all connections end at the same time, and at the
+    /// beginning of a small model.
     fn piece_size(&self) -> u64 {
         let most = self.hub.config.range.bytes();
         let shares = self.crew.shares.load(Relaxed).max(1) as u64;

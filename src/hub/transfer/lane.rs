@@ -1,8 +1,7 @@
 //! The threads that bytes pass through: a runtime of their own, so that what they wait for holds up nobody else.
 //!
-//! A connection's bytes are read, written and hashed by one thread, without a word to another: at a gigabyte a second
-//! the handing over of every write to a thread that may block cost as much as the writing. So these threads may block,
-//! for as long as the page cache takes bytes or a name is looked at; whoever waits for the disk itself (a flush, a
+//! Whichever of them has a connection's bytes writes and hashes them too: at a gigabyte a second the handing over of
+//! every write to a thread that may block cost some 7 % of the processor's time. So these threads may block, for as long as the page cache takes bytes or a name is looked at; whoever waits for the disk itself (a flush, a
 //! comparison) still does that elsewhere. The queue, the API and the timers of the jobs are on other threads.
 
 use std::fmt;
