@@ -90,6 +90,7 @@ impl Batch {
             path: None,
             bytes_total: known(|view| view.bytes_total),
             bytes_done: sum(|view| view.bytes_done),
+            bytes_verified: sum(|view| view.bytes_verified),
             bytes_fetched: sum(|view| view.bytes_fetched),
             bytes_per_second: rate,
             // Of the slowest: the others go on beside it.

@@ -163,6 +163,7 @@ impl Record {
             path: self.path.clone(),
             bytes_total: progress.bytes_total,
             bytes_done: progress.bytes_done,
+            bytes_verified: progress.bytes_verified,
             bytes_fetched: progress.bytes_fetched,
             bytes_per_second: progress.bytes_per_second,
             seconds_left,

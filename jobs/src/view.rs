@@ -50,6 +50,9 @@ pub struct Progress {
     /// Where the bytes of the attempt that staged it came from, by source.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub bytes_by_source: BTreeMap<String, u64>,
+    /// Bytes of the files of a download whose digest was found right, now or before.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub bytes_verified: u64,
     /// How fast bytes come over the network, in bytes per second; only while they do. This and the next are cut off as
     /// text when a job stops, so they stay the last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -57,6 +60,11 @@ pub struct Progress {
     /// The files in flight, at most 16.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub active: Vec<FileProgress>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde calls it by reference
+fn is_zero(bytes: &u64) -> bool {
+    *bytes == 0
 }
 
 impl Progress {
@@ -122,6 +130,9 @@ pub struct JobView {
     pub bytes_total: Option<u64>,
     /// Bytes that are on the disk.
     pub bytes_done: u64,
+    /// Bytes of the files of a download whose digest was found right.
+    #[serde(default)]
+    pub bytes_verified: u64,
     /// Bytes that came over the network for this job.
     pub bytes_fetched: u64,
     /// How fast bytes come over the network, in bytes per second; only while they do.

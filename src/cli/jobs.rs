@@ -131,9 +131,10 @@ fn show(view: &JobView, output: Output) -> String {
         (
             "bytes",
             format!(
-                "{} of {}, {} fetched",
+                "{} of {}, {} verified, {} fetched",
                 output.size(view.bytes_done),
                 bytes(view.bytes_total),
+                output.size(view.bytes_verified),
                 output.size(view.bytes_fetched)
             ),
         ),

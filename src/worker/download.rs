@@ -177,6 +177,7 @@ fn all_done(totals: &Totals, earlier: u64) -> Progress {
         commit: Some(totals.commit.clone()),
         bytes_total: Some(totals.bytes),
         bytes_done: totals.bytes,
+        bytes_verified: totals.bytes,
         bytes_fetched: earlier,
         files_total: Some(totals.files),
         files_done: totals.files,

@@ -33,6 +33,7 @@ pub enum Phase {
 #[derive(Debug, Default)]
 pub struct Tracker {
     done: AtomicU64,
+    verified: AtomicU64,
     fetched: AtomicU64,
     files: AtomicU64,
     fetching: AtomicUsize,
@@ -84,6 +85,7 @@ impl Tracker {
             commit: Some(totals.commit.clone()),
             bytes_total: Some(totals.bytes),
             bytes_done: self.bytes_done(),
+            bytes_verified: self.verified.load(Relaxed),
             bytes_fetched: self.bytes_fetched(),
             files_total: Some(totals.files),
             files_done: self.files.load(Relaxed),
@@ -110,6 +112,7 @@ impl Tracker {
     pub(super) fn there(&self, files: u64, size: u64) {
         self.files.fetch_add(files, Relaxed);
         self.done.fetch_add(size.saturating_mul(files), Relaxed);
+        self.verified.fetch_add(size.saturating_mul(files), Relaxed);
     }
 
     /// A file is in flight for as long as the answer lives.
@@ -162,7 +165,9 @@ impl InFlight {
     /// It is published under `paths` names.
     pub(super) fn published(&self, paths: u64) {
         let counted = self.file.done.swap(0, Relaxed);
-        self.tracker.done.fetch_add(self.file.size.saturating_mul(paths).saturating_sub(counted), Relaxed);
+        let bytes = self.file.size.saturating_mul(paths);
+        self.tracker.done.fetch_add(bytes.saturating_sub(counted), Relaxed);
+        self.tracker.verified.fetch_add(bytes, Relaxed);
         self.tracker.files.fetch_add(paths, Relaxed);
         self.end();
     }
@@ -212,6 +217,7 @@ mod tests {
         file.more(4);
         let seen = tracker.snapshot(&totals);
         assert_eq!((seen.bytes_done, seen.bytes_fetched, seen.files_done), (14, 11, 1));
+        assert_eq!(seen.bytes_verified, 10, "half a file is no verified one");
         assert_eq!(seen.active[0].bytes_done, 4);
         assert_eq!(tracker.by_source(), BTreeMap::from([("http://a".to_owned(), 4)]));
         assert_eq!(tracker.phase(), Phase::Fetching);
@@ -222,5 +228,6 @@ mod tests {
         file.published(2);
         let seen = tracker.snapshot(&totals);
         assert_eq!((seen.bytes_done, seen.files_done, seen.active.len()), (30, 3, 0));
+        assert_eq!(seen.bytes_verified, 30);
     }
 }

@@ -14,16 +14,19 @@ use crate::fit::row;
 
 const GIB: u64 = 1 << 30;
 
+/// Two models, and two machines of which the second has room for one.
+fn pair(redis: &Redis, hub: &Hub) -> ([Model; 2], [Larder; 2]) {
+    let both = [models::tiny_gpt2(1, 60_000), models::tiny_gpt2(2, 60_000)];
+    both.iter().for_each(|model| drop(hub.add(model.clone())));
+    let [here, there] = ["gpu-1", "gpu-2"].map(|name| machine(name, &redis.url(), hub));
+    let there = there.env("LARDER__CACHE__MIN_AGE", "0s").env("LARDER__CACHE__CAPACITY", "300kB");
+    (both, [here, there])
+}
+
 #[test]
 fn what_would_go_on_another_host_and_where_its_bytes_came_from_is_known_here() {
     let (redis, hub) = (Redis::start(), Hub::start());
-    let [old, new] = [models::tiny_gpt2(1, 60_000), models::tiny_gpt2(2, 60_000)];
-    hub.add(old.clone());
-    hub.add(new.clone());
-    let here = machine("gpu-1", &redis.url(), &hub);
-    let there = machine("gpu-2", &redis.url(), &hub)
-        .env("LARDER__CACHE__MIN_AGE", "0s")
-        .env("LARDER__CACHE__CAPACITY", "300kB");
+    let ([old, new], [here, there]) = pair(&redis, &hub);
     let (daemon, _other) = (here.serve(), there.serve());
     let is_there = |hosts: &Value| {
         hosts["hosts"].as_array().is_some_and(|all| all.iter().all(|one| one["about"].is_object()))
@@ -67,13 +70,7 @@ fn what_would_go_on_another_host_and_where_its_bytes_came_from_is_known_here() {
 #[test]
 fn what_went_on_another_host_and_should_have_stayed_is_in_the_report() {
     let (redis, hub) = (Redis::start(), Hub::start());
-    let [old, new] = [models::tiny_gpt2(3, 60_000), models::tiny_gpt2(4, 60_000)];
-    hub.add(old.clone());
-    hub.add(new.clone());
-    let here = machine("gpu-1", &redis.url(), &hub);
-    let there = machine("gpu-2", &redis.url(), &hub)
-        .env("LARDER__CACHE__MIN_AGE", "0s")
-        .env("LARDER__CACHE__CAPACITY", "300kB");
+    let ([old, new], [here, there]) = pair(&redis, &hub);
     let (daemon, _other) = (here.serve(), there.serve());
     let stage = |model: &Model| {
         let job = json!({"kind": "download", "repo": model.id(), "hosts": ["gpu-2"]});
@@ -82,6 +79,7 @@ fn what_went_on_another_host_and_should_have_stayed_is_in_the_report() {
         job
     };
     let first = stage(&old);
+    assert_eq!(first["bytes_verified"], first["bytes_total"], "{first}");
     assert!(first.get("evicted").is_none() && first.get("came_back").is_none(), "{first}");
     let second = stage(&new);
     assert_eq!(second["evicted"][0]["repo"], old.id(), "{second}");
