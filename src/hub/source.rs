@@ -51,26 +51,23 @@ impl Clients {
             .read_timeout(config.stall_timeout.get())
             .timeout(API_TIMEOUT)
             .redirect(reqwest::redirect::Policy::limited(5));
-        let api = api.build().map_err(|error| no_client(&causes(&error)))?;
-        let config = config.clone();
+        let (api, config) = (built(api)?, config.clone());
         Ok(Self { api, config, direct: OnceLock::new(), http1: OnceLock::new(), http2: OnceLock::new() })
     }
 
     /// Bytes: HTTP/1.1 and many connections, because one HTTP/2 connection shares one window.
     fn direct(&self) -> Result<&Direct> {
-        if let Some(client) = self.direct.get() {
-            return Ok(client);
-        }
-        let proxies = (!nobody_by_proxy()).then(Matcher::from_system);
-        let client = Direct::new(self.config.connect_timeout.get(), self.config.connections, proxies);
-        let client = client.map_err(|error| no_client(&error.to_string()))?;
-        Ok(self.direct.get_or_init(|| client))
+        made(&self.direct, || {
+            let proxies = (!nobody_by_proxy()).then(Matcher::from_system);
+            let client = Direct::new(self.config.connect_timeout.get(), self.config.connections, proxies);
+            client.map_err(|error| no_client(&error.to_string()))
+        })
     }
 
     /// The same by way of a proxy.
     fn http1(&self) -> Result<&reqwest::Client> {
         let connections = self.config.connections;
-        made(&self.http1, || self.bytes().http1_only().pool_max_idle_per_host(connections))
+        made(&self.http1, || built(self.bytes().http1_only().pool_max_idle_per_host(connections)))
     }
 
     /// Bytes from a server that speaks nothing but HTTP/2.
@@ -78,7 +75,7 @@ impl Clients {
         let (stream, connection) = WINDOWS;
         made(&self.http2, || {
             let builder = self.bytes().http2_initial_stream_window_size(stream);
-            builder.http2_initial_connection_window_size(connection)
+            built(builder.http2_initial_connection_window_size(connection))
         })
     }
 
@@ -98,15 +95,17 @@ fn nobody_by_proxy() -> bool {
     ["NO_PROXY", "no_proxy"].into_iter().filter_map(std::env::var_os).any(|list| list == "*")
 }
 
-fn made(
-    cell: &OnceLock<reqwest::Client>,
-    builder: impl FnOnce() -> reqwest::ClientBuilder,
-) -> Result<&reqwest::Client> {
+/// What is in `cell`; made now if nobody needed it before.
+fn made<T>(cell: &OnceLock<T>, make: impl FnOnce() -> Result<T>) -> Result<&T> {
     if let Some(client) = cell.get() {
         return Ok(client);
     }
-    let client = builder().build().map_err(|error| no_client(&causes(&error)))?;
+    let client = make()?;
     Ok(cell.get_or_init(|| client))
+}
+
+fn built(builder: reqwest::ClientBuilder) -> Result<reqwest::Client> {
+    builder.build().map_err(|error| no_client(&causes(&error)))
 }
 
 /// A hub or a mirror of it.
