@@ -2,10 +2,12 @@
 
     python enqueue_http.py http://127.0.0.1:7717 Qwen/Qwen3-8B gpu-7
 
+Beyond loopback a larder wants a token: LARDER_TOKEN.
 jobs/clients/python/larder_client.py is the same with retries, time-outs and typed errors.
 """
 
 import json
+import os
 import sys
 import time
 
@@ -15,7 +17,9 @@ import httpx
 def main():
     url, repo, host = sys.argv[1:4]
     hosts = host if host in ("this", "pool") else [host]
-    with httpx.Client(base_url=url, timeout=30) as larder:
+    token = os.environ.get("LARDER_TOKEN")
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    with httpx.Client(base_url=url, headers=headers, timeout=30) as larder:
         answer = larder.post("/v1/jobs", json={"kind": "download", "repo": repo, "hosts": hosts})
         if answer.is_error:
             problem = answer.json()

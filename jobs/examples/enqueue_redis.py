@@ -2,11 +2,13 @@
 
     python enqueue_redis.py redis://redis.internal:6379/0 Qwen/Qwen3-8B gpu-7
 
+A password is better in the environment, where no list of processes shows it: REDIS_USERNAME and REDIS_PASSWORD.
 Needs the package `redis`. In front of sentinels: redis.sentinel.Sentinel([...]).master_for("mymaster"); in a cluster:
 redis.cluster.RedisCluster.from_url(url). The calls are the same.
 """
 
 import json
+import os
 import sys
 import time
 
@@ -36,7 +38,8 @@ def wait(server, id, seconds):
 
 def main():
     url, repo, host = sys.argv[1:4]
-    server = redis.Redis.from_url(url)
+    login = {"username": os.environ.get("REDIS_USERNAME"), "password": os.environ.get("REDIS_PASSWORD")}
+    server = redis.Redis.from_url(url, **{name: value for name, value in login.items() if value})
     try:
         id = enqueue(server, repo, host, key=sys.argv[4] if len(sys.argv) > 4 else None)
     except redis.ResponseError as refused:

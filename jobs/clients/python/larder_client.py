@@ -7,7 +7,7 @@
         print(job["path"])
 
 Without an address it asks `LARDER_API_URL`, else http://127.0.0.1:7717; `unix:///var/lib/larder/larder.sock` is a socket.
-The token is `LARDER_TOKEN` or the first line of the file `LARDER_TOKEN_FILE` names, if there is one. As a program:
+The token is `LARDER_TOKEN`, or in the file that `LARDER_TOKEN_FILE` names, if there is one. As a program:
 
     python larder_client.py stage Qwen/Qwen3-8B --hosts pool --timeout 3600
 
@@ -87,8 +87,9 @@ class Larder:
         token = token or os.environ.get("LARDER_TOKEN")
         if not token and os.environ.get("LARDER_TOKEN_FILE"):
             with open(os.environ["LARDER_TOKEN_FILE"], encoding="utf-8") as file:
-                token = file.readline()
-        headers = {"Authorization": f"Bearer {token.strip()}"} if token else {}
+                token = file.read()
+        # A file may hold several while they are replaced; all of them are good.
+        headers = {"Authorization": f"Bearer {word}" for word in (token or "").split()[:1]}
         transport = None
         if url.startswith("unix://"):
             transport, url = httpx.HTTPTransport(uds=url.removeprefix("unix://")), "http://localhost"
@@ -111,7 +112,8 @@ class Larder:
                     return answer.json()
                 failed = self._problem(answer)
             except httpx.TransportError as lost:
-                failed = error("queue_unavailable", f"larder cannot be reached: {lost}", hint="see whether it runs")
+                hint = "see whether it runs, and for https:// whether its certificate is trusted (SSL_CERT_FILE)"
+                failed = error("queue_unavailable", f"larder cannot be reached: {lost}", hint=hint)
             if not isinstance(failed, TryLater) or time.monotonic() + pause > until:
                 raise failed
             time.sleep(pause)
@@ -134,10 +136,8 @@ class Larder:
     def stage(self, model, hosts="this", timeout=None, on_progress=None, **fields):
         """Asks for a model (`owner/name[@revision]`) and waits until it is there; returns the job, with its `path`."""
         repo, _, revision = model.partition("@")
-        if revision:
-            fields["revision"] = revision
-        job = self.enqueue(repo=repo, hosts=hosts, **fields)
-        return self.wait(job["id"], timeout, on_progress)
+        fields |= {"revision": revision} if revision else {}
+        return self.wait(self.enqueue(repo=repo, hosts=hosts, **fields)["id"], timeout, on_progress)
 
     def wait(self, id, timeout=None, on_progress=None):
         """Waits until the job has ended; raises what it failed for. While larder is away it waits on."""
@@ -164,7 +164,7 @@ class Larder:
 
     def cancel(self, id, requested_by=None):
         """Takes back one requester's wish, or everybody's."""
-        return self._ask("DELETE", f"/v1/jobs/{id}", params={"requested_by": requested_by} if requested_by else None)
+        return self._ask("DELETE", f"/v1/jobs/{id}", params={"requested_by": requested_by} if requested_by else {})
 
     def hosts(self):
         """The hosts of the fleet, as far as they are there."""
@@ -186,7 +186,8 @@ def main():
         with Larder() as larder:
             if args.verb == "stage":
                 hosts = args.hosts if args.hosts in ("this", "pool", "best", "all") else args.hosts.split(",")
-                print(larder.stage(args.model, hosts=hosts, timeout=args.timeout)["path"])
+                job = larder.stage(args.model, hosts=hosts, timeout=args.timeout)
+                print(job["path"] or "\n".join(f"{one['host']}: {one['state']}" for one in job["children"]))
             else:
                 print(json.dumps(larder.cancel(args.id) if args.verb == "cancel" else larder.hosts()))
     except LarderError as failed:
