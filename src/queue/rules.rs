@@ -64,6 +64,7 @@ pub fn join(mut record: Record, job: &Job, now: Timestamp) -> Record {
     bounds::remember_notify(&mut record, job.common.notify.as_deref());
     let mut looks_again = record.state == State::Waiting && record.reason.is_none();
     let is_shut_out = window::is_shut_out(&record);
+    let held = lease_ttl(&record.job);
     if let (Work::Download(download), Value::Object(fields)) = (&job.work, &mut record.job) {
         looks_again |= window::widen(fields, download) && is_shut_out;
         if download.pin {
@@ -77,8 +78,7 @@ pub fn join(mut record: Record, job: &Job, now: Timestamp) -> Record {
             }
             Some(_) => {}
         }
-        let held = fields.get("lease_ttl").and_then(Value::as_str).and_then(|text| text.parse::<Span>().ok());
-        if let Some(ttl) = download.lease_ttl.filter(|ttl| held.is_none_or(|held| held < *ttl)) {
+        if let Some(ttl) = download.lease_ttl.filter(|ttl| Some(*ttl) > held) {
             fields.insert("lease_ttl".into(), ttl.to_string().into());
         }
     }
@@ -87,6 +87,23 @@ pub fn join(mut record: Record, job: &Job, now: Timestamp) -> Record {
         record = wake(record, now);
     }
     record
+}
+
+/// Whether the job that an idempotency key stands for gives what another request asks for with it: the same want, kept no
+/// less. Of one that could not be read nobody knows what it wanted.
+pub fn answers(record: &Record, job: &Job) -> bool {
+    if record.want.is_empty() {
+        return true;
+    }
+    let Work::Download(download) = &job.work else { return record.want == job.work.want_hash() };
+    record.want == job.work.want_hash()
+        && (!download.pin || record.job.get("pin") == Some(&Value::Bool(true)))
+        && download.lease_ttl <= lease_ttl(&record.job)
+}
+
+/// For how long a download leases what it has staged.
+fn lease_ttl(payload: &Value) -> Option<Span> {
+    payload.get("lease_ttl").and_then(Value::as_str).and_then(|text| text.parse().ok())
 }
 
 /// A waiting job whose time has come is queued; any other stays as it is.

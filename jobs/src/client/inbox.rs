@@ -77,8 +77,9 @@ impl Queue {
             self.deliver(id, job, &Target::Host(chosen.host), Some(&chosen.why)).await?;
             return Ok(());
         }
-        self.submit_as(id, job, None, want).await?;
-        self.connection().run(&Step::new("handled").arg(id)).await?;
+        let led = self.submit_as(id, job, None, want).await?.id();
+        let step = Step::new("handled").arg(id).arg(led).arg(self.retention().as_micros());
+        self.connection().run(&step).await?;
         Ok(())
     }
 

@@ -45,6 +45,14 @@ impl Submitted {
         }
     }
 
+    /// The job's id, or the batch's.
+    pub fn id(&self) -> JobId {
+        match self {
+            Self::One { record, .. } => record.id,
+            Self::Many { batch, .. } => batch.id,
+        }
+    }
+
     /// As others see it.
     pub fn view(&self, only: Option<&str>) -> JobView {
         match self {

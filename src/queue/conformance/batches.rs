@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use larder_jobs::client::Title;
-use larder_jobs::{Job, JobId, JobView, Reason, State};
+use larder_jobs::{Job, JobId, JobView, Reason, State, Work};
 
 use super::{Make, Rig, done, permanent};
 use crate::queue::testing::{config, job};
@@ -122,6 +122,14 @@ pub(in crate::queue) async fn a_key_answers_nothing_else_than_what_it_was_used_f
     );
 }
 
+fn kept(mut job: Job, pin: bool, lease: Option<&str>) -> Job {
+    if let Work::Download(download) = &mut job.work {
+        download.pin = pin;
+        download.lease_ttl = lease.map(|text| text.parse().expect("a duration"));
+    }
+    job
+}
+
 async fn for_each_wrong(
     rig: &Rig,
     one: JobId,
@@ -133,6 +141,8 @@ async fn for_each_wrong(
     let store = &rig.store;
     let refused = [
         (one, store.enqueue(keyed("c/d", "one")).await.expect_err("another model")),
+        (one, store.enqueue(kept(keyed("a/b", "one"), true, None)).await.expect_err("pinned")),
+        (one, store.enqueue(kept(keyed("a/b", "one"), false, Some("1h"))).await.expect_err("leased")),
         (many, store.enqueue(keyed("c/d", "many")).await.expect_err("a batch's")),
         (one, store.enqueue_all(titled(4, "one"), jobs(&["a/b"])).await.expect_err("a job's")),
         (many, store.enqueue_all(other(5, "many"), jobs(&["c/d"])).await.expect_err("another request")),

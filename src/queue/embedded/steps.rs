@@ -92,6 +92,9 @@ impl Embedded {
         let mut inner = self.lock();
         let batches = if job.common.idempotency_key.is_some() { self.batches()? } else { Vec::new() };
         if let Some(record) = self.keyed(&inner, &batches, job)? {
+            if !rules::answers(&record, job) {
+                return Err(keyed_otherwise(record.id).into());
+            }
             self.adopt(&mut inner, &record);
             return Ok(Enqueued { record, created: false });
         }

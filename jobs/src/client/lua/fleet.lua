@@ -40,11 +40,7 @@ function verbs.enqueue_all(id, most, key, requester, name, payload, want, asks, 
   local text = cjson.encode(ids)
   local same = redis.call('HGET', P .. 'wants', 'batch ' .. want)
   if same and redis.call('HGET', P .. 'batch:' .. same, 'jobs') == text then
-    local batch = { id = same, keys = redis.call('HGET', P .. 'batch:' .. same, 'keys') }
-    if given(key) and remember(batch, 'keys', key) then
-      redis.call('HSET', P .. 'batch:' .. same, 'keys', batch.keys)
-      redis.call('SET', P .. 'key:' .. key, same)
-    end
+    if given(key) then remember_batch_key(same, key) end
     return { 0, same, fresh }
   end
   redis.call('HSET', P .. 'batch:' .. id, 'v', '1', 'id', id, 'created_at', int(NOW), 'requested_by', requester,
@@ -59,9 +55,14 @@ function verbs.enqueue_all(id, most, key, requester, name, payload, want, asks, 
   return { 1, id, fresh }
 end
 
--- id -> the batch and its jobs, those that are forgotten left out; or GONE
+-- id -> the batch of that id, or the one that a request of that id led to, and its jobs, those that are forgotten left
+-- out; or GONE
 function verbs.batch(id)
   local batch = redis.call('HGETALL', P .. 'batch:' .. id)
+  if #batch == 0 then
+    id = redis.call('GET', P .. 'key:' .. id)
+    batch = id and redis.call('HGETALL', P .. 'batch:' .. id) or {}
+  end
   if #batch == 0 then return 'GONE' end
   local jobs = {}
   for _, job in ipairs(names(redis.call('HGET', P .. 'batch:' .. id, 'jobs'))) do

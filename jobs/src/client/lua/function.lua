@@ -1,5 +1,5 @@
 #!lua name=larder
--- The door to larder for programs in other languages, version 2: FCALL larder_enqueue and FCALL larder_job.
+-- The door to larder for programs in other languages, version 3: FCALL larder_enqueue and FCALL larder_job.
 --
 -- A request is put into the inbox as it came; a larder takes it from there, checks it as it checks every request, and
 -- queues it under the same id. KEYS[1] is the prefix of all keys, `{larder}:` unless queue.namespace says otherwise.
@@ -60,12 +60,12 @@ local function load(P, id)
   return #raw > 0 and job or nil
 end
 
--- The job that a request led to under this id or key, and whether it had been another's before.
+-- The job that a request led to under this id, and the id of what it led to if that had been another's before.
 local function led_to(P, id)
   local job = load(P, id)
-  if job then return job, false end
+  if job then return job end
   local other = redis.call('GET', P .. 'key:' .. id)
-  return other and load(P, other), true
+  return other and load(P, other), other
 end
 
 -- The entry of the inbox with this id.
@@ -95,11 +95,25 @@ local function accepted(id, created, state)
   return object({ 'v', { '1' }, 'id', id, 'created', word, 'state', state })
 end
 
--- Whether a job is about what a request is about, as far as it can be seen here.
-local function is_about(job, request)
+local function is_equal(one, other)
+  if type(one) ~= 'table' or type(other) ~= 'table' then return one == other end
+  for name, value in pairs(one) do
+    if not is_equal(value, other[name]) then return false end
+  end
+  for name in pairs(other) do
+    if one[name] == nil then return false end
+  end
+  return true
+end
+
+-- Whether a job was asked for in the same words; of any others the larder that takes the request knows what they mean.
+local function was_asked_so(job, request)
   local fine, asked = pcall(cjson.decode, job.job)
   if not fine or type(asked) ~= 'table' then return true end
-  return asked.kind == request.kind and asked.repo == request.repo
+  asked.v, asked.requested_by = request.v, request.requested_by
+  -- The one default that is written down.
+  if asked.revision == 'main' and request.revision == nil then asked.revision = nil end
+  return is_equal(asked, request)
 end
 
 -- What is wrong with a request, as far as it can be seen here.
@@ -109,7 +123,7 @@ local function fault(payload, id)
       'FCALL larder_enqueue 1 {larder}: \'{"v":1,"kind":"download","repo":"owner/name","hosts":"pool"}\'')
   end
   local fine, job = pcall(cjson.decode, payload)
-  if not fine or type(job) ~= 'table' or job[1] ~= nil or string.sub(payload, 1, 1) ~= '{' then
+  if not fine or type(job) ~= 'table' or job[1] ~= nil or not string.find(payload, '^%s*{') then
     return refuse('invalid_request', 'the request is no JSON object', 'see jobs/schema/job.v1.json')
   end
   local v = job.v == nil and 1 or job.v
@@ -163,8 +177,7 @@ local function enqueue(keys, args)
   end
   local key = type(job.idempotency_key) == 'string' and redis.call('GET', P .. 'key:' .. job.idempotency_key)
   local known = key and load(P, key)
-  -- Of another model: the larder that takes the request says so.
-  if known and is_about(known, job) then return accepted(known.id, false, known.state) end
+  if known and was_asked_so(known, job) then return accepted(known.id, false, known.state) end
   local waiting = redis.call('ZCARD', P .. 'inbox')
   if waiting >= MOST then
     return refuse('queue_unavailable', waiting .. ' requests wait in the inbox and no larder takes them',
@@ -196,15 +209,15 @@ local function show(keys, args)
   if type(P) ~= 'string' or type(id) ~= 'string' or not is_id(id) then
     return refuse('invalid_request', 'the id is no ULID', 'FCALL larder_job 1 {larder}: ID')
   end
-  local job = led_to(P, id)
+  local job, other = led_to(P, id)
   if job then
     local progress = job.progress and string.sub(job.progress, 1, 1) == '{' and { job.progress }
     return object({ 'v', { '1' }, 'id', job.id, 'kind', job.kind, 'state', job.state, 'reason', job.reason or false,
       'message', job.message or false, 'path', job.path or false, 'host', job.owner or false, 'attempts',
       { tostring(tonumber(job.attempts) or 0) }, 'progress', progress or false })
   end
-  local jobs = redis.call('HGET', P .. 'batch:' .. id, 'jobs')
-  if jobs then return object({ 'v', { '1' }, 'id', id, 'state', state_of(P, jobs), 'jobs', { jobs } }) end
+  local jobs = redis.call('HGET', P .. 'batch:' .. (other or id), 'jobs')
+  if jobs then return object({ 'v', { '1' }, 'id', other or id, 'state', state_of(P, jobs), 'jobs', { jobs } }) end
   if waits(P, id) then
     return object({ 'v', { '1' }, 'id', id, 'kind', false, 'state', 'queued', 'reason', false, 'message', false,
       'path', false, 'host', false, 'attempts', { '0' }, 'progress', false })

@@ -5,7 +5,7 @@ local function entry_of(id)
   return redis.call('ZRANGE', P .. 'inbox', '[' .. id, '[' .. id .. '\255', 'BYLEX', 'LIMIT', 0, 1)[1]
 end
 
--- From now on the request's id leads to a job that does the same: as a key of that job, which lives as long as it.
+-- From now on the request's id leads to a job or a batch that does the same: as a key of that, which lives as long as it.
 local function lead_to(id, joined, retention)
   local old = load(joined)
   local job = old and draft(old)
@@ -13,6 +13,7 @@ local function lead_to(id, joined, retention)
     redis.call('SET', P .. 'key:' .. id, joined)
     return save(old, job)
   end
+  if remember_batch_key(joined, id) then return end
   redis.call('SET', P .. 'key:' .. id, joined, 'PX', int(retention / 1000 + 60000))
 end
 
@@ -22,10 +23,12 @@ local function take_out(entry)
   if redis.call('EXISTS', P .. 'inbox') == 0 then redis.call('PUBLISH', P .. 'to:pool', 'none inbox') end
 end
 
--- id -> nothing; the request was queued for several hosts, under its own id
-local function handled(id)
+-- id led retention -> nothing; the request was queued under the id `led`, which is another one if that does the same
+local function handled(id, led, retention)
   local entry = entry_of(id)
-  if entry then take_out(entry) end
+  if not entry then return end
+  if led ~= id then lead_to(id, led, retention) end
+  take_out(entry)
 end
 
 -- skip limit -> entries of the inbox behind so many; what is none is thrown away

@@ -298,6 +298,16 @@ local function remember_key(job, key)
   if key and remember(job, 'keys', key) then redis.call('SET', P .. 'key:' .. key, job.id) end
 end
 
+-- Whether there is such a batch, and it remembers the key.
+local function remember_batch_key(id, key)
+  local at = P .. 'batch:' .. id
+  local batch = { keys = redis.call('HGET', at, 'keys') }
+  if redis.call('EXISTS', at) == 0 or not remember(batch, 'keys', key) then return false end
+  redis.call('HSET', at, 'keys', batch.keys)
+  redis.call('SET', P .. 'key:' .. key, id)
+  return true
+end
+
 local function remember_notify(job, url)
   if given(url) then remember(job, 'notify', url, 8, 2048) end
 end

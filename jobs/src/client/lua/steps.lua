@@ -9,6 +9,19 @@ local function keyed_otherwise(known, want)
   if known and redis.call('EXISTS', P .. 'batch:' .. known) == 1 then return 'BATCH ' .. known end
 end
 
+-- Whether a job in the queue of `target`, kept as is wished for, is what the job of that key gives. One for the best host
+-- is on the one that was the best when it was asked for; one that was moved to the pool is still what it was.
+local function gives(job, target, payload, pin, lease)
+  local _, wish = pcall(cjson.decode, payload)
+  local fine, own = pcall(cjson.decode, job.job)
+  if not (fine and type(own) == 'table' and type(wish) == 'table') then return true end
+  local is_best = wish.hosts == 'best' or type(wish.hosts) == 'table' and wish.hosts.pick == 'best'
+  local was_moved = job.target == 'pool' and own.hosts ~= 'pool'
+  if job.target ~= target and not is_best and not was_moved then return false end
+  if pin == '1' and job.pin ~= '1' and own.pin ~= true then return false end
+  return not given(lease) or tonumber(lease) <= (tonumber(job.lease_ttl) or 0)
+end
+
 -- id kind target want job priority deadline not_before requester key pin bandwidth lease window bandwidth_outside
 -- max_queued notify placed parent
 -- -> created, job; or FULL and how many wait; or KEYED or BATCH and the id of something else that the key stands for
@@ -22,6 +35,8 @@ function verbs.enqueue(id, kind, target, want, payload, priority, deadline, not_
   local other = keyed_otherwise(known, want)
   if other then return other end
   local keyed = known and load(known)
+  -- What a batch asks for was compared as a whole.
+  if keyed and not given(parent) and not gives(keyed, target, payload, pin, lease) then return 'KEYED ' .. known end
   if keyed then return { 0, reply(keyed) } end
   local wanted = redis.call('HGET', P .. 'wants', target .. ' ' .. want)
   local old = wanted and load(wanted)
