@@ -3,6 +3,7 @@
 mod library;
 mod night;
 mod records;
+mod reload;
 mod runs;
 
 use std::collections::BTreeSet;
@@ -10,16 +11,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use larder_jobs::{HostName, Kind, Reason};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, Api, Door, Followed, Listeners, Sampler};
-use crate::config::{Config, Environment, Settings, Sources};
+use crate::config::{Settings, Sources};
 use crate::error::{Error, Result};
 use crate::fleet::{self, Portrait};
 use crate::gpu;
-use crate::hub::{Hub, Limits};
+use crate::hub::Hub;
 use crate::keeper::{self, Keeper};
 use crate::layout::Cache;
 use crate::metrics;
@@ -376,7 +377,7 @@ pub async fn serve(settings: Settings, sources: Sources) -> Result<()> {
         let (mut lost, door) = (None, listeners.door());
         tokio::select! {
             () = house.run(listeners, drain.clone()) => {}
-            () = reload(&mut hangup, &sources, house.hub.limits(), door) => {}
+            () = reload::on_hangup(&mut hangup, &sources, &house, door) => {}
             () = drain_when_failed(&house, &drain) => {}
             () = drain_when_lost(&house, &drain, &mut lost) => {}
         }
@@ -446,39 +447,6 @@ async fn open_again(settings: &Settings, stop: &CancellationToken) -> Result<Opt
 fn is_of_the_disk(reason: Reason) -> bool {
     // A step of the old house that still writes holds its folder for a moment.
     matches!(reason, Reason::IoError | Reason::InsufficientDisk | Reason::QueueUnavailable)
-}
-
-/// On each SIGHUP reads the configuration again and applies what may change while running: `hub.bandwidth`, and who is
-/// let in.
-async fn reload(hangup: &mut Signal, sources: &Sources, limits: &Limits, door: Option<Door>) {
-    while hangup.recv().await.is_some() {
-        let sources = sources.clone();
-        let read = tokio::task::spawn_blocking(move || Config::load(&sources, &Environment::process())).await;
-        match read.unwrap_or_else(|died| Err(Error::internal(format!("reading it died: {died}")))) {
-            Ok(config) => {
-                limits.set_bandwidth(config.hub.bandwidth);
-                match door.as_ref().map(|door| door.reload(&config.api)) {
-                    Some(Err(error)) => {
-                        tracing::warn!(%error, hint = error.hint(), "SIGHUP: tokens and certificate stay as they were");
-                    }
-                    Some(Ok(())) => tracing::info!("SIGHUP: tokens and certificate are read again"),
-                    None => {}
-                }
-                let bandwidth = config.hub.bandwidth.map(larder_jobs::Bandwidth::bytes);
-                tracing::info!(
-                    bandwidth,
-                    "SIGHUP: hub.bandwidth is applied; every other key applies at the next start"
-                );
-            }
-            Err(error) => tracing::warn!(
-                %error,
-                hint = error.hint(),
-                "SIGHUP: the configuration is refused, nothing changes"
-            ),
-        }
-    }
-    // No more signals come; what runs beside it goes on.
-    std::future::pending::<()>().await;
 }
 
 /// Drains on the first SIGTERM or SIGINT; the second ends the process at once, which loses nothing either.

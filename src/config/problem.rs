@@ -1,6 +1,6 @@
 //! Configuration errors in words: the key, the source, and the nearest name for a typo.
 
-use figment::error::Kind;
+use figment::error::{Actual, Kind};
 use larder_jobs::Reason;
 
 use crate::error::Error;
@@ -44,6 +44,9 @@ pub(super) fn explain(error: &figment::Error) -> Error {
         }
         Kind::InvalidType(found, expected) | Kind::InvalidValue(found, expected) => {
             let wanted = in_words(expected.to_string());
+            // Somebody may have put the secret where its file belongs.
+            let is_secret = key.contains("token") && matches!(found, Actual::Str(_) | Actual::Bytes(_));
+            let found = if is_secret { "a text".to_owned() } else { found.to_string() };
             (format!("the value of `{key}` in {source} is {found}, but {wanted} is needed"), SEE.to_owned())
         }
         kind => (format!("the value of `{key}` in {source} is not valid: {kind}"), SEE.to_owned()),

@@ -8,7 +8,7 @@ mod deliver;
 mod sign;
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -92,6 +92,14 @@ impl Config {
     }
 }
 
+/// The secrets that notices are signed with; none if there is no file.
+fn secrets_of(config: &Config) -> Result<Arc<[Secret]>> {
+    Ok(match config.secret_file.as_str() {
+        "" => Arc::default(),
+        file => secret::read(Path::new(file), "notify.secret_file")?.into(),
+    })
+}
+
 /// One notice to one address.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Notice {
@@ -111,7 +119,7 @@ pub struct Notifier {
 struct Inner {
     store: Store,
     config: Config,
-    secrets: Vec<Secret>,
+    secrets: RwLock<Arc<[Secret]>>,
     host: String,
     /// How many notices there are.
     waiting: Mutex<usize>,
@@ -120,7 +128,7 @@ struct Inner {
 
 impl std::fmt::Debug for Notifier {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Notifier").field("secrets", &self.inner.secrets.len()).finish_non_exhaustive()
+        f.debug_struct("Notifier").field("secrets", &self.secrets().len()).finish_non_exhaustive()
     }
 }
 
@@ -130,13 +138,24 @@ impl Notifier {
     /// # Errors
     /// As [`secret::read`].
     pub fn open(store: Store, config: &Config, host: &str) -> Result<Self> {
-        let secrets = match config.secret_file.as_str() {
-            "" => Vec::new(),
-            file => secret::read(Path::new(file), "notify.secret_file")?,
-        };
+        let secrets = RwLock::new(secrets_of(config)?);
         let waiting = Mutex::new(store.count(NOTICES, b""));
         let (config, host) = (config.clone(), host.to_owned());
         Ok(Self { inner: Arc::new(Inner { store, config, secrets, host, waiting, news: Notify::new() }) })
+    }
+
+    /// Reads the secrets again; nothing else of the configuration. What cannot be read leaves them as they were.
+    ///
+    /// # Errors
+    /// As [`secret::read`].
+    pub fn reload(&self, config: &Config) -> Result<()> {
+        let secrets = secrets_of(config)?;
+        *self.inner.secrets.write().unwrap_or_else(PoisonError::into_inner) = secrets;
+        Ok(())
+    }
+
+    fn secrets(&self) -> Arc<[Secret]> {
+        Arc::clone(&self.inner.secrets.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Whether a notice could be sent there.
@@ -144,7 +163,7 @@ impl Notifier {
     /// # Errors
     /// For an address that notices do not go to, and if this larder has no secret to sign with.
     pub fn check(&self, url: &str) -> Result<(), Invalid> {
-        if self.inner.secrets.is_empty() {
+        if !self.is_able() {
             return Err(Invalid::new(
                 "`notify` is set, and this larder has no secret to sign notices with",
                 "set notify.secret_file, or leave `notify` out and follow the job",
@@ -155,7 +174,7 @@ impl Notifier {
 
     /// Whether notices can be sent from here.
     pub fn is_able(&self) -> bool {
-        !self.inner.secrets.is_empty()
+        !self.secrets().is_empty()
     }
 
     /// Writes the notice of a job's end for whoever hears of every one that this host sees, unless they asked for it with
@@ -278,7 +297,7 @@ impl Notifier {
     async fn attempt(&self, courier: &Courier, number: &str, mut notice: Notice) {
         let inner = &self.inner;
         let place = address::place(&notice.url);
-        let why = match courier.deliver(&notice.url, number, &notice.body, &inner.secrets).await {
+        let why = match courier.deliver(&notice.url, number, &notice.body, &self.secrets()).await {
             Outcome::Delivered => {
                 metrics::webhook("delivered");
                 return self.forget(number);

@@ -1,6 +1,6 @@
 //! One process owns a state folder; a second one is told who it is.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 
@@ -42,7 +42,7 @@ impl StateLock {
     /// `io_error` if the folder cannot be created or written.
     pub fn acquire(dir: &Path) -> Result<std::result::Result<Self, Held>> {
         let elsewhere = "set state.path to another folder";
-        fs::create_dir_all(dir)
+        super::create(dir)
             .map_err(|error| Error::io("create the state folder", dir, &error).or(elsewhere))?;
         let path = dir.join("larder.lock");
         let mut file = OpenOptions::new()

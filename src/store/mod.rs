@@ -12,7 +12,10 @@ mod record;
 mod recover;
 
 use std::fmt;
+use std::fs::DirBuilder;
+use std::io;
 use std::marker::PhantomData;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -181,6 +184,12 @@ impl Store {
     pub fn has_failed(&self) -> bool {
         self.inner.flusher.has_failed()
     }
+}
+
+/// Creates the state folder if it is not there, for its owner alone: what jobs name may hold secrets, as the address of a
+/// webhook does.
+fn create(dir: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(dir)
 }
 
 fn failed(doing: &str, error: &sled::Error) -> Error {

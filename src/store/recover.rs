@@ -55,7 +55,7 @@ struct Marker {
 }
 
 pub(super) fn open(dir: &Path) -> Result<(sled::Db, Opened)> {
-    fs::create_dir_all(dir).map_err(|error| Error::io("create the state folder", dir, &error))?;
+    super::create(dir).map_err(|error| Error::io("create the state folder", dir, &error))?;
     let marker = read_marker(dir)?;
     refuse_newer(dir, marker.as_ref().map_or(0, |marker| marker.schema))?;
     let db = dir.join("db");
