@@ -12,8 +12,8 @@ use crate::error::{Error, Result};
 const MAX_TOKENS: usize = 64;
 /// Most characters of a token's name.
 const MAX_NAME: usize = 64;
-/// What the audit log calls those who need no token.
-const RESERVED: [&str; 2] = ["socket", "loopback"];
+/// What the audit log calls those who need no token, those who have none, and the queue.
+const RESERVED: [&str; 5] = ["socket", "loopback", "public", "nobody", "redis"];
 
 /// The section `[api]`.
 #[derive(Debug, Clone, Deserialize)]

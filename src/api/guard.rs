@@ -5,12 +5,13 @@ use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use larder_jobs::Reason;
 
 use super::access::{Access, Caller, Role};
+use super::body;
 use super::config::Config;
 use super::problem::Failure;
 use super::routes::{self, Route};
@@ -95,17 +96,15 @@ impl Door {
     }
 
     /// Who asks, if that one may.
-    fn admit(
-        &self,
-        route: Option<&Route>,
-        path: &str,
-        headers: &HeaderMap,
-    ) -> std::result::Result<Caller, Refused> {
+    fn admit(&self, route: Option<&Route>, request: &Request) -> std::result::Result<Caller, Refused> {
+        let headers = request.headers();
         if self.access.is_empty() {
-            return loopback_host(headers).map(|()| Caller::admin("loopback"));
+            let is_safe = [Method::GET, Method::HEAD].contains(request.method());
+            loopback_host(headers)?;
+            return if is_safe { Ok(()) } else { own_page(headers) }.map(|()| Caller::admin("loopback"));
         }
         let is_probe = self.is_public() && route.is_some_and(|route| route.is_probe);
-        if is_probe || self.pages.contains(&path) {
+        if is_probe || self.pages.contains(&request.uri().path()) {
             return Ok(Caller { name: "public".into(), role: Role::Read });
         }
         let Some(token) = bearer(headers) else {
@@ -169,24 +168,51 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     (none.is_none() && scheme.eq_ignore_ascii_case("bearer")).then(|| token.trim())
 }
 
+/// Says whether a browser asks for one of our pages, for that of another site, or for nobody's.
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
 /// A page of another site may reach us through a name that it resolves to 127.0.0.1 (DNS rebinding); its
 /// requests carry that name.
 fn loopback_host(headers: &HeaderMap) -> std::result::Result<(), Refused> {
-    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("");
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let host = hosts.next().and_then(|host| host.to_str().ok()).unwrap_or("");
     let name = host
         .rsplit_once(':')
         .filter(|(_, port)| port.bytes().all(|b| b.is_ascii_digit()))
         .map_or(host, |(n, _)| n);
     let address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-    if name.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback()) {
+    let is_ours =
+        name.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback());
+    if is_ours && hosts.next().is_none() {
         return Ok(());
     }
-    let failure = Failure::new(
-        Reason::Unauthorized,
+    Err(foreign(
         "the Host header does not name this machine's loopback",
-        "ask for http://127.0.0.1 or http://localhost",
-    );
-    Err(Refused::stranger(failure.into_response()))
+        "ask for http://127.0.0.1 or http://localhost, or set api.tokens if larder is behind a proxy",
+    ))
+}
+
+/// A page of another site may send a form here without asking first (CSRF), and a browser says whose page it is. No
+/// program that is no browser sends these headers.
+fn own_page(headers: &HeaderMap) -> std::result::Result<(), Refused> {
+    let text = |name| headers.get(name).map(|value: &HeaderValue| value.to_str().unwrap_or(""));
+    let host = text(header::HOST).unwrap_or("");
+    let is_own =
+        |origin: &str| origin.split_once("://").is_some_and(|(_, place)| place.eq_ignore_ascii_case(host));
+    if text(header::ORIGIN).is_none_or(is_own)
+        && text(SEC_FETCH_SITE).is_none_or(|site| ["same-origin", "none"].contains(&site))
+    {
+        return Ok(());
+    }
+    Err(foreign(
+        "a page of another site may not change anything here",
+        "ask from a program, or set api.tokens and send one of them",
+    ))
+}
+
+fn foreign(what: &str, hint: &str) -> Refused {
+    let failure = Failure::new(Reason::Unauthorized, what, hint).status(StatusCode::FORBIDDEN);
+    Refused::stranger(failure.into_response())
 }
 
 /// What a request is about, for the audit log; handlers add what the path does not say.
@@ -196,6 +222,8 @@ pub(super) struct Subject {
     pub(super) kind: Option<&'static str>,
     pub(super) model: Option<String>,
     pub(super) host: Option<String>,
+    /// What a batch is called.
+    pub(super) name: Option<String>,
 }
 
 impl Subject {
@@ -222,13 +250,13 @@ fn shown(text: &str) -> String {
 /// Over TCP.
 pub(super) async fn over_tcp(State(door): State<Door>, request: Request, next: Next) -> Response {
     let route = route_of(&request);
-    match door.admit(route, request.uri().path(), request.headers()) {
+    match door.admit(route, &request) {
         Ok(caller) => pass(route, caller, request, next).await,
         Err(Refused { who, answer }) => {
             if let Some(route) = route.filter(|route| route.changes) {
                 audit(route, &who, &Subject::of(route, request.uri().path()), &answer);
             }
-            *answer
+            body::unread(request, *answer).await
         }
     }
 }
@@ -239,7 +267,7 @@ pub(super) async fn over_socket(request: Request, next: Next) -> Response {
     pass(route, Caller::admin("socket"), request, next).await
 }
 
-fn route_of(request: &Request) -> Option<&'static Route> {
+pub(super) fn route_of(request: &Request) -> Option<&'static Route> {
     let path = request.extensions().get::<MatchedPath>()?;
     routes::find(request.method(), path.as_str())
 }
@@ -267,6 +295,7 @@ fn audit(route: &Route, who: &str, subject: &Subject, response: &Response) {
         kind = subject.kind,
         model = subject.model,
         host = subject.host,
+        name = subject.name,
         outcome,
         status = status.as_u16(),
         reason,

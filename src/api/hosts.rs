@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Api;
+use super::jobs::requester;
 use super::models::parameters;
 use super::problem::Failure;
 use crate::error::Result;
@@ -29,13 +30,6 @@ pub struct HostView {
     /// All of its models, or those that were asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held: Option<Vec<HeldModel>>,
-}
-
-/// Who drains a host.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct By {
-    requested_by: Option<String>,
 }
 
 /// Every host that is known, those with the labels and with the model if some are named.
@@ -78,10 +72,10 @@ pub(super) async fn show(
 pub(super) async fn drain(
     Shared(api): Shared<Api>,
     Path(name): Path<String>,
-    axum::extract::Query(by): axum::extract::Query<By>,
+    RawQuery(query): RawQuery,
 ) -> Result<(StatusCode, Json<HostView>), Failure> {
-    let name = name.parse()?;
-    fleet(&api)?.drain(&name, by.requested_by.as_deref()).await?;
+    let (name, by) = (name.parse()?, requester(query.as_deref())?);
+    fleet(&api)?.drain(&name, by.as_deref()).await?;
     Ok((StatusCode::OK, Json(one(&api, &name).await?)))
 }
 

@@ -6,9 +6,9 @@ use axum::extract::{Extension, Path, RawQuery, State as Shared};
 use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use larder_jobs::client::Submitted;
-use larder_jobs::{Cursor, Invalid, Job, JobId, JobView, Kind, Reason, Work};
+use larder_jobs::{Common, Cursor, Invalid, Job, JobId, JobView, Kind, Reason, Work};
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::Value;
 
 use super::access::Caller;
@@ -58,13 +58,37 @@ pub(super) async fn enqueue(
     })?;
     take_key(&headers, &mut value)?;
     let job = Job::from_json(value)?;
-    place::is_for_us(&api, &job.common.hosts)?;
-    place::has_token(&api, &job)?;
     let (kind, model) = (job.work.kind(), job.work.model().0.map(ToString::to_string));
-    // Whoever calls within this process is no stranger.
-    if let Some(Extension(caller)) = caller.filter(|caller| caller.role < role_of(kind)) {
-        return Ok(forbidden(&caller, role_of(kind)));
+    let subject = Subject { kind: Some(kind.word()), model, ..Subject::default() };
+    if let Some(answer) = refused(caller, kind) {
+        return Ok(about(subject, answer));
     }
+    match accept(&api, job).await {
+        Ok(answer) => {
+            let subject = Subject { job: Some(answer.job.id.to_string()), ..subject };
+            let place = format!("/v1/jobs/{}", answer.job.id);
+            let answer = (StatusCode::ACCEPTED, [(header::LOCATION, place)], Json(answer)).into_response();
+            Ok(about(subject, answer))
+        }
+        Err(failure) => Ok(about(subject, failure.into_response())),
+    }
+}
+
+/// The answer to somebody who may not ask for jobs of that kind. Whoever calls within this process is no stranger.
+fn refused(caller: Option<Extension<Caller>>, kind: Kind) -> Option<Response> {
+    let Extension(caller) = caller.filter(|caller| caller.role < role_of(kind))?;
+    Some(forbidden(&caller, role_of(kind)))
+}
+
+/// An answer of which the audit log says what it was about.
+pub(super) fn about(subject: Subject, mut answer: Response) -> Response {
+    answer.extensions_mut().insert(subject);
+    answer
+}
+
+async fn accept(api: &Api, job: Job) -> Result<Accepted, Failure> {
+    place::is_for_us(api, &job.common.hosts)?;
+    place::has_token(api, &job)?;
     if let Some(url) = &job.common.notify {
         api.notifier.check(url)?;
     }
@@ -74,13 +98,7 @@ pub(super) async fn enqueue(
     if let (Submitted::One { created: false, record }, Work::Download(download)) = (&submitted, &work) {
         api.limits.widen_job(&record.id, download.bandwidth);
     }
-    let answer = Accepted { created: submitted.created(), job: submitted.view(Some(&api.host)) };
-    let place = format!("/v1/jobs/{}", answer.job.id);
-    let subject =
-        Subject { job: Some(answer.job.id.to_string()), kind: Some(kind.word()), model, host: None };
-    let mut response = (StatusCode::ACCEPTED, [(header::LOCATION, place)], Json(answer)).into_response();
-    response.extensions_mut().insert(subject);
-    Ok(response)
+    Ok(Accepted { created: submitted.created(), job: submitted.view(Some(&api.host)) })
 }
 
 /// Puts the key of the header where the body has it.
@@ -142,23 +160,21 @@ pub(super) async fn find(api: &Api, id: JobId) -> Result<Option<JobView>, Failur
     }
 }
 
-/// Who takes the wish back; nobody named means everybody's, so a typo in the name must not pass.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct By {
-    requested_by: Option<String>,
+/// The parameter `requested_by`; nobody named means everybody, so neither a typo nor an empty name may pass.
+pub(super) fn requester(query: Option<&str>) -> Result<Option<String>, Invalid> {
+    let [requested_by] = parameters(query, ["requested_by"])?;
+    let common = Common { requested_by, ..Common::default() };
+    common.validate()?;
+    Ok(common.requested_by)
 }
 
 pub(super) async fn cancel(
     Shared(api): Shared<Api>,
     Path(id): Path<String>,
-    axum::extract::Query(by): axum::extract::Query<By>,
+    RawQuery(query): RawQuery,
 ) -> Result<(StatusCode, Json<JobView>), Failure> {
-    if by.requested_by.as_ref().is_some_and(String::is_empty) {
-        let hint = "name who takes the wish back, or leave it out for everybody's";
-        return Err(Invalid::new("`requested_by` is empty", hint).into());
-    }
-    let (id, by) = (id.parse()?, by.requested_by.as_deref());
+    let (id, by) = (id.parse()?, requester(query.as_deref())?);
+    let by = by.as_deref();
     let view = match api.queue.cancel(id, by).await {
         Ok(cancelled) => cancelled.record.view(Some(&api.host)),
         Err(error) if error.reason() == Reason::NotFound => place::cancel(&api, id, by, error).await?,
@@ -169,15 +185,23 @@ pub(super) async fn cancel(
 
 pub(super) async fn retry(
     Shared(api): Shared<Api>,
+    caller: Option<Extension<Caller>>,
     Path(id): Path<String>,
-) -> Result<(StatusCode, Json<JobView>), Failure> {
+) -> Result<Response, Failure> {
     let id = id.parse()?;
+    let before = find(&api, id).await?.ok_or_else(|| unknown(id))?;
+    let kind = before.kind;
+    let model = before.repo.as_ref().map(ToString::to_string);
+    let subject = Subject { job: Some(id.to_string()), kind: Some(kind.word()), model, ..Subject::default() };
+    if let Some(answer) = refused(caller, kind) {
+        return Ok(about(subject, answer));
+    }
     let view = match api.queue.retry(id).await {
         Ok(record) => record.view(Some(&api.host)),
         Err(error) if error.reason() == Reason::NotFound => place::retry(&api, id, error).await?,
-        Err(error) => return Err(error.into()),
+        Err(error) => return Ok(about(subject, Failure::from(error).into_response())),
     };
-    Ok((StatusCode::ACCEPTED, Json(view)))
+    Ok(about(subject, (StatusCode::ACCEPTED, Json(view)).into_response()))
 }
 
 pub(super) async fn redrive(Shared(api): Shared<Api>) -> Result<(StatusCode, Json<Redriven>), Failure> {

@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::Api;
+use super::body::object;
 use super::models::{ModelList, model, parameters};
 use super::problem::Failure;
 
@@ -58,7 +59,7 @@ pub(super) struct Wanted {
 }
 
 fn wanted(body: &Bytes) -> Result<Wanted, Invalid> {
-    let wanted: Wanted = serde_json::from_slice(body).map_err(|error| {
+    let wanted: Wanted = object(body).map_err(|error| {
         Invalid::new(format!("the body is no lease: {error}"), r#"send {"holder": "pod-7", "ttl": "15m"}"#)
     })?;
     if !(MIN_LEASE..=MAX_LEASE).contains(&wanted.ttl.get()) {

@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::Api;
+use super::body::object;
 use super::jobs::unknown;
 use super::problem::Failure;
 
@@ -45,7 +46,7 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Bandwidt
 }
 
 fn wanted(body: &Bytes) -> Result<Option<Bandwidth>, Invalid> {
-    let change: Change = serde_json::from_slice(body).map_err(|error| {
+    let change: Change = object(body).map_err(|error| {
         Invalid::new(
             format!("the body is no limit: {error}"),
             r#"send {"bandwidth": 20000000} (bytes per second), or {"bandwidth": null} for no limit"#,
@@ -92,10 +93,7 @@ pub(super) async fn change_fleet(
     Shared(api): Shared<Api>,
     body: Bytes,
 ) -> Result<Json<FleetLimits>, Failure> {
-    // A list would be read as one, too.
-    let object = serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(&body);
-    let change = object.and_then(|fields| serde_json::from_value::<FleetLimitsChange>(fields.into()));
-    let change = change.map_err(|error| {
+    let change: FleetLimitsChange = object(&body).map_err(|error| {
         Invalid::new(
             format!("the body is no limit: {error}"),
             concat!(

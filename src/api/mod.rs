@@ -95,6 +95,7 @@ pub fn router(api: Api) -> Router {
     routes::router()
         .fallback(problem::no_route)
         .method_not_allowed_fallback(problem::no_method)
+        .layer(from_fn(models::no_stray))
         .layer(from_fn(body::bounded))
         .layer(map_response(problem::every_error))
         .layer(CompressionLayer::new())

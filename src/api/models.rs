@@ -1,14 +1,16 @@
 //! The models in this host's cache, and what would become of one.
 
 use axum::Json;
-use axum::extract::{Path, RawQuery, State as Shared};
+use axum::extract::{Path, RawQuery, Request, State as Shared};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
 use jiff::Timestamp;
 use larder_jobs::{Invalid, ModelRef};
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::problem::Failure;
-use super::{Api, page};
+use super::{Api, guard, openapi, page};
 use crate::error::blocking;
 use crate::keeper::Verdict;
 use crate::ledger::{ModelView, Repaired};
@@ -83,11 +85,33 @@ pub(super) fn parameters<const N: usize>(
 ) -> Result<[Option<String>; N], Invalid> {
     let mut values = [const { None }; N];
     for (key, value) in url::form_urlencoded::parse(query.unwrap_or("").as_bytes()) {
-        let Some(place) = known.iter().position(|name| *name == key) else {
-            let what = format!("unknown parameter `{}`", key.escape_debug().take(64).collect::<String>());
-            return Err(Invalid::new(what, format!("known: {}", known.join(", "))));
-        };
+        let place = known.iter().position(|name| *name == key).ok_or_else(|| stray(&key, &known))?;
         values[place] = Some(value.into_owned());
     }
     Ok(values)
+}
+
+/// Refuses parameters that a route does not know, also where it takes none. Probes let them pass: what asks them is
+/// often told to add some.
+pub(super) async fn no_stray(request: Request, next: Next) -> Response {
+    let known = guard::route_of(&request).filter(|route| !route.is_probe).map(openapi::parameters_of);
+    let query = request.uri().query().unwrap_or("").as_bytes();
+    let stray = known.and_then(|known| {
+        let (key, _) = url::form_urlencoded::parse(query).find(|(key, _)| !known.contains(&&**key))?;
+        Some(stray(&key, known))
+    });
+    match stray {
+        Some(invalid) => Failure::from(invalid).into_response(),
+        None => next.run(request).await,
+    }
+}
+
+fn stray(key: &str, known: &[&str]) -> Invalid {
+    let what = format!("unknown parameter `{}`", key.escape_debug().take(64).collect::<String>());
+    let hint = if known.is_empty() {
+        "nothing is known here".into()
+    } else {
+        format!("known: {}", known.join(", "))
+    };
+    Invalid::new(what, hint)
 }

@@ -3,6 +3,7 @@
 
 mod operations;
 
+use std::collections::HashMap;
 use std::sync::OnceLock;
 
 use axum::http::header;
@@ -26,6 +27,17 @@ pub(super) async fn show() -> Response {
         text
     });
     ([(header::CONTENT_TYPE, "application/json")], text.as_str()).into_response()
+}
+
+/// The parameters that a route takes.
+pub(super) fn parameters_of(route: &Route) -> &'static [&'static str] {
+    static KNOWN: OnceLock<HashMap<&str, &[&str]>> = OnceLock::new();
+    let known = KNOWN.get_or_init(|| {
+        let operations =
+            ROUTES.iter().filter_map(|route| Some((route.name, operations::of(route.name)?.query)));
+        operations.collect()
+    });
+    known.get(route.name).copied().unwrap_or_default()
 }
 
 /// The schema of a type.

@@ -10,13 +10,15 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use futures_util::future::BoxFuture;
 use larder_jobs::client::Title;
-use larder_jobs::{Common, Invalid, Job, JobId, Reason};
+use larder_jobs::{Common, Invalid, Job, JobId, Kind, Reason};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use sha2::Digest as _;
 use tokio_util::sync::CancellationToken;
 
-use super::jobs::key_of;
+use super::body::object;
+use super::guard::Subject;
+use super::jobs::{about, key_of};
 use super::problem::Failure;
 use super::scout::Stop;
 use super::{Api, place};
@@ -83,18 +85,21 @@ pub(super) async fn ask(
         )
         .status(StatusCode::CONFLICT));
     }
+    let subject =
+        Subject { kind: Some(Kind::Download.word()), name: title.name.clone(), ..Subject::default() };
     let (created, id) = api.queue.enqueue_all(title, jobs).await?;
     let batch = place::batch(&api, id).await?;
     let place = format!("/v1/jobs/{id}");
     let answer = json!({
         "id": id, "created": created, "batch": batch, "finishes": plan["finishes"], "dropped": plan["dropped"],
     });
-    Ok((StatusCode::ACCEPTED, [(header::LOCATION, place)], Json(answer)).into_response())
+    let subject = Subject { job: Some(id.to_string()), ..subject };
+    Ok(about(subject, (StatusCode::ACCEPTED, [(header::LOCATION, place)], Json(answer)).into_response()))
 }
 
 fn body(bytes: &Bytes) -> Result<Body, Invalid> {
     let hint = r#"send {"manifest": "the text of the file", "syntax": "toml"}"#;
-    let body: Body = serde_json::from_slice(bytes)
+    let body: Body = object(bytes)
         .map_err(|error| Invalid::new(format!("the body is not what is needed: {error}"), hint))?;
     let is_long = |text: &String| text.is_empty() || text.chars().count() > MAX_NAME;
     if body.name.as_ref().is_some_and(|text| is_long(text) || text.chars().any(char::is_control)) {

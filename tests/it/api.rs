@@ -290,7 +290,7 @@ fn the_listeners_let_in_who_belongs_there() {
         "",
         "user@localhost",
     ] {
-        tcp(host).problem(401, "unauthorized");
+        tcp(host).problem(403, "unauthorized");
     }
     for (path, says) in [("/healthz", "ok"), ("/readyz", "\"ready\":true")] {
         let answer = daemon.get(path);
