@@ -70,7 +70,7 @@ impl Batch {
         });
         let kind = views.first().map_or(Kind::Download, |view| view.kind);
         let state = state(kind, &views);
-        let (reason, message) = trouble(state, &views);
+        let (reason, message) = trouble(state, &views, self.jobs.len().max(views.len()));
         let sum = |of: fn(&JobView) -> u64| views.iter().map(of).sum();
         let known = |of: fn(&JobView) -> Option<u64>| views.iter().map(of).sum();
         let commits: Vec<_> = views.iter().filter_map(|view| view.commit.as_ref()).collect();
@@ -107,6 +107,7 @@ impl Batch {
             placed: self.name.clone(),
             parent: None,
             children: views.iter().map(child).collect(),
+            deadline: views.iter().filter_map(|view| view.deadline).min(),
             priority: views.iter().map(|view| view.priority).max().unwrap_or_default(),
             requested_by: self.requested_by.iter().cloned().collect(),
             attempts: views.iter().map(|view| view.attempts).max().unwrap_or_default(),
@@ -138,7 +139,8 @@ fn child(view: &JobView) -> ChildView {
     }
 }
 
-/// While some are not over: what the busiest does. Then: failed if one has, else cancelled if one was, else done.
+/// While some are not over: what the busiest does. Then: failed if one has, else cancelled if one was, else done. Those that
+/// are forgotten were done: with one that was not the batch is forgotten, too.
 fn state(kind: Kind, views: &[JobView]) -> State {
     const BY_WEIGHT: [State; 8] = [
         State::Fetching,
@@ -155,14 +157,16 @@ fn state(kind: Kind, views: &[JobView]) -> State {
 }
 
 /// The reason that most have, and the sentence about those that failed.
-fn trouble(state: State, views: &[JobView]) -> (Option<Reason>, Option<String>) {
+fn trouble(state: State, views: &[JobView], asked: usize) -> (Option<Reason>, Option<String>) {
     let of_state: Vec<_> = views.iter().filter(|view| view.state == state).collect();
     let mut counts: BTreeMap<Reason, usize> = BTreeMap::new();
     of_state.iter().filter_map(|view| view.reason).for_each(|reason| *counts.entry(reason).or_default() += 1);
     let reason = counts.iter().max_by_key(|(_, count)| **count).map(|(reason, _)| *reason);
     let failed: Vec<_> = views.iter().filter(|view| view.state == State::Failed).collect();
+    let forgotten = asked.saturating_sub(views.len());
     if failed.is_empty() {
-        return (reason, None);
+        let what = || format!("{forgotten} of {asked} jobs have ended long ago and are not known any more");
+        return (reason, (forgotten > 0).then(what));
     }
     let named = failed.iter().take(NAMED).map(|view| {
         let what = view.hosts.first().cloned().or_else(|| view.repo.as_ref().map(ToString::to_string));
@@ -172,9 +176,8 @@ fn trouble(state: State, views: &[JobView]) -> (Option<Reason>, Option<String>) 
     let named: Vec<_> = named.collect();
     let more = if failed.len() > NAMED { ", …" } else { "" };
     let message = format!(
-        "{} of {} failed: {}{more}; hint: see each with larder jobs show, and run it again with larder jobs retry",
+        "{} of {asked} failed: {}{more}; hint: see each with larder jobs show, and run it again with larder jobs retry",
         failed.len(),
-        views.len(),
         named.join(", ")
     );
     (reason, Some(message))

@@ -131,6 +131,9 @@ pub struct HostState {
     pub queued: u64,
     /// Jobs in its own queue that wait for a time or a condition.
     pub waiting: u64,
+    /// Jobs that run there now; `null` where nobody counts.
+    #[serde(default)]
+    pub running: Option<u64>,
     /// What it said of itself last; `null` if it never did.
     pub about: Option<HostRecord>,
 }

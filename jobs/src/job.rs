@@ -77,6 +77,14 @@ impl Common {
                 ));
             }
         }
+        if let (Some(begin), Some(end)) = (self.not_before, self.deadline)
+            && end <= begin
+        {
+            return Err(Invalid::new(
+                format!("`deadline` ({end}) is not later than `not_before` ({begin})"),
+                "give the job some time between them, or leave one of them out",
+            ));
+        }
         match &self.notify {
             Some(url) if !is_address(url) => Err(Invalid::new(
                 "`notify` is not an HTTP address of at most 512 characters without a login",

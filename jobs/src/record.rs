@@ -46,6 +46,10 @@ pub struct Record {
     pub message: Option<String>,
     /// When it may run, if not at once.
     pub due: Option<Timestamp>,
+    /// From when on it waits for its turn, if that is later than `created_at`: what it could not have run in makes no job
+    /// more urgent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ages_from: Option<Timestamp>,
     /// Who asked for it by name, at most 64.
     pub requesters: Vec<String>,
     /// Whether somebody asked for it without a name, or beyond the names that are remembered.
@@ -96,6 +100,7 @@ impl Record {
             reason: None,
             message: None,
             due: None,
+            ages_from: None,
             requesters: Vec::new(),
             anonymous: false,
             keys: Vec::new(),
@@ -179,6 +184,7 @@ impl Record {
             placed: self.placed.clone(),
             parent: self.parent,
             children: Vec::new(),
+            deadline: self.deadline,
             priority: self.priority,
             requested_by: self.requesters.clone(),
             attempts: self.attempts,

@@ -174,6 +174,10 @@ pub struct JobView {
     /// The jobs of a batch; the fields above sum them up.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub children: Vec<ChildView>,
+    /// When it must be done.
+    #[serde(default)]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<String>"))]
+    pub deadline: Option<jiff::Timestamp>,
     /// Higher goes first.
     pub priority: i16,
     /// Everybody who asked for it.

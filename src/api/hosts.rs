@@ -132,6 +132,7 @@ async fn alone(api: &Api) -> Result<HostState> {
         drained: None,
         queued: count(|state| state == larder_jobs::State::Queued),
         waiting: count(|state| state == larder_jobs::State::Waiting),
+        running: Some(count(larder_jobs::State::is_running)),
         about: Some(api.portrait.record().await?),
     })
 }

@@ -126,11 +126,12 @@ pub(super) fn key_of(headers: &HeaderMap, own: Option<String>) -> Result<Option<
 }
 
 fn filter(query: Option<&str>) -> Result<Filter, Invalid> {
-    let [state, kind, limit, cursor] = parameters(query, ["state", "kind", "limit", "cursor"])?;
+    let [state, kind, host, limit, cursor] = parameters(query, ["state", "kind", "host", "limit", "cursor"])?;
     let usual = Filter::default();
     Ok(Filter {
         state: state.map(|word| word.parse()).transpose()?,
         kind: kind.map(|word| word.parse()).transpose()?,
+        host: host.map(|name| name.parse()).transpose()?,
         after: cursor.map(|text| text.parse()).transpose()?,
         limit: page::limit(limit.as_deref())?.unwrap_or(usual.limit),
     })
@@ -141,9 +142,14 @@ pub(super) async fn list(
     RawQuery(query): RawQuery,
 ) -> Result<Json<JobList>, Failure> {
     let filter = filter(query.as_deref())?;
+    let limit = filter.limit;
+    // Without a fleet every job is this host's.
+    if api.fleet.is_none() && filter.host.as_ref().is_some_and(|host| *host != api.portrait.name) {
+        return Ok(Json(JobList { jobs: Vec::new(), next: None }));
+    }
     // One more, to know whether there is one more.
-    let mut records = api.queue.list(Filter { limit: filter.limit + 1, ..filter }).await?;
-    let next = page::cut(&mut records, filter.limit, |record| Cursor::behind(record).to_string());
+    let mut records = api.queue.list(Filter { limit: limit + 1, ..filter }).await?;
+    let next = page::cut(&mut records, limit, |record| Cursor::behind(record).to_string());
     Ok(Json(JobList { jobs: records.iter().map(|record| record.view(Some(&api.host))).collect(), next }))
 }
 
@@ -155,7 +161,10 @@ pub(super) async fn show(Shared(api): Shared<Api>, Path(id): Path<String>) -> Re
 /// A job, or several that were asked for together, as they stand.
 pub(super) async fn find(api: &Api, id: JobId) -> Result<Option<JobView>, Failure> {
     match api.queue.get(id).await? {
-        Some(record) => Ok(Some(record.view(Some(&api.host)))),
+        Some(record) => match &api.fleet {
+            Some(fleet) => Ok(Some(fleet.view(&record, Some(&api.host)).await?)),
+            None => Ok(Some(record.view(Some(&api.host)))),
+        },
         None => Ok(place::batch(api, id).await?),
     }
 }

@@ -54,7 +54,13 @@ pub(super) async fn cancel(api: &Api, id: JobId, by: Option<&str>, unknown: Erro
 /// Runs those jobs of a batch again that failed or were cancelled, unless something in flight does the same.
 pub(super) async fn retry(api: &Api, id: JobId, unknown: Error) -> Result<JobView> {
     let (_, records) = members(api, id, unknown).await?;
-    for record in records.iter().filter(|job| matches!(job.state, State::Failed | State::Cancelled)) {
+    let ended: Vec<_> =
+        records.iter().filter(|job| matches!(job.state, State::Failed | State::Cancelled)).collect();
+    if ended.is_empty() {
+        let what = format!("none of the jobs of {id} failed or was cancelled");
+        return Err(Error::new(Reason::InvalidRequest, what, format!("see each with larder jobs show {id}")));
+    }
+    for record in ended {
         match api.queue.retry(record.id).await {
             Err(error) if error.reason() == Reason::QueueUnavailable => return Err(error),
             _ => {}

@@ -7,8 +7,8 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
-use larder_jobs::client as fleet;
-use larder_jobs::{Bandwidth, Job, JobId, JobView, ModelRef, Problem, Reason, Span, State};
+use larder_jobs::client::{self as fleet, Want};
+use larder_jobs::{Bandwidth, HostName, Job, JobId, JobView, ModelRef, Problem, Reason, Span, State};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tower::ServiceExt as _;
@@ -173,9 +173,10 @@ impl Client {
         }
     }
 
-    pub(super) async fn enqueue(&self, job: &Job) -> Result<Accepted> {
+    /// `want` is what is known of the job's size, where that chooses a host.
+    pub(super) async fn enqueue(&self, job: &Job, want: Want) -> Result<Accepted> {
         if let Some(fleet) = self.fleet() {
-            let accepted = fleet.enqueue(job).await?;
+            let accepted = fleet.enqueue_sized(job, want).await?;
             return Ok(Accepted { created: accepted.created, job: accepted.job });
         }
         let body = serde_json::to_vec(job).map_err(|error| Error::internal(error.to_string()))?;
@@ -192,12 +193,19 @@ impl Client {
         self.call(Method::GET, &format!("/v1/jobs/{id}"), None).await
     }
 
-    pub(super) async fn jobs(&self, state: Option<State>, limit: u16) -> Result<Vec<JobView>> {
+    pub(super) async fn jobs(
+        &self,
+        state: Option<State>,
+        host: Option<&HostName>,
+        limit: u16,
+    ) -> Result<Vec<JobView>> {
         if let Some(fleet) = self.fleet() {
-            return Ok(fleet.list(state, limit.into()).await?);
+            return Ok(fleet.list(state, host, limit.into()).await?);
         }
         let state = state.map(|state| format!("&state={state}")).unwrap_or_default();
-        let jobs: Jobs = self.call(Method::GET, &format!("/v1/jobs?limit={limit}{state}"), None).await?;
+        let host = host.map(|host| format!("&host={host}")).unwrap_or_default();
+        let jobs: Jobs =
+            self.call(Method::GET, &format!("/v1/jobs?limit={limit}{state}{host}"), None).await?;
         Ok(jobs.jobs)
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use axum::http::Method;
 use jiff::Timestamp;
+use larder_jobs::client as fleet;
 use larder_jobs::{Reason, Size};
 use serde::{Deserialize, Serialize};
 
@@ -65,6 +66,7 @@ impl Finding {
 
 pub(super) async fn run(settings: Settings, reconcile: bool, output: &Output) -> Result<u8> {
     let mut findings = vec![larder(&settings).await];
+    findings.extend(queue(&settings).await);
     let root = settings.cache_root.clone();
     findings.extend(tokio::task::spawn_blocking(move || cache(&root)).await.map_err(died)?);
     if reconcile {
@@ -107,6 +109,35 @@ async fn larder(settings: &Settings) -> Finding {
         ),
         Err(error) => Finding::problem("larder", &error),
     }
+}
+
+/// How it stands with the Redis of a fleet, in which jobs are as safe as it keeps its data.
+async fn queue(settings: &Settings) -> Vec<Finding> {
+    let Some((address, _)) = settings.fleet.clone() else { return Vec::new() };
+    let server = match fleet::Client::new(address).server().await {
+        Ok(server) => server,
+        Err(error) => return vec![Finding::problem("queue", &error.into())],
+    };
+    let found = format!("{} has Redis {}", server.place, server.version);
+    let mut findings = Vec::new();
+    if !server.append_only {
+        findings.push(Finding::warning(
+            "queue",
+            format!("{found} without an append-only file: a crash of it loses accepted jobs"),
+            "set appendonly yes in Redis",
+        ));
+    }
+    if server.evicts {
+        findings.push(Finding::warning(
+            "queue",
+            format!("{found}, which throws keys away when its memory is full, also jobs"),
+            "set maxmemory-policy noeviction in Redis",
+        ));
+    }
+    if findings.is_empty() {
+        findings.push(Finding::ok("queue", found));
+    }
+    findings
 }
 
 /// What can be seen of the cache, and of who uses it. Blocks.

@@ -21,9 +21,9 @@ pub(super) async fn run(
     bars: MultiProgress,
 ) -> Result<u8> {
     let client = Client::reach_or_here(settings).await?;
-    match verb.unwrap_or(Jobs::List { state: None, limit: 50 }) {
-        Jobs::List { state, limit } => {
-            let jobs = client.jobs(state, limit).await?;
+    match verb.unwrap_or(Jobs::List { state: None, host: None, limit: 50 }) {
+        Jobs::List { state, host, limit } => {
+            let jobs = client.jobs(state, host.as_ref(), limit).await?;
             if jobs.is_empty() && !output.is_json() {
                 note("no jobs");
             } else {
@@ -37,14 +37,18 @@ pub(super) async fn run(
         Jobs::Cancel { id, requested_by } => {
             let view = client.cancel(id, requested_by.as_deref()).await?;
             output.print(&view, || {
-                format!(
-                    "{id} {}",
-                    if view.state.is_terminal() {
-                        view.state.word()
-                    } else {
-                        "is being stopped, or is wanted by others"
+                // Who takes back one wish of several does not stop it.
+                let is_one = requested_by.is_some() && view.children.is_empty();
+                match (view.state.is_terminal(), view.requested_by.join(", ")) {
+                    (true, _) => format!("{id} {}", view.state),
+                    (false, others) if is_one && !others.is_empty() => {
+                        format!("{id} goes on, since it is wanted by {others}, too")
                     }
-                )
+                    (false, _) if is_one => {
+                        format!("{id} is being stopped, unless somebody without a name wants it")
+                    }
+                    (false, _) => format!("{id} is being stopped"),
+                }
             })?;
         }
         Jobs::Retry { id } => {
@@ -54,7 +58,9 @@ pub(super) async fn run(
         }
         Jobs::Redrive => {
             let redriven = client.redrive().await?;
-            output.print(&json!({"redriven": redriven}), || format!("{redriven} failed jobs run again"))?;
+            output.print(&json!({"redriven": redriven}), || {
+                format!("{redriven} failed {} again", if redriven == 1 { "job runs" } else { "jobs run" })
+            })?;
             nobody_runs(&client, output);
         }
         Jobs::Watch { id } => {

@@ -67,7 +67,9 @@ impl Progress {
     }
 
     fn text(&self, view: &JobView) -> String {
-        if view.state == State::Waiting {
+        // One that nobody takes says why.
+        let is_idle = view.state == State::Queued && view.message.is_some();
+        if view.state == State::Waiting || is_idle {
             let why = view.reason.map(|reason| format!("{reason}: ")).unwrap_or_default();
             let what =
                 view.message.as_deref().map_or("", |text| text.split("; hint: ").next().unwrap_or(text));

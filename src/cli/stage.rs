@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use indicatif::MultiProgress;
-use larder_jobs::client::near_hosts;
-use larder_jobs::{Job, JobId, JobView, Reason, State, Target};
+use larder_jobs::client::{Want, near_hosts};
+use larder_jobs::{Hosts, Job, JobId, JobView, Reason, State, Target};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
@@ -22,8 +22,9 @@ use super::output::{Output, note};
 use super::watch::{Ask, Signals, Watched, blocked, report, unfinished, watch};
 use crate::config::Settings;
 use crate::error::{Error, Result};
+use crate::hub::Hub;
 use crate::queue::Scope;
-use crate::serve::House;
+use crate::serve::{self, House};
 
 /// How long an owner that went away may take to come back before its place is taken.
 const OWNER_BACK: Duration = Duration::from_secs(3);
@@ -93,8 +94,8 @@ pub(super) async fn finish(
     let (mut last, mut joined) = (None, None);
     for _ in 0..TAKEOVERS {
         let watched = match Client::reach(&settings).await? {
-            Some(client) if how.detach => return detached(&client, job, output).await,
-            Some(client) => there(&client, job, &mut joined, *output, bars, &mut signals).await?,
+            Some(client) if how.detach => return detached(&settings, &client, job, output).await,
+            Some(client) => there(&settings, &client, job, &mut joined, *output, bars, &mut signals).await?,
             None if how.detach => return Err(nobody(&settings)),
             None => match here(settings.clone(), job, how, joined, *output, bars, &mut signals).await {
                 Err(error) if error.reason() == Reason::QueueUnavailable => {
@@ -122,6 +123,22 @@ pub(super) fn nobody(settings: &Settings) -> Error {
     )
 }
 
+/// What is known of the job's size, where this process chooses a host by it. Without an answer of the hub it is chosen
+/// by the rest.
+async fn size(settings: &Settings, client: &Client, job: &Job) -> Want {
+    if client.fleet().is_none() || !matches!(job.common.hosts, Hosts::Best(_)) {
+        return Want::default();
+    }
+    let hub = Hub::new(&settings.config.hub, settings.tokens.clone());
+    match hub.and_then(|hub| serve::planner(settings, hub, true)) {
+        Ok(context) => context.scout.size(job).await,
+        Err(error) => {
+            tracing::debug!(%error, "a host is chosen without the size of the model");
+            Want::default()
+        }
+    }
+}
+
 /// In a fleet a job is for a host that need not be this one; one that nobody would take is not asked for.
 async fn somebody_takes(client: &Client, job: &Job) -> Result<()> {
     let Some(fleet) = client.fleet() else { return Ok(()) };
@@ -132,15 +149,24 @@ async fn somebody_takes(client: &Client, job: &Job) -> Result<()> {
     }
     const ALONE: &str = "or stage into this machine's cache without the fleet: --set queue.url=";
     let (what, hint) = match &target {
-        Target::Host(name) => (
-            format!(
-                "no larder has been there as host {name} within the last minute, so nobody would stage it"
-            ),
-            format!(
-                "start larder serve on that host, name another with --hosts ({}), {ALONE}",
-                near_hosts(name, &fleet.hosts().await?)
-            ),
-        ),
+        Target::Host(name) => {
+            let hosts = fleet.hosts().await?;
+            // A name that the fleet does not know is refused with those that it does.
+            let is_named = matches!(job.common.hosts, Hosts::Named(_)) && !hosts.is_empty();
+            if is_named && !hosts.iter().any(|host| host.name == *name && host.seen_at.is_some()) {
+                let what = format!("no host of the fleet is called {name}");
+                let hint = format!("{}, {ALONE}", near_hosts(name, &hosts));
+                return Err(Error::new(Reason::InvalidRequest, what, hint));
+            }
+            (
+                format!(
+                    "no larder has been there as host {name} within the last minute, so nobody would stage it"
+                ),
+                format!(
+                    "start larder serve on that host, name another with --hosts (see larder hosts), {ALONE}"
+                ),
+            )
+        }
         Target::Pool | Target::Only => (
             "no larder of the fleet has been there within the last minute, so nobody would stage it"
                 .to_owned(),
@@ -158,9 +184,9 @@ async fn wait_for_owner(settings: &Settings) -> Result<()> {
     Ok(())
 }
 
-async fn detached(client: &Client, job: &Job, output: &Output) -> Result<u8> {
+async fn detached(settings: &Settings, client: &Client, job: &Job, output: &Output) -> Result<u8> {
     somebody_takes(client, job).await?;
-    let accepted = client.enqueue(job).await?;
+    let accepted = client.enqueue(job, size(settings, client, job).await).await?;
     let (id, state) = (accepted.job.id, accepted.job.state);
     output.print(&json!({"id": id, "state": state, "created": accepted.created}), || id.to_string())?;
     if !output.is_json() {
@@ -179,6 +205,7 @@ async fn ended(client: &Client, joined: Option<JobId>) -> Option<JobView> {
 
 /// Asks another larder and waits; `joined` is the job that an earlier owner had.
 async fn there(
+    settings: &Settings,
     client: &Client,
     job: &Job,
     joined: &mut Option<JobId>,
@@ -190,7 +217,7 @@ async fn there(
         return Ok(Watched::Ended(view));
     }
     somebody_takes(client, job).await?;
-    let id = client.enqueue(job).await?.job.id;
+    let id = client.enqueue(job, size(settings, client, job).await).await?.job.id;
     *joined = Some(id);
     let watched = watch(client, id, output, bars, signals).await?;
     if let Watched::Asked(..) | Watched::Blocked(_) = watched {
@@ -216,7 +243,7 @@ async fn here(
         return Ok(Watched::Ended(view));
     }
     let listeners = house.listen().await?;
-    let id = client.enqueue(job).await?.job.id;
+    let id = client.enqueue(job, Want::default()).await?.job.id;
     let drain = CancellationToken::new();
     let running = {
         let (house, drain) = (Arc::clone(&house), drain.clone());

@@ -27,7 +27,7 @@ use crate::error::{Error, Result};
 /// Claims under way at once while there is work, each for a free slot of its own; an idle worker makes one.
 const AT_ONCE: usize = 4;
 /// Longest wait before the store is asked again, in case a wake-up got lost.
-const TICK: Duration = Duration::from_secs(30);
+const TICK: Duration = Duration::from_secs(60);
 /// Longest pause before a store that does not answer is asked again.
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// Pauses between attempts to reach a store that does not answer.

@@ -21,10 +21,10 @@ pub const MAX_WAIT: Duration = Duration::from_secs(7 * 24 * 3_600);
 /// turn too.
 const AGE: i64 = 600_000_000;
 
-/// Where a queued job stands, the lowest first: when it was asked for, less its priority. It never changes while the
-/// job waits, so no store has to sort anew.
+/// Where a queued job stands, the lowest first: when it was asked for or could first run, less its priority. It never
+/// changes while the job waits, so no store has to sort anew.
 pub fn place(record: &Record) -> i64 {
-    record.created_at.as_microsecond() - i64::from(record.priority) * AGE
+    record.ages_from.unwrap_or(record.created_at).as_microsecond() - i64::from(record.priority) * AGE
 }
 
 /// A new record for `job`.
@@ -109,6 +109,10 @@ fn lease_ttl(payload: &Value) -> Option<Span> {
 /// A waiting job whose time has come is queued; any other stays as it is.
 pub fn wake(mut record: Record, now: Timestamp) -> Record {
     if record.state == State::Waiting && record.due.is_none_or(|due| due <= now) {
+        // What it could not have run in is no waiting for its turn.
+        if record.reason.is_none_or(|reason| reason == Reason::OutsideWindow) {
+            record.ages_from = record.due.or(record.ages_from);
+        }
         record.state = State::Queued;
         record.reason = None;
     }
@@ -255,6 +259,7 @@ pub fn retry(mut record: Record, now: Timestamp) -> Result<Record> {
     record.finished_at = None;
     record.deadline = record.deadline.filter(|deadline| *deadline > now);
     record.anonymous |= record.requesters.is_empty();
+    record.ages_from = Some(now);
     Ok(requeue(record, now))
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::SignedDuration;
 use larder_jobs::client::{Outcome, Submitted, Title, Want};
-use larder_jobs::{Batch, Cursor, Job, JobId, Kind, Progress, State};
+use larder_jobs::{Batch, Cursor, HostName, Job, JobId, Kind, Progress, State};
 use tokio::sync::{broadcast, watch};
 
 use super::{Record, Settlement};
@@ -76,12 +76,14 @@ pub struct Cancelled {
 }
 
 /// Which jobs to list.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Filter {
     /// Only of this kind.
     pub kind: Option<Kind>,
     /// Only in this state.
     pub state: Option<State>,
+    /// Only those that wait for this host of a fleet, or that it took last.
+    pub host: Option<HostName>,
     /// Only those behind that one in the list.
     pub after: Option<Cursor>,
     /// At most so many.
@@ -90,7 +92,7 @@ pub struct Filter {
 
 impl Default for Filter {
     fn default() -> Self {
-        Self { kind: None, state: None, after: None, limit: 100 }
+        Self { kind: None, state: None, host: None, after: None, limit: 100 }
     }
 }
 

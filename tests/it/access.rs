@@ -155,6 +155,58 @@ fn every_change_leaves_one_line_that_says_who() {
 }
 
 #[test]
+fn trying_again_needs_the_role_of_the_job() {
+    let hub = Hub::start();
+    hub.add(models::tiny_gpt2(1, 20_000));
+    let larder = larder!(&hub);
+    guarded(&larder, "");
+    let daemon = larder.serve();
+    let staged = json!({"kind": "download", "repo": "test/tiny-gpt2-1", "pin": true});
+    daemon.wait_job(daemon.post("/v1/jobs", &staged).expect(202)["id"].as_str().expect("an id"), SOON);
+    let evict = br#"{"kind": "evict", "repo": "test/tiny-gpt2-1"}"#;
+    let id = tcp(&daemon, ADMIN, "POST /v1/jobs", evict).json()["id"].as_str().expect("an id").to_owned();
+    assert_eq!(daemon.wait_job(&id, SOON)["reason"], "protected");
+    assert_eq!(tcp(&daemon, ENQUEUE, "DELETE /v1/models/test/tiny-gpt2-1/pin", b"").status, 200);
+    let retry = format!("POST /v1/jobs/{id}/retry");
+    tcp(&daemon, ENQUEUE, &retry, b"").problem(403, "unauthorized");
+    assert_eq!(daemon.get(&format!("/v1/jobs/{id}")).expect(200)["state"], "failed");
+    let line = audit(&daemon).into_iter().find(|line| line["what"] == "retry").expect("is in the log");
+    assert_eq!((&line["kind"], &line["model"]), (&json!("evict"), &json!("test/tiny-gpt2-1")), "{line}");
+    assert_eq!(tcp(&daemon, ADMIN, &retry, b"").status, 202);
+    assert_eq!(daemon.wait_job(&id, SOON)["state"], "done");
+}
+
+#[test]
+fn a_refusal_leaves_the_connection_to_the_next_request() {
+    use std::io::{Read as _, Write as _};
+    let hub = Hub::start();
+    let larder = larder!(&hub);
+    guarded(&larder, "");
+    let daemon = larder.serve();
+    let mut stream = std::net::TcpStream::connect(daemon.address()).expect("connects");
+    stream.set_read_timeout(Some(SOON)).expect("a limit");
+    let body = "x".repeat(30_000);
+    for token in ["wrong-token-0123456789", READ, "wrong-token-0123456789"] {
+        let head = format!(
+            "POST /v1/jobs HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body.as_bytes())).expect("is taken");
+        let (mut answer, mut piece) = (Vec::new(), [0; 4096]);
+        while !answer.ends_with(b"}") {
+            let read = stream.read(&mut piece).expect("an answer");
+            assert!(read > 0, "it was closed after {}", String::from_utf8_lossy(&answer));
+            answer.extend_from_slice(&piece[..read]);
+        }
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(
+            answer.starts_with("HTTP/1.1 40") && !answer.to_lowercase().contains("connection: close"),
+            "{answer}"
+        );
+    }
+}
+
+#[test]
 fn a_token_is_replaced_without_a_restart_and_probes_can_be_opened() {
     let hub = Hub::start();
     let larder = larder!(&hub);

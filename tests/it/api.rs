@@ -231,6 +231,72 @@ fn deadline_not_before_and_priority() {
 }
 
 #[test]
+fn a_page_of_another_site_changes_nothing() {
+    let hub = hub_of(1);
+    let larder = larder(&hub);
+    let daemon = larder.serve();
+    let place = Place::Tcp(daemon.address());
+    let host = daemon.address().to_string();
+    let own = format!("http://{host}");
+    let body = want(1).to_string();
+    let post = |path: &str, headers: &[(&str, &str)]| {
+        let headers = [&[("Host", host.as_str()), ("Content-Type", "text/plain")], headers].concat();
+        ask(&place, &format!("POST {path}"), &headers, body.as_bytes())
+    };
+    for headers in [
+        &[("Origin", "https://evil.example")][..],
+        &[("Origin", "null")],
+        &[("Origin", "http://localhost:1")],
+        &[("Sec-Fetch-Site", "cross-site")],
+        &[("Sec-Fetch-Site", "same-site"), ("Origin", own.as_str())],
+    ] {
+        for path in ["/v1/jobs", "/v1/plan", "/v1/reconcile", "/v1/jobs/redrive"] {
+            post(path, headers).problem(403, "unauthorized");
+        }
+    }
+    assert_eq!(daemon.get("/v1/jobs").expect(200)["jobs"], json!([]));
+    for headers in [&[][..], &[("Origin", own.as_str()), ("Sec-Fetch-Site", "same-origin")]] {
+        assert_eq!(post("/v1/jobs", headers).status, 202, "{headers:?}");
+    }
+    // Who only follows a link may look.
+    let look = [("Host", host.as_str()), ("Sec-Fetch-Site", "cross-site")];
+    assert_eq!(ask(&place, "GET /v1/jobs", &look, b"").status, 200);
+    for job in daemon.get("/v1/jobs").expect(200)["jobs"].as_array().expect("jobs") {
+        daemon.wait_job(job["id"].as_str().expect("an id"), SOON);
+    }
+}
+
+#[test]
+fn what_a_route_does_not_know_is_refused() {
+    let hub = hub_of(1);
+    let daemon = larder(&hub).serve();
+    for (method, path, body) in [
+        ("POST", "/v1/jobs?dry_run=true", Some(want(1))),
+        ("GET", "/v1/limits?x=1", None),
+        ("PUT", "/v1/models/a/b/lease?revision=x", Some(json!({"holder": "pod", "ttl": "1m"}))),
+        ("PUT", "/v1/limits", Some(json!([null]))),
+        ("PUT", "/v1/models/a/b/lease", Some(json!(["pod", "1m", null]))),
+        ("POST", "/v1/warm", Some(json!(["[[models]]"]))),
+        (
+            "POST",
+            "/v1/jobs",
+            Some(with(
+                with(want(1), "not_before", json!("2999-01-02T00:00:00Z")),
+                "deadline",
+                json!("2999-01-01T00:00:00Z"),
+            )),
+        ),
+    ] {
+        let problem = daemon.request(method, path, body.as_ref()).expect(400);
+        assert_eq!(problem["reason"], "invalid_request", "{path}: {problem}");
+    }
+    assert_eq!(daemon.get("/v1/jobs").expect(200)["jobs"], json!([]), "nothing was asked for");
+    // Whoever probes is often told to add something.
+    daemon.get("/healthz?probe=1").text.contains("ok").then_some(()).expect("it lives");
+    assert_eq!(daemon.get("/v1/jobs?host=nobody").expect(200)["jobs"], json!([]));
+}
+
+#[test]
 fn an_accepted_job_survives_kill_9() {
     let hub = hub_of(1);
     let larder = larder(&hub);

@@ -170,7 +170,9 @@ fn rank<'a>(want: Want, host: &'a HostState, holders: &BTreeSet<HostName>) -> Ra
             _ => None,
         }),
         lacks: !has,
-        jobs: host.queued + host.waiting + about.map_or(0, |about| about.running.len() as u64),
+        jobs: host.queued
+            + host.waiting
+            + host.running.or(about.map(|about| about.running.len() as u64)).unwrap_or_default(),
         free: Reverse(free),
         name: &host.name,
     }
@@ -245,6 +247,7 @@ mod tests {
             drained: None,
             queued: 0,
             waiting: 0,
+            running: None,
             about: None,
         };
         with(&mut state, &mut about);

@@ -124,7 +124,11 @@ impl Queue {
     /// `queue_unavailable`, or `internal` for one that cannot be read.
     pub async fn batch(&self, id: JobId) -> Result<Option<(Batch, Vec<Record>)>> {
         let reply = self.connection.run(&Step::new("batch").arg(id)).await?;
-        if row::text(&reply).is_some() { Ok(None) } else { batch(&reply).map(Some) }
+        if row::text(&reply).is_some() {
+            return Ok(None);
+        }
+        // Of one whose jobs are all forgotten nobody knows what they did.
+        Ok(Some(batch(&reply)?).filter(|(_, records)| !records.is_empty()))
     }
 
     /// At most `limit` ends of which somebody wants to be told, for this caller alone for as long as `lease`.
@@ -250,7 +254,10 @@ impl Queue {
     /// # Errors
     /// `not_found` for a host that the fleet does not know, with the nearest names; `queue_unavailable`.
     pub async fn drain(&self, host: &HostName, by: Option<&str>) -> Result<()> {
-        let reply = self.connection.run(&Step::new("drain").arg(host).maybe(by)).await?;
+        let reply = self
+            .connection
+            .run(&Step::new("drain").arg(host).maybe(by).arg(self.retention().as_micros()))
+            .await?;
         if matches!(reply, Value::Int(1)) {
             return Ok(());
         }
@@ -383,11 +390,20 @@ impl Queue {
     /// how many.
     ///
     /// # Errors
-    /// `not_found`, `queue_unavailable`.
+    /// `not_found`, `invalid_request` if none of them did, `queue_unavailable`.
     pub async fn retry_all(&self, id: JobId) -> Result<usize> {
         let (_, records) = self.batch(id).await?.ok_or_else(|| unknown(id))?;
         let ended =
             records.iter().filter(|job| matches!(job.state, crate::State::Failed | crate::State::Cancelled));
+        let ended: Vec<_> = ended.collect();
+        if ended.is_empty() {
+            let what = format!("none of the jobs of {id} failed or was cancelled");
+            return Err(Error::new(
+                Reason::InvalidRequest,
+                what,
+                format!("see each with larder jobs show {id}"),
+            ));
+        }
         let mut count = 0;
         for record in ended {
             match self.retry(record.id).await {
@@ -504,6 +520,7 @@ fn host(row: &Value) -> Option<HostState> {
         drained,
         queued: number(4),
         waiting: number(5),
+        running: text(7).and_then(|text| text.parse::<i64>().ok()).map(|count| count.max(0).unsigned_abs()),
         about,
     })
 }

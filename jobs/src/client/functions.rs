@@ -72,7 +72,7 @@ mod tests {
 
     #[test]
     fn the_version_is_read_from_the_text() {
-        assert_eq!(version(LIBRARY), Some(2));
+        assert_eq!(version(LIBRARY), Some(3));
         assert_eq!(version("#!lua name=larder\n-- version 12: x"), Some(12));
         assert_eq!(version("#!lua name=larder\nreturn 1"), None);
         let text = |text: &str| Value::BulkString(text.as_bytes().to_vec());

@@ -50,7 +50,7 @@ impl Queue {
     /// else has taken it before.
     ///
     /// # Errors
-    /// As [`Queue::enqueue`]; the request is still there.
+    /// As [`Queue::enqueue`], and for a host that no larder ever was; the request is still there.
     pub async fn deliver(
         &self,
         id: JobId,
@@ -58,6 +58,11 @@ impl Queue {
         target: &Target,
         placed: Option<&str>,
     ) -> Result<Option<(bool, Record)>> {
+        let note = match target {
+            Target::Host(name) if placed.is_none() => self.absence(name).await?,
+            _ => None,
+        };
+        let placed = placed.or(note.as_deref());
         let step = self.request("deliver", id, job, target)?.maybe(placed).arg(self.retention().as_micros());
         match self.connection().run(&step).await? {
             Value::Nil => Ok(None),

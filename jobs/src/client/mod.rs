@@ -101,7 +101,15 @@ impl Client {
     /// `invalid_request` for a job that breaks the contract, for hosts that the fleet does not know, or for "this" host
     /// of nobody's; `queue_unavailable` if nobody takes such a job or the queue is full or away. Asking again is safe.
     pub async fn enqueue(&self, job: &Job) -> Result<Accepted> {
-        let submitted = self.queue.submit(job, self.this.as_ref(), Want::default()).await?;
+        self.enqueue_sized(job, Want::default()).await
+    }
+
+    /// The same for somebody who knows how large the model is: the best host is chosen by that, too.
+    ///
+    /// # Errors
+    /// As [`Client::enqueue`].
+    pub async fn enqueue_sized(&self, job: &Job, want: Want) -> Result<Accepted> {
+        let submitted = self.queue.submit(job, self.this.as_ref(), want).await?;
         Ok(Accepted { created: submitted.created(), job: submitted.view(None) })
     }
 
@@ -125,7 +133,7 @@ impl Client {
     /// `queue_unavailable`.
     pub async fn get(&self, id: JobId) -> Result<Option<JobView>> {
         if let Some(record) = self.queue.get(id).await? {
-            return Ok(Some(record.view(None)));
+            return self.queue.view(&record, None).await.map(Some);
         }
         let batch = self.queue.batch(id).await?;
         Ok(batch.map(|(batch, records)| batch.view(&records, None)))
@@ -194,12 +202,17 @@ impl Client {
         if drained { self.queue.drain(host, by).await } else { self.queue.undrain(host).await }
     }
 
-    /// At most `limit` jobs of all hosts, the newest first.
+    /// At most `limit` jobs of all hosts, or of one, the newest first.
     ///
     /// # Errors
     /// `queue_unavailable`.
-    pub async fn list(&self, state: Option<State>, limit: usize) -> Result<Vec<JobView>> {
-        let records = self.queue.list(Kind::ALL, state, None, limit).await?;
+    pub async fn list(
+        &self,
+        state: Option<State>,
+        host: Option<&HostName>,
+        limit: usize,
+    ) -> Result<Vec<JobView>> {
+        let records = self.queue.list(Kind::ALL, state, host, None, limit).await?;
         Ok(records.iter().map(|record| record.view(None)).collect())
     }
 

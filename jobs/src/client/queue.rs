@@ -9,7 +9,9 @@ use redis::Value;
 use super::connection::{Connection, Step};
 use super::error::{Error, Result};
 use super::row::{self, Unreadable};
-use crate::{Cursor, Invalid, Job, JobId, Kind, Reason, Record, State, Target, Work};
+use crate::{
+    Cursor, HostName, HostState, Invalid, Job, JobId, JobView, Kind, Reason, Record, State, Target, Work,
+};
 
 /// Jobs that may wait, unless the caller says otherwise; further ones are refused.
 const MAX_QUEUED: usize = 100_000;
@@ -121,7 +123,7 @@ impl Queue {
     }
 
     /// At most `limit` jobs of these kinds, the newest first, from behind `after` on; those that cannot be read are
-    /// left out. While more than 2,000 are queued, one that was put back among them may be missing behind `after`.
+    /// left out. With `host` those that wait for it or that it took last, among the 10,000 newest of each state. While more than 2,000 are queued, one that was put back among them may be missing behind `after`.
     ///
     /// # Errors
     /// `queue_unavailable`.
@@ -129,6 +131,7 @@ impl Queue {
         &self,
         kinds: &[Kind],
         state: Option<State>,
+        host: Option<&HostName>,
         after: Option<Cursor>,
         limit: usize,
     ) -> Result<Vec<Record>> {
@@ -139,7 +142,8 @@ impl Queue {
             let step = Step::new("list").arg(ask).maybe(state);
             let step = step
                 .maybe(after.map(|after| after.seq))
-                .maybe(after.map(|after| after.created_at.as_microsecond()));
+                .maybe(after.map(|after| after.created_at.as_microsecond()))
+                .maybe(host);
             let step = kinds.iter().fold(step, Step::arg);
             let Value::Array(rows) = self.connection.run(&step).await? else { return Err(strange()) };
             let mut records: Vec<_> = rows.iter().filter_map(|row| row::read(row).ok()).collect();
@@ -209,7 +213,8 @@ impl Queue {
     pub async fn redrive(&self, kind: Kind) -> Result<usize> {
         let (mut count, mut passed_over) = (0, HashSet::new());
         loop {
-            let failed = self.list(&[kind], Some(State::Failed), None, REDRIVE + passed_over.len()).await?;
+            let failed =
+                self.list(&[kind], Some(State::Failed), None, None, REDRIVE + passed_over.len()).await?;
             let fresh: Vec<_> = failed.iter().filter(|record| !passed_over.contains(&record.id)).collect();
             if fresh.is_empty() {
                 return Ok(count);
@@ -240,6 +245,46 @@ impl Queue {
         let mut command = redis::cmd(word);
         command.arg(key);
         Ok(matches!(self.connection.command(&command).await?, Value::Int(1..)))
+    }
+
+    /// A job as others see it; of one that is queued while nobody is there who could take it the message says so.
+    ///
+    /// # Errors
+    /// `queue_unavailable`.
+    pub async fn view(&self, record: &Record, only: Option<&str>) -> Result<JobView> {
+        let mut view = record.view(only);
+        if record.state == State::Queued && view.message.is_none() {
+            view.message = self.nobody_for(&record.target).await?;
+        }
+        Ok(view)
+    }
+
+    async fn nobody_for(&self, target: &Target) -> Result<Option<String>> {
+        const HINT: &str =
+            "hint: see larder hosts; start larder serve there, or cancel the job and ask another host";
+        let is_served = self.is_served(target).await?;
+        Ok(match target {
+            Target::Only => None,
+            Target::Host(name) => (!is_served)
+                .then(|| format!("no larder called {name} is there; the job waits for it; {HINT}")),
+            Target::Pool if !is_served => {
+                Some(format!("no larder is there; the job waits for the first that comes; {HINT}"))
+            }
+            Target::Pool => self.is_everybody_drained().await?.then(|| {
+                "every host that is there is drained; hint: see larder hosts, and larder hosts undrain"
+                    .to_owned()
+            }),
+        })
+    }
+
+    async fn is_everybody_drained(&self) -> Result<bool> {
+        let mut command = redis::cmd("HLEN");
+        command.arg(format!("{}drained", self.connection.address().prefix()));
+        // Most often nobody is, and the hosts of a large fleet need not be asked for.
+        if matches!(self.connection.command(&command).await?, Value::Int(0)) {
+            return Ok(false);
+        }
+        Ok(!self.hosts().await?.iter().any(HostState::is_up))
     }
 
     pub(super) fn retention(&self) -> Duration {

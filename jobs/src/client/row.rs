@@ -10,7 +10,8 @@ use serde_json::{Map, Value};
 use crate::{Invalid, JobId, Progress, RECORD_VERSION, Record, Span};
 
 const NUMBERS: [&str; 5] = ["v", "seq", "priority", "attempts", "token"];
-const TIMES: [&str; 6] = ["due", "lease_until", "created_at", "started_at", "finished_at", "deadline"];
+const TIMES: [&str; 7] =
+    ["due", "ages_from", "lease_until", "created_at", "started_at", "finished_at", "deadline"];
 const JSON: [&str; 5] = ["job", "requesters", "keys", "notify", "progress"];
 const WORDS: [&str; 12] = [
     "id", "kind", "target", "owner", "want", "state", "reason", "message", "path", "nonce", "placed",

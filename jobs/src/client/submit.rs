@@ -5,15 +5,19 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 use super::choose::{self, Want};
+use super::connection::Step;
 use super::error::{Error, Result};
 use super::fleet::{Placed, Title};
 use super::queue::{Queue, strange};
+use super::row;
 use crate::{Batch, HostName, Hosts, Job, JobId, JobView, Labels, Reason, Record, Target, Work};
 
 /// With so many hosts a download does not start everywhere at once, so that a hub is not asked by all in one moment.
 const CROWD: usize = 8;
 /// Their starts are spread over so much for each of them, and over this at most.
 const SPREAD: Duration = Duration::from_millis(50);
+/// So long a queue may not have heard of every host of the fleet.
+const YOUNG: Duration = Duration::from_secs(120);
 const MAX_SPREAD: Duration = Duration::from_secs(10);
 
 /// What became of a request.
@@ -89,7 +93,7 @@ impl Queue {
             },
             Hosts::Named(names) if names.len() == 1 => {
                 let target = Target::Host(names[0].clone());
-                let note = self.absence(&target, &names[0]).await?;
+                let note = self.absence(&names[0]).await?;
                 self.submit_to(id, job, target, note.as_deref()).await
             }
             Hosts::Best(labels) => {
@@ -128,13 +132,31 @@ impl Queue {
         Ok(Submitted::One { created, record: record.into() })
     }
 
-    /// What to say of a host that is not there: the job waits for it, or its name is wrong.
-    async fn absence(&self, target: &Target, name: &HostName) -> Result<Option<String>> {
-        if self.is_served(target).await? {
+    /// What to say of a host that is not there: the job waits for it.
+    ///
+    /// # Errors
+    /// `invalid_request` for a name that no larder ever had. A queue that is as young as this may not have heard of all.
+    pub(super) async fn absence(&self, name: &HostName) -> Result<Option<String>> {
+        if self.is_served(&Target::Host(name.clone())).await? {
             return Ok(None);
         }
-        let hint = choose::near_hosts(name, &self.hosts().await?);
-        Ok(Some(format!("no larder called {name} is there now; the job waits for it; {hint}")))
+        let hosts = self.hosts().await?;
+        let is_young = || async { Ok::<_, Error>(self.age().await? < YOUNG) };
+        let note = format!("no larder called {name} is there now; the job waits for it");
+        if hosts.iter().any(|host| host.name == *name && host.seen_at.is_some()) {
+            return Ok(Some(note));
+        }
+        if hosts.iter().any(|host| host.seen_at.is_some()) && !is_young().await? {
+            choose::named(std::slice::from_ref(name), &hosts)?;
+        }
+        Ok(Some(format!("{note}; {}", choose::near_hosts(name, &hosts))))
+    }
+
+    /// For how long the queue has been there: since it was first used, or emptied.
+    async fn age(&self) -> Result<Duration> {
+        let reply = self.connection().run(&Step::new("age")).await?;
+        let micros = row::text(&reply).and_then(|micros| micros.parse().ok()).ok_or_else(strange)?;
+        Ok(Duration::from_micros(micros))
     }
 
     async fn to_labelled(&self, id: JobId, job: &Job, labels: &Labels) -> Result<Submitted> {

@@ -104,7 +104,7 @@ fn of_jobs(name: &str) -> Option<Operation> {
     let view: Schema = shape_of::<JobView>;
     Some(match name {
         "list_jobs" => Operation::new("Jobs, the newest first.")
-            .query(&["state", "kind", "limit", "cursor"])
+            .query(&["state", "kind", "host", "limit", "cursor"])
             .json(200, "A page of them.", shape_of::<JobList>),
         "enqueue" => Operation::new("Asks for a job, or joins the one in flight that does the same.")
             .headers(&["Idempotency-Key"])

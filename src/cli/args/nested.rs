@@ -58,6 +58,9 @@ pub(in crate::cli) enum Jobs {
         /// Only in this state
         #[arg(long)]
         state: Option<State>,
+        /// Only those that wait for this host of a fleet, or that it took last
+        #[arg(long, value_name = "HOST")]
+        host: Option<HostName>,
         /// At most so many
         #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=1000))]
         limit: u16,

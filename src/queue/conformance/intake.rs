@@ -211,8 +211,11 @@ pub(in crate::queue) async fn list_is_newest_first_and_stats_count(make: Make) {
     rig.claim().await;
     rig.pass_ms(300).await;
     let list = async |state, limit| {
-        let list =
-            rig.store.list(Filter { kind: Some(KIND), state, after: None, limit }).await.expect("lists");
+        let list = rig
+            .store
+            .list(Filter { kind: Some(KIND), state, limit, ..Filter::default() })
+            .await
+            .expect("lists");
         list.into_iter().map(|record| record.id).collect::<Vec<_>>()
     };
     assert_eq!(list(None, 9).await, [ids[2], ids[1], ids[0]]);
@@ -220,7 +223,7 @@ pub(in crate::queue) async fn list_is_newest_first_and_stats_count(make: Make) {
     assert_eq!(list(Some(State::Queued), 9).await, [ids[2], ids[1]]);
     assert_eq!(list(Some(State::Failed), 9).await, []);
     let mut page = Filter { limit: 2, ..Filter::default() };
-    let first = rig.store.list(page).await.expect("lists");
+    let first = rig.store.list(page.clone()).await.expect("lists");
     page.after = first.last().map(Cursor::behind);
     let rest = rig.store.list(page).await.expect("lists");
     let paged: Vec<_> = first.iter().chain(&rest).map(|record| record.id).collect();

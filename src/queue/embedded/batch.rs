@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use larder_jobs::client::{Title, keyed_otherwise};
-use larder_jobs::{Batch as Jobs, Job, JobId, MAX_BATCH, Reason};
+use larder_jobs::{Batch as Jobs, Job, JobId, MAX_BATCH, Reason, State};
 
 use super::steps::Changes;
 use super::{Embedded, Inner, key};
@@ -16,6 +16,15 @@ const MAX_KEYS: usize = 64;
 
 /// The batches, by id.
 const BATCHES: Table<Jobs> = Table::new("batches");
+
+impl Changes {
+    /// A job is forgotten; with one that was not done the batch is forgotten, too, which would else look like a success.
+    pub(super) fn forget_batch_of(&mut self, job: &Record) {
+        if let (Some(parent), State::Failed | State::Cancelled) = (job.parent, job.state) {
+            self.batch.delete(BATCHES, &key(parent));
+        }
+    }
+}
 
 /// A job of a batch before and after it was asked for.
 type Asked = (Option<Record>, Record);
@@ -146,8 +155,9 @@ impl Embedded {
     /// A batch and those of its jobs that are still known.
     pub(super) fn look_up(&self, id: JobId) -> Result<Option<(Jobs, Vec<Record>)>> {
         let Some(batch) = self.store.get(BATCHES, &key(id))? else { return Ok(None) };
-        let known = batch.jobs.iter().filter_map(|job| self.find(*job).ok()).collect();
-        Ok(Some((batch, known)))
+        let known: Vec<_> = batch.jobs.iter().filter_map(|job| self.find(*job).ok()).collect();
+        // Of one whose jobs are all forgotten nobody knows what they did.
+        Ok(Some((batch, known)).filter(|(_, known)| !known.is_empty()))
     }
 
     /// Every batch that can be read; there are few, since they go with their jobs.

@@ -32,6 +32,7 @@ impl Changes {
 
     fn delete(&mut self, before: Record) {
         self.batch.delete(JOBS, &key(before.id));
+        self.forget_batch_of(&before);
         self.steps.push((Some(before), None));
     }
 }
@@ -252,7 +253,8 @@ impl Embedded {
     pub(super) fn run_failed_again(&self, kind: Kind) -> Result<usize> {
         let now = self.now();
         let mut count = 0;
-        let failed = Filter { kind: Some(kind), state: Some(State::Failed), after: None, limit: usize::MAX };
+        let failed =
+            Filter { kind: Some(kind), state: Some(State::Failed), limit: usize::MAX, ..Filter::default() };
         let ids = self.lock().index.list(failed);
         for id in ids {
             let mut inner = self.lock();

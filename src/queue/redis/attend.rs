@@ -213,6 +213,7 @@ impl Redis {
         let about = self.about();
         let described = about.is_some();
         let step = Step::new("attend").arg(&self.host).arg(instance).arg(BELIEVED.as_millis());
+        let step = step.arg(self.held().jobs.len());
         let step = about.into_iter().fold(step, Step::arg);
         let reply = self.queue.connection().run(&step).await?;
         let Reply::Array(parts) = &reply else {
@@ -227,7 +228,8 @@ impl Redis {
             crate::metrics::queue_emptied();
             tracing::warn!(
                 "the queue was emptied (FLUSHALL, or a Redis that started without its data): jobs that waited \
-                 are lost and must be asked for again; running ones go on and are put back"
+                 and limits of the fleet are lost and must be asked for again; running jobs go on and are put back, \
+                 and a host that was drained stays so"
             );
             self.announce();
         }
@@ -236,14 +238,28 @@ impl Redis {
             told.twin = true;
             tracing::warn!(host = %self.host, "another larder has the same host.name; give each its own");
         }
+        // Somebody else under this name may have written what it has.
+        if told.registered && before.as_deref() != Some(instance) {
+            told.stock = None;
+        }
         told.registered = true;
         let hosts = parts.get(4).and_then(reply_text).and_then(|hosts| hosts.parse().ok());
         told.hosts = hosts.unwrap_or_default();
         self.shown().limited = matches!(parts.get(5), Some(Reply::Int(1)));
-        self.heed_drain(matches!(parts.get(3), Some(Reply::Int(1))), told);
+        // Whoever was told of a request may be gone.
+        if matches!(parts.get(6), Some(Reply::Int(1))) {
+            self.inbox.notify_one();
+        }
+        let mut drained = matches!(parts.get(3), Some(Reply::Int(1)));
         if emptied {
             told.stock = None;
+            // Somebody took it out of service for a reason that an empty queue does not change.
+            if told.drained && described {
+                self.queue.drain(&self.host, Some("larder, as before the queue was emptied")).await?;
+                drained = true;
+            }
         }
+        self.heed_drain(drained, told);
         if described { self.restock(told).await } else { Ok(()) }
     }
 

@@ -14,7 +14,7 @@ use crate::queue::config::Gone;
 use crate::queue::testing::{Hands, config, job};
 use crate::queue::{Config, JobStore as _};
 
-fn record(labels: &str) -> HostRecord {
+pub(super) fn record(labels: &str) -> HostRecord {
     HostRecord {
         v: 1,
         labels: labels.parse().expect("labels"),
@@ -24,7 +24,7 @@ fn record(labels: &str) -> HostRecord {
     }
 }
 
-fn held(host: &str, repo: &str, commit: u8) -> HeldModel {
+pub(super) fn held(host: &str, repo: &str, commit: u8) -> HeldModel {
     HeldModel {
         host: host.parse().expect("a name"),
         repo: repo.parse().expect("a repo"),
@@ -34,29 +34,29 @@ fn held(host: &str, repo: &str, commit: u8) -> HeldModel {
     }
 }
 
-struct Fleet {
-    server: support::Redis,
-    hands: Hands,
+pub(super) struct Fleet {
+    pub(super) server: support::Redis,
+    pub(super) hands: Hands,
 }
 
 impl Fleet {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let fleet = Self { server: support::Redis::start(), hands: Hands::new() };
         set_clock(&fleet.server, &fleet.hands);
         fleet
     }
 
-    fn pass(&self, time: Duration) {
+    pub(super) fn pass(&self, time: Duration) {
         self.hands.pass(time);
         set_clock(&self.server, &self.hands);
     }
 
-    fn store(&self, host: &str, config: Config) -> Redis {
+    pub(super) fn store(&self, host: &str, config: Config) -> Redis {
         store(with_hands(&self.server), config, host)
     }
 
     /// A larder that has registered.
-    async fn host(&self, host: &str, labels: &str, stock: Vec<HeldModel>) -> (Redis, Told) {
+    pub(super) async fn host(&self, host: &str, labels: &str, stock: Vec<HeldModel>) -> (Redis, Told) {
         let store = self.store(host, config());
         let mut told = Told::default();
         store.describe(record(labels), stock);
@@ -65,7 +65,7 @@ impl Fleet {
     }
 
     /// As a larder that ended without a word.
-    fn kill(&self, host: &str) {
+    pub(super) fn kill(&self, host: &str) {
         self.server.command(&["DEL", &format!("{{test}}:host:{host}")]);
     }
 }
@@ -76,13 +76,13 @@ async fn states(store: &Redis) -> Vec<(String, Presence, u64, u64)> {
     hosts.into_iter().map(row).collect()
 }
 
-async fn ask(store: &Redis, hosts: &str) -> crate::error::Result<Submitted> {
+pub(super) async fn ask(store: &Redis, hosts: &str) -> crate::error::Result<Submitted> {
     let mut job = job("a/b");
     job.common.hosts = hosts.parse::<Hosts>().expect("hosts");
     store.submit(job, Want::default()).await
 }
 
-fn one(submitted: Submitted) -> Record {
+pub(super) fn one(submitted: Submitted) -> Record {
     match submitted {
         Submitted::One { record, .. } => *record,
         Submitted::Many { .. } => panic!("several"),
@@ -253,7 +253,7 @@ async fn the_queue_of_a_host_that_is_gone_is_dealt_with_as_the_policy_says() {
     }
 }
 
-fn named(repo: &str, host: &str) -> larder_jobs::Job {
+pub(super) fn named(repo: &str, host: &str) -> larder_jobs::Job {
     let mut job = job(repo);
     job.common.hosts = Hosts::named(host.parse().expect("a name"));
     job

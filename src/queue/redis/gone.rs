@@ -14,7 +14,7 @@ use crate::error::Result;
 use crate::queue::config::Gone;
 
 /// How often each larder looks at most; more often where hosts are soon gone for good.
-const LOOK: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_secs(180);
 /// Most batches that are looked at together.
 const BATCHES: usize = 16;
 /// Most steps that one look takes, each of which ends some jobs.

@@ -1,11 +1,10 @@
 //! The inbox: what programs asked for with `FCALL larder_enqueue` is checked here, as every request is, and queued under
 //! the id that they were given.
 //!
-//! One larder is told of each request and takes all that wait; each looks once more at every heartbeat, should the one
-//! that was told be gone. A request is taken out by the step that queues it, so two who look at the same do no harm.
+//! One larder is told of each request and takes all that wait; each hears at every heartbeat whether some wait, should the
+//! one that was told be gone. A request is taken out by the step that queues it, so two who look at the same do no harm.
 
 use std::convert::Infallible;
-use std::time::Duration;
 
 use larder_jobs::client::{Entry, Library, Want};
 use larder_jobs::{Common, Hosts, Job, JobId, Kind, MAX_PAYLOAD, Reason, TokenRef};
@@ -19,8 +18,6 @@ use crate::queue::bounds;
 const CHUNK: usize = 64;
 /// A round ends when so many requests cannot be queued now.
 const MOST_STAY: usize = 512;
-/// How often each larder looks without being told.
-const LOOK: Duration = Duration::from_secs(20);
 
 impl Redis {
     /// Empties the inbox whenever there is something in it, as far as anybody knows.
@@ -30,8 +27,7 @@ impl Redis {
             if let Err(error) = self.empty_inbox().await {
                 tracing::debug!(%error, "the inbox cannot be emptied");
             }
-            // Either way it is time to look.
-            let _ = tokio::time::timeout(LOOK, self.inbox.notified()).await;
+            self.inbox.notified().await;
         }
     }
 

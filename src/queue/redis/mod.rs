@@ -12,6 +12,8 @@ mod owed;
 mod steps;
 
 #[cfg(test)]
+mod absent_tests;
+#[cfg(test)]
 mod backlog;
 #[cfg(test)]
 mod fleet_tests;
@@ -276,7 +278,7 @@ impl JobStore for Redis {
 
     async fn list(&self, filter: Filter) -> Result<Vec<Record>> {
         let kinds = filter.kind.as_ref().map_or(Kind::ALL, std::slice::from_ref);
-        Ok(self.queue.list(kinds, filter.state, filter.after, filter.limit).await?)
+        Ok(self.queue.list(kinds, filter.state, filter.host.as_ref(), filter.after, filter.limit).await?)
     }
 
     async fn stats(&self) -> Result<Stats> {

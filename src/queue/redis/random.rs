@@ -304,7 +304,7 @@ fn sorted(payload: Value) -> Value {
 /// All that `store` shows: every list, each job, the stats.
 async fn look(store: &dyn JobStore, ids: &[JobId]) -> (Vec<Vec<Record>>, Vec<Option<Record>>, Stats) {
     let states = std::iter::once(None).chain(State::ALL.iter().copied().map(Some));
-    let lists = states.map(|state| store.list(Filter { kind: None, state, after: None, limit: 1_000 }));
+    let lists = states.map(|state| store.list(Filter { state, limit: 1_000, ..Filter::default() }));
     let plain_list = |list: Result<Vec<_>>| list.expect("lists").into_iter().map(plain).collect();
     let lists = join_all(lists).await.into_iter().map(plain_list).collect();
     let jobs = join_all(ids.iter().map(|id| store.get(*id))).await;

@@ -74,7 +74,7 @@ fn jobs_are_looked_at_called_off_and_tried_again() {
         client.cancel(ids[1], None).await.expect("known");
         client.cancel(ids[0], None).await.expect("known");
         let listed = async |state| {
-            let jobs = client.list(state, 3).await.expect("answers");
+            let jobs = client.list(state, None, 3).await.expect("answers");
             jobs.iter().map(|job| job.id).collect::<Vec<_>>()
         };
         assert_eq!(listed(None).await, [ids[3], ids[2], ids[1]], "the newest first, not more than asked for");

@@ -73,7 +73,9 @@ fn what_nobody_would_take_is_refused_and_not_kept() {
     refused(&["--hosts", "pool"], "no larder of the fleet");
     let daemon = worker.serve();
     refused(&[], "desk");
-    refused(&["--hosts", "gpu-2"], "gpu-2");
+    let unknown = desk.run(&["stage", model.id(), "--hosts", "gpu-2"]).expect_code(2);
+    assert!(unknown.stderr.contains("no host of the fleet is called gpu-2"), "{unknown:?}");
+    assert!(unknown.stderr.contains("near it: gpu-1"), "{unknown:?}");
     drop(daemon);
     refused(&["--hosts", "pool"], "no larder of the fleet");
 }

@@ -98,7 +98,7 @@ async fn everything(client: &Client) -> Result<()> {
     job.common.not_before = Some("2100-01-01T00:00:00Z".parse().expect("a time"));
     client.enqueue(&job).await?;
     client.get(id).await?;
-    client.list(None, 10).await?;
+    client.list(None, None, 10).await?;
     client.cancel(id, Some("ann")).await?;
     client.retry(id).await?;
     client.cancel(id, None).await?;

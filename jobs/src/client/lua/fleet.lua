@@ -88,36 +88,33 @@ function verbs.reap_batches(limit, retention)
       -- Looked at again when the others have been.
       redis.call('ZADD', P .. 'batches', int(NOW), id)
     else
-      local want, keys = redis.call('HGET', key, 'want'), names(redis.call('HGET', key, 'keys'))
-      keys[#keys + 1] = redis.call('HGET', key, 'key') or ''
-      if want and redis.call('HGET', P .. 'wants', 'batch ' .. want) == id then
-        redis.call('HDEL', P .. 'wants', 'batch ' .. want)
-      end
-      for _, text in ipairs(keys) do
-        if redis.call('GET', P .. 'key:' .. text) == id then redis.call('DEL', P .. 'key:' .. text) end
-      end
-      redis.call('DEL', key)
-      redis.call('ZREM', P .. 'batches', id)
+      forget_batch(id)
       gone = gone + 1
     end
   end
   return gone
 end
 
--- host instance ttl about -> whether the queue was new or emptied, who was there under that name before, since when the
--- queue has been there, whether the host takes no jobs, how many hosts are there, and whether the fleet has limits
-function verbs.attend(host, instance, ttl, about)
-  local fresh = redis.call('SET', P .. 'layout', '1', 'NX')
-  redis.call('SET', P .. 'born', int(NOW), 'NX')
+-- host instance ttl running about -> whether the queue was new or emptied, who was there under that name before, since when the
+-- queue has been there, whether the host takes no jobs, how many hosts are there, whether the fleet has limits, and whether
+-- requests wait in the inbox
+function verbs.attend(host, instance, ttl, running, about)
+  local born, fresh = redis.call('GET', P .. 'born'), false
+  if not born then
+    fresh = redis.call('SET', P .. 'layout', '1', 'NX')
+    born = int(NOW)
+    redis.call('SET', P .. 'born', born)
+  end
   local before = redis.call('GET', P .. 'host:' .. host)
   redis.call('SET', P .. 'host:' .. host, instance, 'PX', ttl)
   redis.call('ZADD', P .. 'hosts', int(NOW), host)
   redis.call('ZREMRANGEBYSCORE', P .. 'hosts', '-inf', int(NOW - ttl * 1000))
   redis.call('ZADD', P .. 'known', int(NOW), host)
+  redis.call('HSET', P .. 'running', host, running)
   if about then redis.call('HSET', P .. 'about', host, about) end
   return {
-    fresh and 1 or 0, before or '', redis.call('GET', P .. 'born'), redis.call('HGET', P .. 'drained', host) and 1 or 0,
-    redis.call('ZCARD', P .. 'hosts'), redis.call('EXISTS', P .. 'limits'),
+    fresh and 1 or 0, before or '', born, redis.call('HGET', P .. 'drained', host) and 1 or 0,
+    redis.call('ZCARD', P .. 'hosts'), redis.call('EXISTS', P .. 'limits'), redis.call('EXISTS', P .. 'inbox'),
   }
 end
 
@@ -192,7 +189,7 @@ local function lengths(host)
 end
 
 -- -> of each known host its name, when it was there last, whether it is, how it was drained, what is queued and what
--- waits, and what it said of itself
+-- waits, what it said of itself, and how many jobs run there
 function verbs.hosts()
   local known, hosts = redis.call('ZRANGE', P .. 'known', 0, -1, 'WITHSCORES'), {}
   for i = 1, #known, 2 do
@@ -200,7 +197,7 @@ function verbs.hosts()
     local queued, waiting = lengths(host)
     hosts[#hosts + 1] = {
       host, known[i + 1], redis.call('EXISTS', P .. 'host:' .. host), redis.call('HGET', P .. 'drained', host) or '',
-      queued, waiting, redis.call('HGET', P .. 'about', host) or '',
+      queued, waiting, redis.call('HGET', P .. 'about', host) or '', redis.call('HGET', P .. 'running', host) or '0',
     }
   end
   return hosts
@@ -220,12 +217,14 @@ function verbs.stock(host, changes)
   end
 end
 
--- host by -> whether the host is known; it takes no more jobs
-function verbs.drain(host, by)
+-- host by retention -> whether the host is known; it takes no more jobs
+function verbs.drain(host, by, retention)
   local known = redis.call('HGET', P .. 'about', host) and 1 or 0
   if known == 1 and not redis.call('HGET', P .. 'drained', host) then
     redis.call('HSET', P .. 'drained', host, cjson.encode({ since = int(NOW), by = by }))
     redis.call('PUBLISH', P .. 'to:host:' .. host, 'drained')
+    -- The first of each kind at once, also if all hands of the host are full; the others when it looks for work.
+    for _, kind in ipairs(KINDS) do put_off(kind, host, retention) end
   end
   return known
 end
@@ -252,6 +251,11 @@ function verbs.undrain(host, kind, skip)
   return { woken, passed }
 end
 
+-- -> for how many microseconds the queue has been there
+function verbs.age()
+  return int(NOW - tonumber(redis.call('GET', P .. 'born') or NOW))
+end
+
 -- after -> the hosts that have not been there for so long and whose queues hold jobs: name, queued, waiting
 function verbs.absent(after)
   local absent = {}
@@ -264,7 +268,8 @@ function verbs.absent(after)
   return absent
 end
 
--- host kind policy retention -> the jobs of a host that is gone which ended or went to the pool, some at a time
+-- host kind policy retention -> the jobs of a host that is gone which ended or went to the pool, some at a time. Only a
+-- download is for any host: what is to be evicted, verified or measured is that host's.
 function verbs.abandon(host, kind, policy, retention)
   local done = {}
   for _, place in ipairs({ 'ready:', 'due:' }) do
@@ -275,12 +280,13 @@ function verbs.abandon(host, kind, policy, retention)
         local job = draft(old)
         job.target = 'pool'
         local other = rival(job)
-        if policy == 'pool' and not other then
+        local moves = policy == 'pool' and kind == 'download'
+        if moves and not other then
           job.placed = host .. ' is gone'
           if job.reason == 'host_drained' then requeue(job) end
         else
           job.target = old.target
-          local why = policy == 'pool' and 'the pool has the job ' .. other .. ', which does the same'
+          local why = moves and 'the pool has the job ' .. other .. ', which does the same'
             or 'ask for it on another host'
           fail(job, 'host_gone', 'the host ' .. host .. ' is gone; hint: ' .. why, retention)
         end
@@ -308,6 +314,7 @@ function verbs.forget_hosts(keep)
       redis.call('DEL', P .. 'stock:' .. host)
       redis.call('HDEL', P .. 'about', host)
       redis.call('HDEL', P .. 'drained', host)
+      redis.call('HDEL', P .. 'running', host)
       redis.call('ZREM', P .. 'known', host)
       gone[#gone + 1] = host
     end

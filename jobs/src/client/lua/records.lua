@@ -7,7 +7,7 @@
 --
 --   job:<id>              hash     the record, one field each; absent means none
 --   jobs:<kind>:<state>   zset     ids by place in the order of asking; the queued by when they became so
---   ready:<kind>:<queue>  zset     queued jobs: score when they were asked for, less AGE for each point of priority;
+--   ready:<kind>:<queue>  zset     queued jobs: score when they could first run, less AGE for each point of priority;
 --                                  member place .. id
 --   due:<kind>:<queue>    zset     waiting jobs by when they may run
 --   leases                zset     running jobs by when their claim ends
@@ -22,6 +22,7 @@
 --   hosts, host:<name>    zset and string: the larders that were there a moment ago
 --   known, about          zset     every host that was there or that jobs name, by when; hash: what each said of itself
 --   drained               hash     hosts that take no jobs -> since when, and who said so
+--   running               hash     how many jobs run on each host; as it says itself at every heartbeat
 --   run:<name>            string   the host that asks for the jobs of a schedule's run; empty once it has
 --   limits, sharing       hash     what the whole fleet may take; zset of the hosts that download now, by when
 --   stock:<name>          hash     repo@commit -> bytes and last use of each model in its cache
@@ -160,7 +161,7 @@ local function places(job)
   local by = job.kind .. ':' .. job.target
   local all = { P .. 'jobs:' .. job.kind .. ':' .. state, state == 'queued' and since(job) or seq, job.id }
   if state == 'queued' then
-    local score = (tonumber(job.created_at) or 0) - number(job, 'priority') * AGE
+    local score = (tonumber(job.ages_from or job.created_at) or 0) - number(job, 'priority') * AGE
     return all, { P .. 'ready:' .. by, score, string.format('%016.0f', seq) .. job.id }
   elseif state == 'waiting' then
     return all, { P .. 'due:' .. by, since(job), job.id }
@@ -240,6 +241,14 @@ local function note_end(job)
   if told then look_at_notices(job.owner) end
 end
 
+-- How many run on each host: best is who has the fewest, and a heartbeat comes too late for many jobs at once.
+local function count_running(old, job)
+  local was, is = old and RUNNING[old.state] and old.owner, RUNNING[job.state] and job.owner
+  if was == is then return end
+  if was and redis.call('HINCRBY', P .. 'running', was, -1) <= 0 then redis.call('HDEL', P .. 'running', was) end
+  if is then redis.call('HINCRBY', P .. 'running', is, 1) end
+end
+
 -- Writes `job`, and moves it from where `old` (nil for a new job) lay to where it lies now.
 local function save(old, job)
   local key = P .. 'job:' .. job.id
@@ -254,6 +263,7 @@ local function save(old, job)
   if old then was_all, was_place = places(old) end
   move(was_all, all)
   move(was_place, place)
+  count_running(old, job)
   local was, is = old and not ENDED[old.state] and old.deadline, not ENDED[job.state] and job.deadline
   if is and is ~= was then redis.call('ZADD', P .. 'deadlines:' .. job.kind, is, job.id) end
   if was and not is then redis.call('ZREM', P .. 'deadlines:' .. old.kind, job.id) end

@@ -106,6 +106,8 @@ end
 local function wake(job)
   local due = tonumber(job.due)
   if job.state == 'waiting' and not (due and due > NOW) then
+    -- What it could not have run in is no waiting for its turn.
+    if not job.reason or job.reason == 'outside_window' then job.ages_from = job.due or job.ages_from end
     job.state = 'queued'
     job.reason = false
   end

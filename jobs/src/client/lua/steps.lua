@@ -148,6 +148,12 @@ end
 -- kind host nonce lease retention target... -> {1, job, missed} or {0, wait, missed}: what it may do, or how long
 -- until it may do something; and the jobs that it found too late for their deadline
 function verbs.claim(kind, host, nonce, lease, retention, ...)
+  local targets, missed, keys = { ... }, {}, { P .. 'claims' }
+  for _, queue in ipairs(targets) do
+    keys[#keys + 1], keys[#keys + 2] = P .. 'ready:' .. kind .. ':' .. queue, P .. 'due:' .. kind .. ':' .. queue
+  end
+  -- A fleet at rest asks nothing more.
+  if redis.call('EXISTS', unpack(keys)) == 0 then return { 0, '', missed } end
   -- The answer to the first try may have got lost, and this one gets the same job.
   local held = redis.call('HGET', P .. 'claims', nonce)
   local old = held and load(held)
@@ -157,10 +163,7 @@ function verbs.claim(kind, host, nonce, lease, retention, ...)
     save(old, job)
     return { 1, reply(job, old), {} }
   end
-  local targets, missed, keys = { ... }, {}, {}
-  for _, queue in ipairs(targets) do
-    keys[#keys + 1], keys[#keys + 2] = P .. 'ready:' .. kind .. ':' .. queue, P .. 'due:' .. kind .. ':' .. queue
-  end
+  table.remove(keys, 1)
   if redis.call('EXISTS', unpack(keys)) == 0 then return { 0, '', missed } end
   if redis.call('HGET', P .. 'drained', host) then
     put_off(kind, host, retention)
@@ -304,6 +307,7 @@ function verbs.retry(id)
   local deadline = tonumber(job.deadline)
   if deadline and deadline <= NOW then job.deadline = false end
   if #names(job.requesters) == 0 then job.anonymous = '1' end
+  job.ages_from = int(NOW)
   requeue(job)
   save(old, job)
   redis.call('PERSIST', P .. 'job:' .. id)
@@ -311,8 +315,23 @@ function verbs.retry(id)
   return reply(job, old)
 end
 
--- limit max_attempts retention max_finished -> returned and ended jobs, number of forgotten ones
-function verbs.reap(limit, max_attempts, retention, max_finished)
+-- Nobody can look at the batch any more.
+local function forget_batch(id)
+  local key = P .. 'batch:' .. id
+  local want, keys = redis.call('HGET', key, 'want'), names(redis.call('HGET', key, 'keys'))
+  keys[#keys + 1] = redis.call('HGET', key, 'key') or ''
+  if want and redis.call('HGET', P .. 'wants', 'batch ' .. want) == id then
+    redis.call('HDEL', P .. 'wants', 'batch ' .. want)
+  end
+  for _, text in ipairs(keys) do
+    if redis.call('GET', P .. 'key:' .. text) == id then redis.call('DEL', P .. 'key:' .. text) end
+  end
+  redis.call('DEL', key)
+  redis.call('ZREM', P .. 'batches', id)
+end
+
+-- Jobs whose worker vanished go back or end, and those that are late end: both, changed.
+local function take_back(limit, max_attempts, retention)
   local reaped = {}
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. 'leases', '-inf', int(NOW), 'LIMIT', 0, limit)) do
     local old = load(id)
@@ -349,6 +368,15 @@ function verbs.reap(limit, max_attempts, retention, max_finished)
       end
     end
   end
+  return reaped, late
+end
+
+-- limit max_attempts retention max_finished -> returned and ended jobs, number of forgotten ones
+function verbs.reap(limit, max_attempts, retention, max_finished)
+  local keys, reaped, late = { P .. 'leases', P .. 'notices' }, {}, {}
+  for n, kind in ipairs(KINDS) do keys[n + 2] = P .. 'deadlines:' .. kind end
+  local is_at_rest = redis.call('EXISTS', unpack(keys)) == 0
+  if not is_at_rest then reaped, late = take_back(limit, max_attempts, retention) end
   local surplus = redis.call('ZCARD', P .. 'ended') - max_finished
   local old = redis.call('ZRANGEBYSCORE', P .. 'ended', '-inf', int(NOW - retention), 'LIMIT', 0, limit)
   if surplus > #old then old = redis.call('ZRANGE', P .. 'ended', 0, math.min(surplus, limit) - 1) end
@@ -361,7 +389,10 @@ function verbs.reap(limit, max_attempts, retention, max_finished)
     redis.call('ZREM', P .. 'jobs:' .. kind .. ':' .. state, id)
     redis.call('ZREM', P .. 'ended', member)
     redis.call('DEL', P .. 'job:' .. id)
+    -- Without one that was not done the batch would look like a success.
+    if job and job.parent and (state == 'failed' or state == 'cancelled') then forget_batch(job.parent) end
   end
+  if is_at_rest then return { reaped, #old, late, 0 } end
   -- Those that no larder can tell, and would stay for ever.
   redis.call('ZREMRANGEBYSCORE', P .. 'notices', '-inf', int(NOW - retention))
   return { reaped, #old, late, #redis.call('ZRANGEBYSCORE', P .. 'notices', '-inf', int(NOW), 'LIMIT', 0, 1) }
@@ -417,9 +448,19 @@ local function behind(key, word, limit, seq, created)
   return ids
 end
 
--- limit state seq created kind... ; an empty state is every one, seq and created are the place of a job -> jobs behind
--- it, or all, the newest first
-function verbs.list(limit, state, seq, created, ...)
+-- Whether a job waits for the host, or was taken by it last.
+local function is_of(id, host)
+  local row = redis.call('HMGET', P .. 'job:' .. id, 'target', 'owner')
+  return row[1] == 'host:' .. host or row[2] == host
+end
+
+-- Jobs of each state that are looked at for those of one host.
+local SEARCHED = 10000
+
+-- limit state seq created host kind... ; an empty state is every one, seq and created are the place of a job -> jobs behind
+-- it, or all, the newest first; of a host those that wait for it or that it took last
+function verbs.list(limit, state, seq, created, host, ...)
+  local most = host ~= '' and SEARCHED or limit
   seq = tonumber(seq)
   local states = state ~= '' and { state }
     or { 'queued', 'waiting', 'planning', 'fetching', 'verifying', 'running', 'ready', 'done', 'failed',
@@ -427,8 +468,8 @@ function verbs.list(limit, state, seq, created, ...)
   local found, known = {}, {}
   for _, kind in ipairs({ ... }) do
     for _, word in ipairs(states) do
-      for _, id in ipairs(behind(P .. 'jobs:' .. kind .. ':' .. word, word, limit, seq and int(seq), created)) do
-        local place = not known[id] and redis.call('HGET', P .. 'job:' .. id, 'seq')
+      for _, id in ipairs(behind(P .. 'jobs:' .. kind .. ':' .. word, word, most, seq and int(seq), created)) do
+        local place = not known[id] and (host == '' or is_of(id, host)) and redis.call('HGET', P .. 'job:' .. id, 'seq')
         known[id] = true
         local n = place and (tonumber(place) or 0)
         if n and (not seq or n < seq) then found[#found + 1] = { n, id } end
@@ -450,21 +491,34 @@ local function left(id)
   return math.floor(math.max(total - done, 0) / speed) * 1000000
 end
 
+-- Whether a job of the kind is in one of these states; a fleet at rest has none in most.
+local function are_some(kind, states)
+  local keys = {}
+  for n, state in ipairs(states) do keys[n] = P .. 'jobs:' .. kind .. ':' .. state end
+  return redis.call('EXISTS', unpack(keys)) > 0
+end
+
 -- kinds many state... -> for each of the kinds, with commas between them, for each state how many jobs, then the age of
 -- the oldest queued one and the least time that one of the `many` first deadlines ahead has to spare, or ''; microseconds
 function verbs.stats(kinds, many, ...)
-  local all = {}
+  local all, states = {}, { ... }
   for kind in string.gmatch(kinds, '[^,]+') do
-    local counts = {}
-    for n, state in ipairs({ ... }) do counts[n] = redis.call('ZCARD', P .. 'jobs:' .. kind .. ':' .. state) end
-    local oldest = redis.call('ZRANGE', P .. 'jobs:' .. kind .. ':queued', 0, 0, 'WITHSCORES')[2]
-    counts[#counts + 1] = oldest and int(math.max(NOW - tonumber(oldest), 0)) or ''
-    local ahead = redis.call('ZRANGEBYSCORE', P .. 'deadlines:' .. kind, int(NOW), '+inf', 'WITHSCORES', 'LIMIT', 0, many)
-    local least
-    for n = 1, #ahead, 2 do
-      local slack = tonumber(ahead[n + 1]) - NOW - left(ahead[n])
-      if not least or slack < least then least = slack end
+    local counts, least, oldest = {}, nil, nil
+    local any = are_some(kind, states)
+    local open = any and are_some(kind, UNENDED)
+    for n, state in ipairs(states) do
+      local may_be = any and (open or ENDED[state])
+      counts[n] = may_be and redis.call('ZCARD', P .. 'jobs:' .. kind .. ':' .. state) or 0
     end
+    if open then
+      oldest = redis.call('ZRANGE', P .. 'jobs:' .. kind .. ':queued', 0, 0, 'WITHSCORES')[2]
+      local ahead = redis.call('ZRANGEBYSCORE', P .. 'deadlines:' .. kind, int(NOW), '+inf', 'WITHSCORES', 'LIMIT', 0, many)
+      for n = 1, #ahead, 2 do
+        local slack = tonumber(ahead[n + 1]) - NOW - left(ahead[n])
+        if not least or slack < least then least = slack end
+      end
+    end
+    counts[#counts + 1] = oldest and int(math.max(NOW - tonumber(oldest), 0)) or ''
     counts[#counts + 1] = least and int(least) or ''
     all[#all + 1] = counts
   end

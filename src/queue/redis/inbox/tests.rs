@@ -1,5 +1,7 @@
 //! The inbox against a real Redis, and what the functions answer.
 
+use std::time::Duration;
+
 use larder_jobs::client::LIBRARY;
 use larder_jobs::{State, Target};
 use serde_json::json;
@@ -10,6 +12,9 @@ use crate::queue::testing::config;
 use crate::queue::{Config, Done, JobStore as _, Settlement};
 use larder_jobs::client::Connection;
 use support::Reply;
+
+/// Two heartbeats.
+const LOOK: Duration = Duration::from_secs(40);
 
 fn house() -> (support::Redis, Redis) {
     let server = support::Redis::start();
@@ -221,11 +226,11 @@ async fn an_attending_larder_loads_the_library_and_is_woken_by_it() {
         }
     };
     tokio::time::timeout(LOOK, loaded).await.expect("it loads it");
-    // Well before it looks by itself, in a minute's third.
+    // Well before its next heartbeat.
     let begun = tokio::time::Instant::now();
     let id = ask(&server, &download("a/b"));
     while !store.queue.inbox(0, 1).await.expect("reads").is_empty() {
-        assert!(begun.elapsed() < LOOK / 2, "nobody was woken");
+        assert!(begun.elapsed() < LOOK / 4, "nobody was woken");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     assert_eq!(run(&store).await, id);
