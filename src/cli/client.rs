@@ -342,7 +342,7 @@ impl Client {
                     Error::new(
                         Reason::QueueUnavailable,
                         format!("the larder at {name} does not answer: {}", cause(error)),
-                        "see whether it runs (larder serve), then try again",
+                        "see whether it runs (larder serve), and for https:// whether api.ca_file names who signed its certificate",
                     )
                 };
                 let mut request = http.request(method, format!("{base}{path}"));

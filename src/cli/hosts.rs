@@ -2,6 +2,7 @@
 
 use axum::http::Method;
 use jiff::Timestamp;
+use larder_jobs::client::unmatched;
 use larder_jobs::{HostGpu, HostName, HostState, Labels, ModelRef, Presence};
 
 use super::OK;
@@ -18,9 +19,15 @@ pub(super) async fn run(settings: Settings, verb: Option<Hosts>, output: &Output
         Hosts::List { model, labels } => {
             let list = client.hosts(model.as_ref(), labels.as_ref()).await?;
             if list.hosts.is_empty() && !output.is_json() {
-                note(match model {
-                    Some(_) => "no host of the fleet has it",
-                    None => "no hosts",
+                note(&match (&model, &labels) {
+                    (Some(_), _) => "no host of the fleet has it".to_owned(),
+                    (None, Some(labels)) => {
+                        let all = client.hosts(None, None).await?;
+                        let hosts: Vec<_> = all.hosts.into_iter().map(|view| view.host).collect();
+                        let none = unmatched(labels, &hosts);
+                        format!("{}; {}", none.what(), none.hint())
+                    }
+                    (None, None) => "no hosts".to_owned(),
                 });
             } else {
                 output.print(&list.hosts, || many(&list.hosts, *output))?;
@@ -40,7 +47,10 @@ pub(super) async fn run(settings: Settings, verb: Option<Hosts>, output: &Output
         }
         Hosts::Undrain { host } => {
             let view = client.drain(&host, false, None).await?;
-            output.print(&view, || format!("{host} takes jobs again"))?;
+            output.print(&view, || match view.host.state {
+                Presence::Gone => format!("{host} is gone, and takes jobs when it is back"),
+                _ => format!("{host} takes jobs again"),
+            })?;
         }
     }
     Ok(OK)
@@ -132,7 +142,7 @@ fn row(host: &HostState, output: Output) -> Vec<String> {
         free.map_or_else(unknown, |free| output.size(free)),
         room,
         about.map_or_else(unknown, |about| about.models.to_string()),
-        about.map_or_else(unknown, |about| about.running.len().to_string()),
+        host.running.map_or_else(unknown, |count| count.to_string()),
         (host.queued + host.waiting).to_string(),
         if host.state == Presence::Gone && host.seen_at.is_none() {
             "never".into()

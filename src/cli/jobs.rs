@@ -2,7 +2,7 @@
 
 use indicatif::MultiProgress;
 use jiff::Timestamp;
-use larder_jobs::JobView;
+use larder_jobs::{JobView, Kind};
 use serde_json::json;
 
 use super::OK;
@@ -105,24 +105,29 @@ fn list(jobs: &[JobView]) -> String {
     let now = Timestamp::now();
     // On a machine of its own the host says nothing.
     let fleet = jobs.iter().any(|view| view.hosts != jobs[0].hosts);
+    // Nearly all are downloads.
+    let kinds = jobs.iter().any(|view| view.kind != Kind::Download);
     let rows = jobs.iter().map(|view| {
-        let mut row = vec![
-            view.id.to_string(),
+        let kind = kinds.then(|| view.kind.to_string());
+        let mut row: Vec<_> = [view.id.to_string()].into_iter().chain(kind).collect();
+        row.extend([
             view.state.to_string(),
-            model(view),
+            if view.repo.is_none() && view.kind != Kind::Download { "-".into() } else { model(view) },
             percent(view),
             view.attempts.to_string(),
             ago(Some(view.created_at), now),
             view.reason.map(|reason| reason.to_string()).unwrap_or_default(),
-        ];
+        ]);
         if fleet {
             row.push(if view.hosts.is_empty() { "any".into() } else { view.hosts.join(", ") });
         }
         row
     });
-    let mut heads = vec!["ID", "STATE", "MODEL", "DONE", "ATTEMPTS", "ASKED FOR", "REASON"];
+    let mut heads: Vec<_> = ["ID"].into_iter().chain(kinds.then_some("KIND")).collect();
+    heads.extend(["STATE", "MODEL", "DONE", "ATTEMPTS", "ASKED FOR", "REASON"]);
     heads.extend(fleet.then_some("HOST"));
-    table(&heads, rows.collect(), &[3, 4])
+    let first = heads.len() - 4 - usize::from(fleet);
+    table(&heads, rows.collect(), &[first, first + 1])
 }
 
 fn show(view: &JobView, output: Output) -> String {
@@ -152,6 +157,9 @@ fn show(view: &JobView, output: Output) -> String {
         ("started", time(view.started_at)),
         ("finished", time(view.finished_at)),
     ];
+    rows.extend(view.deadline.map(|deadline| ("deadline", deadline.to_string())));
+    rows.extend(view.bytes_per_second.map(|rate| ("speed", format!("{}/s", output.size(rate)))));
+    rows.extend(view.seconds_left.map(|seconds| ("time left", format!("{seconds} s"))));
     rows.extend(view.until.map(|until| ("waits until", until.to_string())));
     rows.extend(view.path.clone().map(|path| ("path", path)));
     rows.extend(view.reason.map(|reason| ("reason", reason.to_string())));

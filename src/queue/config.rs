@@ -233,7 +233,7 @@ impl Config {
         if self.gone_after.get() < MIN_GONE {
             return refuse(
                 "gone_after",
-                "is shorter than 2m, so a restart would look like the end",
+                "is shorter than 10s, so a restart would look like the end",
                 "set 15m",
             );
         }

@@ -248,7 +248,7 @@ pub fn retry(mut record: Record, now: Timestamp) -> Result<Record> {
                 "the job {} is {}; only a failed or cancelled job can be retried",
                 record.id, record.state
             ),
-            "wait for it, or cancel it first",
+            "ask for the same again instead; one that has not ended can be cancelled first",
         ));
     }
     record.decode()?;

@@ -55,7 +55,8 @@ pub(super) fn labelled<'a>(labels: &Labels, hosts: &'a [HostState]) -> Result<Ve
     Ok(up)
 }
 
-fn unmatched(labels: &Labels, hosts: &[HostState]) -> Error {
+/// The error for labels that no host has, with the nearest that there are.
+pub fn unmatched(labels: &Labels, hosts: &[HostState]) -> Error {
     if hosts.is_empty() {
         let hint = "start larder serve on a host with the same queue.url and queue.namespace";
         return Error::new(Reason::QueueUnavailable, "the fleet has no hosts", hint);
@@ -101,8 +102,9 @@ pub(super) fn stranger(name: &HostName, hosts: &[HostState]) -> Error {
 
 /// A hint with the names that are near one that nobody has.
 pub fn near_hosts(name: &HostName, hosts: &[HostState]) -> String {
-    let seen = hosts.iter().filter(|host| host.seen_at.is_some());
-    let near = nearest(name.as_str(), seen.map(|host| host.name.as_str()));
+    let seen = hosts.iter().filter(|host| host.seen_at.is_some()).map(|host| host.name.as_str());
+    // Who meant one of the words may have mistyped it.
+    let near = nearest(name.as_str(), seen.chain(["this", "pool", "best", "all"]));
     match near.is_empty() {
         true => "see larder hosts for their names".to_owned(),
         false => format!("near it: {}; see larder hosts", near.join(", ")),

@@ -195,7 +195,7 @@ impl Queue {
             Some(("STATE", state)) => Err(Error::new(
                 Reason::InvalidRequest,
                 format!("the job {id} is {state}; only a failed or cancelled job can be retried"),
-                "wait for it, or cancel it first",
+                "ask for the same again instead; one that has not ended can be cancelled first",
             )),
             Some(("TAKEN", other)) => Err(Error::new(
                 Reason::InvalidRequest,
