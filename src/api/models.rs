@@ -108,10 +108,7 @@ pub(super) async fn no_stray(request: Request, next: Next) -> Response {
 
 fn stray(key: &str, known: &[&str]) -> Invalid {
     let what = format!("unknown parameter `{}`", key.escape_debug().take(64).collect::<String>());
-    let hint = if known.is_empty() {
-        "nothing is known here".into()
-    } else {
-        format!("known: {}", known.join(", "))
-    };
+    let hint =
+        if known.is_empty() { "this path takes none".into() } else { format!("known: {}", known.join(", ")) };
     Invalid::new(what, hint)
 }

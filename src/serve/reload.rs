@@ -32,7 +32,7 @@ fn apply(config: &Config, house: &House, door: Option<&Door>) {
         told("tokens and certificate", door.reload(&config.api));
     }
     if house.api.notifier.is_able() || !config.notify.secret_file.is_empty() {
-        told("what notices are signed with", house.api.notifier.reload(&config.notify));
+        told("the secrets of notices", house.api.notifier.reload(&config.notify));
     }
     let bandwidth = config.hub.bandwidth.map(Bandwidth::bytes);
     tracing::info!(bandwidth, "SIGHUP: hub.bandwidth is applied; every other key applies at the next start");
@@ -40,9 +40,9 @@ fn apply(config: &Config, house: &House, door: Option<&Door>) {
 
 fn told(what: &str, read: Result<()>) {
     match read {
-        Ok(()) => tracing::info!("SIGHUP: {what}: read again"),
+        Ok(()) => tracing::info!("SIGHUP: {what} are read again"),
         Err(error) => {
-            tracing::warn!(%error, hint = error.hint(), "SIGHUP: {what}: as before");
+            tracing::warn!(%error, hint = error.hint(), "SIGHUP: {what} stay as they were");
         }
     }
 }

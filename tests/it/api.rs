@@ -269,7 +269,8 @@ fn a_page_of_another_site_changes_nothing() {
 #[test]
 fn what_a_route_does_not_know_is_refused() {
     let hub = hub_of(1);
-    let daemon = larder(&hub).serve();
+    let larder = larder(&hub);
+    let daemon = larder.serve();
     for (method, path, body) in [
         ("POST", "/v1/jobs?dry_run=true", Some(want(1))),
         ("GET", "/v1/limits?x=1", None),
