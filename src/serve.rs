@@ -1,5 +1,6 @@
 //! The only wiring: rooms are built, started and drained here, in order.
 
+mod afar;
 mod library;
 mod night;
 mod records;
@@ -121,8 +122,12 @@ impl House {
         // Nobody who stages one model by hand expects that another goes.
         let may_evict = scope == Scope::All;
         let warming = Context { keeper: Some(keeper.clone()), may_evict, ..planning.clone() };
-        let warmer =
-            night::warmer(warming, own_name(&settings), fleet.as_ref().map(|fleet| fleet.fleet().clone()));
+        let warmer = match (&settings.fleet, scope) {
+            (Some((address, host)), Scope::Own) => afar::warmer(warming, host.clone(), address.clone()),
+            _ => {
+                night::warmer(warming, own_name(&settings), fleet.as_ref().map(|fleet| fleet.fleet().clone()))
+            }
+        };
         let api = Api {
             queue: Arc::clone(&queue),
             fleet: fleet.as_ref().map(|fleet| fleet.fleet().clone()),

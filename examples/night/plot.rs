@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use jiff::SignedDuration;
 use jiff::tz::TimeZone;
 
-use super::world::{DEATH, HOSTS, LINE, Night, OUTAGE, WINDOW};
+use super::world::{DEATH, HOSTS, LINE, Night, OUTAGE, SLOTS, WINDOW};
 
 const WIDTH: f64 = 1200.0;
 const LEFT: f64 = 64.0;
@@ -136,9 +136,11 @@ fn bars(svg: &mut String, night: &Night) {
         let gap = if bar.ends { 0.6 } else { 0.0 };
         let width = (right - left - gap).max(0.4);
         let class = format!("class=\"p{}\"", bar.priority);
-        // Outside the window little comes.
-        let height = if bar.is_open { ROW - 3.0 } else { 2.0 };
-        rect(svg, (left, y(bar.host) + (ROW - height) / 2.0), (width, height), &class);
+        // Each of the downloads at a time has its part of the row; outside the window little comes.
+        let part = (ROW - 2.0) / SLOTS as f64;
+        let height = if bar.is_open { part - 0.5 } else { 1.5 };
+        let middle = y(bar.host) + 1.0 + part * (bar.slot as f64 + 0.5);
+        rect(svg, (left, middle - height / 2.0), (width, height), &class);
     }
 }
 

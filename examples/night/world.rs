@@ -1,11 +1,14 @@
-//! The world of the simulated night: what the planner knows of it, what it does not, and what happens.
+//! The world of the simulated night: what the plan knows of it, what it does not, and what happens.
+//!
+//! It does what larder does: one plan at the beginning, a job on the host that the plan chose for each model, on each host
+//! two downloads at a time, the highest priority and of that the oldest first; what a fleet may take is shared equally by
+//! the hosts that download; what a dead host had not fetched goes to whoever is free after a while, from its first byte.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use larder::plan::{
-    Entry, Flow, Hours, Need, NightAsk, NightHost, NightOrder, NightPlan, Rate, Route, plan_night,
+    Entry, Finish, Flow, Hours, Need, NightAsk, NightHost, NightOrder, NightPlan, Rate, Route, plan_night,
 };
 use larder_jobs::{Bandwidth, Windows};
 
@@ -13,11 +16,16 @@ pub(crate) const HOSTS: usize = 50;
 const MODELS: usize = 300;
 /// 1 Gbit/s, in bytes per second.
 pub(crate) const LINE: f64 = 125e6;
+/// What all hosts together may take (`larder limit --fleet`): a little less than the line brings at its worst.
+const LIMIT: f64 = 100e6;
 /// What each host may take outside the window, in bytes per second.
 const OUTSIDE: u64 = 200_000;
-/// Seconds of a step, and from one plan to the next.
+/// Downloads of a host at a time, as `queue.concurrency.download`.
+pub(crate) const SLOTS: usize = 2;
+/// Seconds until what waits for a dead host goes to the others, as `queue.gone_after` with `queue.gone = "pool"`.
+const GONE_AFTER: f64 = 900.0;
+/// Seconds of a step.
 const STEP: f64 = 10.0;
-const REPLAN: f64 = 300.0;
 pub(crate) const WINDOW: &str = "22:00-06:00 Europe/Berlin";
 /// The night in which the clock goes back: the window is open for nine hours.
 const BEGIN: &str = "2026-10-24T18:30:00Z";
@@ -25,20 +33,24 @@ const DEADLINE: &str = "2026-10-25T05:30:00Z";
 /// Seconds after the beginning.
 pub(crate) const DEATH: (usize, f64) = (17, 3.7 * 3_600.0);
 pub(crate) const OUTAGE: (f64, f64) = (6.0 * 3_600.0, 6.5 * 3_600.0);
-/// How the measured rate follows what is measured.
-const FOLLOWS: f64 = 0.1;
 
-/// One model on its host: what is left, and how it went.
-struct Model {
+/// A job: one model that is asked for.
+struct Job {
     entry: usize,
+    priority: i16,
+    /// The host whose queue it is in; that of all without.
+    target: Option<usize>,
+    /// The host that fetches it or has it, and in which of its slots.
+    at: Option<(usize, usize)>,
     left: f64,
-    host: Option<usize>,
-    done_at: Option<f64>,
+    is_done: bool,
 }
 
 /// A stretch in which a host fetched a model.
 pub(crate) struct Bar {
     pub(crate) host: usize,
+    /// The first or the second of the downloads that a host does at a time.
+    pub(crate) slot: usize,
     pub(crate) from: f64,
     pub(crate) to: f64,
     pub(crate) priority: i16,
@@ -77,8 +89,9 @@ pub(crate) struct Night {
     pub(crate) hits: usize,
     /// How many could have been there by the deadline if bytes were water and the future known.
     pub(crate) bound: usize,
-    pub(crate) plans: usize,
-    pub(crate) slowest_plan: f64,
+    /// Models that the plan said will be there, but for those of the host that dies, and how many of them were late.
+    pub(crate) promised: usize,
+    pub(crate) late: usize,
 }
 
 /// Numbers that look random and are the same every night.
@@ -99,20 +112,21 @@ pub(crate) struct World {
     dice: Dice,
     ask: NightAsk,
     sizes: Vec<f64>,
-    models: Vec<Model>,
-    present: usize,
+    /// What is nowhere when the night begins.
+    missing: Vec<usize>,
+    jobs: Vec<Job>,
     alive: Vec<bool>,
-    /// What the line of each host really brings, and what of it was measured.
+    /// Whether a host dies and the source is away for a while.
+    is_unlucky: bool,
+    /// What the line of each host really brings; the plan knows what it brought at the beginning.
     lines: Vec<f64>,
-    measured: Vec<f64>,
     source: f64,
-    source_measured: f64,
 }
 
 impl World {
-    pub(crate) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64, is_unlucky: bool) -> Self {
         let mut dice = Dice(seed);
-        let (mut entries, mut sizes, mut models, mut present) = (Vec::new(), Vec::new(), Vec::new(), 0);
+        let (mut entries, mut sizes, mut missing) = (Vec::new(), Vec::new(), Vec::new());
         for n in 0..MODELS {
             let priority = [0, 0, 0, 5, 5, 10][dice.below(6)];
             // From a few hundred megabytes to about a hundred gigabytes, most of them small.
@@ -122,14 +136,11 @@ impl World {
                 0..4 => Route::Each(vec![first]),
                 _ => Route::OneOf((0..6).map(|k| (first + k * 7) % HOSTS).collect()),
             };
-            let is_present = dice.below(12) == 0;
-            if is_present {
-                present += 1;
-            } else {
-                let host = if let Route::Each(only) = &route { Some(only[0]) } else { None };
-                models.push(Model { entry: n, left: size, host, done_at: None });
+            if dice.below(12) != 0 {
+                missing.push(n);
             }
-            entries.push(Entry { model: format!("model-{n:03}"), priority, route });
+            let model = format!("model-{n:03}");
+            entries.push(Entry { want: model.clone(), model, priority, route, nobody: None });
             sizes.push(size);
         }
         let lines: Vec<f64> = (0..HOSTS).map(|_| 10e6 + dice.roll() * 50e6).collect();
@@ -140,58 +151,38 @@ impl World {
             windows: WINDOW.parse::<Windows>().ok(),
             inside: None,
             outside: Bandwidth::new(OUTSIDE).ok(),
-            source: None,
+            source: Some(Rate::measured(LIMIT)),
             order: NightOrder::Priority,
         };
-        let (measured, alive) = (lines.clone(), vec![true; HOSTS]);
-        Self {
-            dice,
-            ask,
-            sizes,
-            models,
-            present,
-            alive,
-            lines,
-            measured,
-            source: LINE * 0.95,
-            source_measured: LINE * 0.95,
-        }
+        let (jobs, alive, source) = (Vec::new(), vec![true; HOSTS], LINE * 0.95);
+        Self { dice, ask, sizes, missing, jobs, alive, is_unlucky, lines, source }
     }
 
     /// Lives through the night.
     pub(crate) fn live(mut self) -> Night {
-        let begin = self.ask.now;
-        let seconds = self.ask.deadline.expect("a deadline").duration_since(begin).as_secs_f64();
+        let (begin, deadline) = (self.ask.now, self.ask.deadline.expect("a deadline"));
+        let seconds = deadline.duration_since(begin).as_secs_f64();
         let windows = self.ask.windows.clone().expect("a window");
-        let open: Vec<(f64, f64)> = windows
-            .spans(begin, self.ask.deadline.expect("a deadline"))
-            .into_iter()
-            .map(|(from, to)| {
-                (from.duration_since(begin).as_secs_f64(), to.duration_since(begin).as_secs_f64())
-            })
-            .collect();
-        let mut night = self.empty(begin, seconds, open);
-        let (mut now, mut next_plan, mut plan) = (0.0, 0.0, None);
+        let since = |at: Timestamp| at.duration_since(begin).as_secs_f64();
+        let open = windows.spans(begin, deadline).into_iter().map(|(from, to)| (since(from), since(to)));
+        let mut night = self.empty(begin, seconds, open.collect());
+        let plan = self.plan();
+        self.enqueue(&plan);
+        let mut now = 0.0;
         while now < seconds {
-            if now >= DEATH.1 && self.alive[DEATH.0] {
-                self.die(DEATH.0);
-                next_plan = now;
+            if self.is_unlucky && now >= DEATH.1 {
+                self.alive[DEATH.0] = false;
             }
-            if now >= next_plan || plan.is_none() {
-                let clock = Instant::now();
-                plan = Some(self.plan(begin, now));
-                night.slowest_plan = night.slowest_plan.max(clock.elapsed().as_secs_f64());
-                night.plans += 1;
-                next_plan = now + REPLAN;
+            if self.is_unlucky && now >= DEATH.1 + GONE_AFTER {
+                self.give_away(DEATH.0);
             }
             self.wobble(now);
-            if let Some(plan) = &plan {
-                let is_open = night.open.iter().any(|(from, to)| (*from..*to).contains(&now));
-                self.step(plan, now, is_open, &mut night);
-            }
+            self.claim();
+            let is_open = night.open.iter().any(|(from, to)| (*from..*to).contains(&now));
+            self.step(now, is_open, &mut night);
             now += STEP;
         }
-        self.count(&mut night);
+        self.count(&plan, &mut night);
         night
     }
 
@@ -205,8 +196,8 @@ impl World {
             flow: vec![0.0; (seconds / 60.0).ceil() as usize],
             classes: Vec::new(),
             models: MODELS,
-            present: self.present,
-            wanted_bytes: self.models.iter().map(|model| model.left).sum(),
+            present: MODELS - self.missing.len(),
+            wanted_bytes: self.missing.iter().map(|entry| self.sizes[*entry]).sum(),
             bytes: 0.0,
             could: 0.0,
             outside_bytes: 0.0,
@@ -214,19 +205,58 @@ impl World {
             line_excess: 0.0,
             hits: 0,
             bound: 0,
-            plans: 0,
-            slowest_plan: 0.0,
+            promised: 0,
+            late: 0,
         }
     }
 
-    /// What a host had of models for the pool is lost with it; models that only it should have are not wanted any more.
-    fn die(&mut self, host: usize) {
-        self.alive[host] = false;
-        for model in self.models.iter_mut().filter(|model| model.host == Some(host)) {
-            if matches!(self.ask.entries[model.entry].route, Route::OneOf(_)) {
-                *model =
-                    Model { entry: model.entry, left: self.sizes[model.entry], host: None, done_at: None };
+    /// The plan of `larder warm` with what is known at the beginning.
+    fn plan(&self) -> NightPlan {
+        let host = |n: usize| NightHost {
+            name: format!("gpu-{:02}", n + 1).parse().expect("a name"),
+            rate: Rate::measured(self.lines[n]),
+            free_bytes: u64::MAX,
+            evictable: Vec::new(),
+            refuses: None,
+            needs: BTreeMap::new(),
+        };
+        let mut hosts: Vec<NightHost> = (0..HOSTS).map(host).collect();
+        for (n, entry) in self.ask.entries.iter().enumerate() {
+            let (Route::Each(among) | Route::OneOf(among)) = &entry.route;
+            let bytes = self.sizes[n].ceil() as u64;
+            let is_missing = self.missing.contains(&n);
+            for (at, host) in among.iter().enumerate() {
+                let need = if is_missing || at > 0 {
+                    Need::Fetch { bytes, disk: bytes }
+                } else {
+                    Need::There { bytes }
+                };
+                hosts[*host].needs.insert(n, need);
             }
+        }
+        plan_night(&self.ask, &hosts)
+    }
+
+    /// The jobs that `larder warm` asks for, in its order: host by host, as each is to fetch them.
+    fn enqueue(&mut self, plan: &NightPlan) {
+        for (host, night) in plan.hosts.iter().enumerate() {
+            let job = |one: &larder::plan::Fetching| Job {
+                entry: one.entry,
+                priority: one.priority,
+                target: Some(host),
+                at: None,
+                left: self.sizes[one.entry],
+                is_done: false,
+            };
+            let jobs: Vec<Job> = night.fetch.iter().map(job).collect();
+            self.jobs.extend(jobs);
+        }
+    }
+
+    /// What a host that is gone has not done goes to whoever is free; its bytes are of no use elsewhere.
+    fn give_away(&mut self, host: usize) {
+        for job in self.jobs.iter_mut().filter(|job| job.target == Some(host) && !job.is_done) {
+            (job.target, job.at, job.left) = (None, None, self.sizes[job.entry]);
         }
     }
 
@@ -239,111 +269,79 @@ impl World {
             *line = drift(&mut self.dice, *line, 4e6, 60e6);
         }
         self.source = drift(&mut self.dice, self.source.max(LINE * 0.8), LINE * 0.8, LINE);
-        if (OUTAGE.0..OUTAGE.1).contains(&now) {
+        if self.is_unlucky && (OUTAGE.0..OUTAGE.1).contains(&now) {
             self.source = 0.0;
         }
-        for (measured, line) in self.measured.iter_mut().zip(&self.lines) {
-            *measured += FOLLOWS * (line - *measured);
-        }
-        // A source that is away has no rate; what was measured before is what is planned with.
-        if self.source > 0.0 {
-            self.source_measured += FOLLOWS * (self.source - self.source_measured);
+    }
+
+    /// Every free slot takes the job of the highest priority, and of that the oldest, of its host's queue or of the pool.
+    fn claim(&mut self) {
+        for slot in 0..SLOTS {
+            for host in (0..HOSTS).filter(|host| self.alive[*host]) {
+                if self.jobs.iter().any(|job| job.at == Some((host, slot)) && !job.is_done) {
+                    continue;
+                }
+                let free = self.jobs.iter_mut().filter(|job| {
+                    job.at.is_none() && !job.is_done && job.target.is_none_or(|target| target == host)
+                });
+                // The first of equals is the oldest.
+                if let Some(job) = free.min_by_key(|job| std::cmp::Reverse(job.priority)) {
+                    job.at = Some((host, slot));
+                }
+            }
         }
     }
 
-    fn plan(&self, begin: Timestamp, now: f64) -> NightPlan {
-        let mut hosts: Vec<NightHost> = (0..HOSTS)
-            .map(|n| NightHost {
-                name: format!("gpu-{:02}", n + 1).parse().expect("a name"),
-                rate: Rate::measured(self.measured[n]),
-                free_bytes: u64::MAX,
-                evictable: Vec::new(),
-                refuses: (!self.alive[n]).then(|| "it does not answer".to_owned()),
-                needs: BTreeMap::new(),
-            })
-            .collect();
-        let mut ask = NightAsk { source: Some(Rate::measured(self.source_measured)), ..self.ask.clone() };
-        ask.now = begin.checked_add(SignedDuration::from_secs_f64(now)).expect("a time");
-        for entry in &mut ask.entries {
-            entry.route = Route::Each(vec![0]);
-        }
-        for (n, host) in hosts.iter_mut().enumerate() {
-            let there = (0..MODELS).filter(|entry| !self.models.iter().any(|model| model.entry == *entry));
-            if n == 0 {
-                host.needs
-                    .extend(there.map(|entry| (entry, Need::There { bytes: self.sizes[entry] as u64 })));
-            }
-        }
-        for model in &self.models {
-            ask.entries[model.entry].route = self.ask.entries[model.entry].route.clone();
-            let (Route::Each(among) | Route::OneOf(among)) = &self.ask.entries[model.entry].route;
-            for host in among {
-                let mine = model.host == Some(*host);
-                let need = match model.done_at {
-                    Some(_) if mine => Need::There { bytes: self.sizes[model.entry] as u64 },
-                    _ => {
-                        let left = if mine { model.left } else { self.sizes[model.entry] };
-                        Need::Fetch { bytes: left.ceil() as u64, disk: left.ceil() as u64 }
-                    }
-                };
-                hosts[*host].needs.insert(model.entry, need);
-            }
-        }
-        plan_night(&ask, &hosts)
-    }
-
-    /// Ten seconds: each host fetches what the plan has for it now, as fast as its line and the source let it.
-    fn step(&mut self, plan: &NightPlan, now: f64, is_open: bool, night: &mut Night) {
-        let mut turns: Vec<(f64, usize, usize)> = Vec::new();
-        for host in (0..HOSTS).filter(|host| self.alive[*host]) {
-            let pieces = plan.pieces.iter().filter(|piece| piece.host == host);
-            // Whoever is done before the plan thought goes on with the next one, and who is not goes on.
-            let piece = pieces
-                .filter(|piece| {
-                    self.models.iter().any(|model| model.entry == piece.entry && model.done_at.is_none())
-                })
-                .min_by(|a, b| a.from.total_cmp(&b.from));
-            turns.extend(piece.map(|piece| (piece.from, host, piece.entry)));
-        }
-        // In the order of the plan, as long as the source gives.
-        turns.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-        let (mut all, mut spare) = (0.0, self.source);
-        let moment = self.ask.now.checked_add(SignedDuration::from_secs_f64(now)).expect("a time");
+    /// What each host takes: its line, its hours and an equal share of the limit bound it, and the source gives to all alike.
+    fn rates(&self, now: f64) -> Vec<f64> {
+        let moment = self.ask.now.checked_add(jiff::SignedDuration::from_secs_f64(now)).expect("a time");
         let hours = Hours {
             windows: self.ask.windows.clone().expect("a window"),
             inside: self.ask.inside,
             outside: self.ask.outside,
         };
-        for (_, host, entry) in turns {
-            // The worker's own decision; whether it is right is counted by the spans of the windows below.
-            let allowed = match hours.allow(moment) {
-                Flow::At(rate) => rate.map_or(f64::INFINITY, |rate| rate.bytes() as f64),
-                Flow::Nothing { .. } => 0.0,
-            };
-            let rate = self.lines[host].min(allowed).min(spare);
-            spare -= rate;
-            if rate <= 0.0 {
-                continue;
+        // The worker's own decision; whether it is right is counted by the spans of the windows.
+        let allowed = match hours.allow(moment) {
+            Flow::At(rate) => rate.map_or(f64::INFINITY, |rate| rate.bytes() as f64),
+            Flow::Nothing { .. } => 0.0,
+        };
+        let is_active = |host: usize| {
+            self.alive[host]
+                && self.jobs.iter().any(|job| !job.is_done && job.at.is_some_and(|at| at.0 == host))
+        };
+        let mut active: Vec<usize> = (0..HOSTS).filter(|host| is_active(*host)).collect();
+        let share = LIMIT / active.len().max(1) as f64;
+        let most = |host: usize| self.lines[host].min(allowed).min(share);
+        active.sort_by(|a, b| most(*a).total_cmp(&most(*b)));
+        let (mut rates, mut spare) = (vec![0.0; HOSTS], self.source);
+        for (n, host) in active.iter().enumerate() {
+            rates[*host] = most(*host).min(spare / (active.len() - n) as f64);
+            spare -= rates[*host];
+        }
+        rates
+    }
+
+    /// Ten seconds of it.
+    fn step(&mut self, now: f64, is_open: bool, night: &mut Night) {
+        let rates = self.rates(now);
+        let mut all = 0.0;
+        for (host, rate) in rates.into_iter().enumerate().filter(|(_, rate)| *rate > 0.0) {
+            let running = |job: &&mut Job| !job.is_done && job.at.is_some_and(|at| at.0 == host);
+            let count = self.jobs.iter_mut().filter(running).count();
+            let mut came = 0.0;
+            for job in self.jobs.iter_mut().filter(running) {
+                let bytes = (rate * STEP / count as f64).min(job.left);
+                job.left -= bytes;
+                job.is_done = job.left <= 0.5;
+                came += bytes;
+                let slot = job.at.map_or(0, |at| at.1);
+                let (priority, ends) = (job.priority, job.is_done);
+                draw(night, Bar { host, slot, from: now, to: now + STEP, priority, is_open, ends });
             }
-            let Some(model) = self.models.iter_mut().find(|model| model.entry == entry) else { continue };
-            if model.host != Some(host) {
-                // Bytes on another host are of no use here.
-                (model.host, model.left) = (Some(host), self.sizes[entry]);
-            }
-            let bytes = (rate * STEP).min(model.left);
-            model.left -= bytes;
-            all += bytes;
+            all += came;
             if !is_open {
-                night.outside_bytes += bytes;
-                night.outside_excess += (bytes - OUTSIDE as f64 * STEP).max(0.0);
-            }
-            let ends = model.left <= 0.5;
-            if ends {
-                model.done_at = Some(now + STEP);
-            }
-            let priority = self.ask.entries[entry].priority;
-            if bytes > 0.0 {
-                draw(night, Bar { host, from: now, to: now + STEP, priority, is_open, ends });
+                night.outside_bytes += came;
+                night.outside_excess += (came - OUTSIDE as f64 * STEP).max(0.0);
             }
         }
         night.line_excess += (all - LINE * STEP).max(0.0);
@@ -353,42 +351,48 @@ impl World {
         night.flow[(now / 60.0) as usize] += all / 60.0;
     }
 
-    fn count(&self, night: &mut Night) {
-        // A model that only the dead host should have can be there only if it came before.
-        let possible = |model: &&Model| match &self.ask.entries[model.entry].route {
-            Route::Each(among) => among != &[DEATH.0] || model.done_at.is_some(),
-            Route::OneOf(_) => true,
+    fn count(&self, plan: &NightPlan, night: &mut Night) {
+        // What only the dead host should have cannot be there in the morning, and what it had is lost.
+        let possible =
+            |entry: &usize| !self.is_unlucky || self.ask.entries[*entry].route != Route::Each(vec![DEATH.0]);
+        let priority = |entry: usize| self.ask.entries[entry].priority;
+        let is_there = |entry: usize| {
+            let there =
+                |job: &Job| job.entry == entry && job.is_done && job.at.is_some_and(|at| self.alive[at.0]);
+            possible(&entry) && self.jobs.iter().any(there)
         };
-        let priority = |model: &Model| self.ask.entries[model.entry].priority;
         for class in [10, 5, 0] {
-            let of = || self.models.iter().filter(|model| priority(model) == class);
-            let hits = of().filter(|model| model.done_at.is_some()).count();
+            let of = || self.missing.iter().copied().filter(|entry| priority(*entry) == class);
+            let hits = of().filter(|entry| is_there(*entry)).count();
             night.classes.push(Class { priority: class, wanted: of().count(), hits });
             night.hits += hits;
         }
+        let others = plan.hosts.iter().enumerate().filter(|(host, _)| self.alive[*host]);
+        let promised = others.flat_map(|(_, night)| &night.fetch).filter(|one| one.finishes == Finish::Will);
+        for one in promised {
+            night.promised += 1;
+            night.late += usize::from(!is_there(one.entry));
+        }
         // All that could have come, as water: the highest priority first, the smallest of it first.
         let mut sizes: Vec<(i16, f64)> = self
-            .models
+            .missing
             .iter()
-            .filter(possible)
-            .map(|model| (-priority(model), self.sizes[model.entry]))
+            .filter(|entry| possible(entry))
+            .map(|entry| (-priority(*entry), self.sizes[*entry]))
             .collect();
         sizes.sort_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)));
         let mut room = night.could;
-        night.bound = sizes
-            .iter()
-            .take_while(|(_, size)| {
-                room -= size;
-                room >= 0.0
-            })
-            .count()
-            .max(1);
+        let fits = sizes.iter().take_while(|(_, size)| {
+            room -= size;
+            room >= 0.0
+        });
+        night.bound = fits.count().max(1);
     }
 }
 
-/// Adds a stretch to the picture, or makes the last one of the host longer.
+/// Adds a stretch to the picture, or makes the last one of the slot longer.
 fn draw(night: &mut Night, bar: Bar) {
-    let last = night.bars.iter_mut().rev().find(|last| last.host == bar.host);
+    let last = night.bars.iter_mut().rev().find(|last| (last.host, last.slot) == (bar.host, bar.slot));
     match last {
         Some(last)
             if last.priority == bar.priority

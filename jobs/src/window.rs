@@ -5,13 +5,14 @@
 //! union: where they overlap, they count once. The zones are those of the host's time zone database, else of the one that
 //! is compiled in.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::str::FromStr;
 
 use jiff::civil::{Date, Time};
 use jiff::tz::{AmbiguousOffset, TimeZone};
-use jiff::{Timestamp, ToSpan as _};
+use jiff::{SignedDuration, Timestamp, ToSpan as _};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::{Invalid, invalid::shown};
@@ -22,6 +23,8 @@ pub const MAX_WINDOWS: usize = 8;
 const DAY: u16 = 24 * 60;
 /// So many days ahead every window has opened and closed, whatever the clocks do: a zone may skip a whole day.
 const AHEAD: i64 = 4;
+/// Days in which every pair of clocks has shown all its differences.
+const YEAR: i64 = 366;
 /// Clock changes that are looked at in that time.
 const MAX_TRANSITIONS: usize = 16;
 /// Spans that [`Windows::spans`] tells at most: more than a year of every window.
@@ -157,9 +160,21 @@ impl Window {
         }
     }
 
-    /// Whether some time of the day is in both, by the clock of one zone.
-    pub fn overlaps(&self, other: &Self) -> bool {
-        self.zone == other.zone && (0..DAY).any(|minute| self.shows(minute) && other.shows(minute))
+    /// Whether some moment of the year from `now` on is in both; clocks of different zones change on days of their own.
+    pub fn overlaps(&self, other: &Self, now: Timestamp) -> bool {
+        let same = |ahead: i32| {
+            let ahead = u16::try_from(ahead.rem_euclid(i32::from(DAY))).unwrap_or(0);
+            (0..DAY).any(|minute| self.shows(minute) && other.shows((minute + ahead) % DAY))
+        };
+        if self.zone == other.zone {
+            return same(0);
+        }
+        let ahead = |day: i64| {
+            let at = now.checked_add(SignedDuration::from_hours(24 * day)).unwrap_or(now);
+            let [one, two] = [self, other].map(|window| window.zone.0.to_offset(at).seconds());
+            (two - one) / 60
+        };
+        (0..=YEAR).map(ahead).collect::<BTreeSet<_>>().into_iter().any(same)
     }
 
     /// When it may open or close after `now`: whenever the clock shows one of its ends, and when the clock changes.
@@ -269,11 +284,11 @@ impl Windows {
         Self(self.0.iter().chain(new).take(MAX_WINDOWS).cloned().collect())
     }
 
-    /// Two windows that overlap, if there are such; they count as one.
-    pub fn overlap(&self) -> Option<(&Window, &Window)> {
+    /// Two windows that overlap within the year from `now` on, if there are such; they count as one.
+    pub fn overlap(&self, now: Timestamp) -> Option<(&Window, &Window)> {
         let pairs =
             self.0.iter().enumerate().flat_map(|(n, one)| self.0[n + 1..].iter().map(move |two| (one, two)));
-        pairs.into_iter().find(|(one, two)| one.overlaps(two))
+        pairs.into_iter().find(|(one, two)| one.overlaps(two, now))
     }
 
     /// Whether one of them is open at `now`.

@@ -28,6 +28,9 @@ use crate::warm::{Manifest, Syntax};
 /// Most characters of a manifest's name.
 const MAX_NAME: usize = 128;
 
+/// Dropped models that an error names.
+const MAX_TOLD: usize = 3;
+
 /// The plan of a manifest, as JSON; the worker's, handed in where all rooms are put together.
 pub type Warmer = Arc<dyn Fn(Manifest, CancellationToken) -> BoxFuture<'static, Result<Value>> + Send + Sync>;
 
@@ -78,12 +81,7 @@ pub(super) async fn ask(
     let jobs: Vec<Job> = serde_json::from_value(plan["jobs"].clone())
         .map_err(|error| Error::internal(format!("a plan with jobs that are none: {error}")))?;
     if jobs.is_empty() {
-        return Err(Failure::new(
-            Reason::InvalidRequest,
-            "nothing of the manifest can be asked for: what must be there by the deadline cannot be, or no host takes it",
-            "see `dropped` of POST /v1/warm; drop some models, move the deadline, or set impossible = \"warn\"",
-        )
-        .status(StatusCode::CONFLICT));
+        return Err(nothing(&plan).status(StatusCode::CONFLICT));
     }
     let subject =
         Subject { kind: Some(Kind::Download.word()), name: title.name.clone(), ..Subject::default() };
@@ -95,6 +93,28 @@ pub(super) async fn ask(
     });
     let subject = Subject { job: Some(id.to_string()), ..subject };
     Ok(about(subject, (StatusCode::ACCEPTED, [(header::LOCATION, place)], Json(answer)).into_response()))
+}
+
+/// Why a plan comes to no jobs: the first of what it drops is named.
+fn nothing(plan: &Value) -> Failure {
+    let dropped = plan["dropped"].as_array().map_or(&[][..], Vec::as_slice);
+    let told = dropped.iter().take(MAX_TOLD).map(|one| {
+        let [model, why] = ["model", "why"].map(|part| one[part].as_str().unwrap_or_default());
+        format!("{model}: {why}")
+    });
+    let mut told: Vec<_> = told.collect();
+    if dropped.len() > MAX_TOLD {
+        told.push(format!("and {} more", dropped.len() - MAX_TOLD));
+    }
+    let (what, hint) = match plan["impossible"] == "warn" {
+        true => ("none of the manifest can be there", "drop them, or move the deadline"),
+        false => (
+            "not all of the manifest can be there, and it refuses the rest",
+            "drop them, move the deadline, or set impossible = \"warn\"",
+        ),
+    };
+    let what = format!("nothing is asked for: {what}; {}", told.join("; "));
+    Failure::new(Reason::InvalidRequest, what, format!("{hint}; see `dropped` of POST /v1/warm"))
 }
 
 fn body(bytes: &Bytes) -> Result<Body, Invalid> {

@@ -2,7 +2,7 @@
 
 use axum::http::Method;
 use jiff::Timestamp;
-use larder_jobs::client::unmatched;
+use larder_jobs::client::why_nobody;
 use larder_jobs::{HostGpu, HostName, HostState, Labels, ModelRef, Presence};
 
 use super::OK;
@@ -24,8 +24,7 @@ pub(super) async fn run(settings: Settings, verb: Option<Hosts>, output: &Output
                     (None, Some(labels)) => {
                         let all = client.hosts(None, None).await?;
                         let hosts: Vec<_> = all.hosts.into_iter().map(|view| view.host).collect();
-                        let none = unmatched(labels, &hosts);
-                        format!("{}; {}", none.what(), none.hint())
+                        why_nobody(labels, &hosts).map_or_else(String::new, |why| format!("{}; {}", why.what(), why.hint()))
                     }
                     (None, None) => "no hosts".to_owned(),
                 });

@@ -1,44 +1,71 @@
 //! `larder warm MANIFEST`: what a night would do, and the jobs that do it.
 
+mod show;
+
 use std::io::Read as _;
 use std::path::Path;
 
 use axum::http::Method;
-use jiff::tz::TimeZone;
-use larder_jobs::{JobId, JobView, Reason};
+use larder_jobs::client::{Connection, Placed, Queue, Title};
+use larder_jobs::{HostName, Hosts, Job, JobId, JobView, Reason, Target};
 use serde::Deserialize;
 use serde_json::json;
+use sha2::Digest as _;
 
+use super::OK;
 use super::args::Warm;
 use super::client::Client;
-use super::output::{Output, note, table};
-use super::{OK, stage};
+use super::output::{Output, note};
 use crate::config::Settings;
 use crate::error::{Error, Result};
-use crate::plan::{Fetching, Finish};
+use crate::plan::Finish;
 use crate::warm::{Impossible, MAX_BYTES, Syntax};
 use crate::worker::NightView;
+use show::human;
 
 /// Exit code of what the manifest itself refuses.
 const REFUSED: u8 = 4;
 
 pub(super) async fn run(settings: Settings, warm: Warm, output: &Output) -> Result<u8> {
     let text = read(&warm.manifest)?;
-    let syntax = Syntax::of(&warm.manifest);
+    let syntax = match warm.manifest.as_os_str() == "-" {
+        true => Syntax::of_text(&text),
+        false => Syntax::of(&warm.manifest),
+    };
+    let client = Client::larder(&settings).await?;
     if warm.dry_run {
-        let view = Client::larder_or_here(settings).await?.warm(&text, syntax).await?;
+        let client = match client {
+            Some(client) => client,
+            None => Client::larder_or_here(settings).await?,
+        };
+        let view = client.warm(&text, syntax).await?;
         output.print(&view, || human(&view, *output))?;
         return Ok(if is_refused(&view) { REFUSED } else { OK });
     }
-    let Some(client) = Client::larder(&settings).await? else { return Err(stage::nobody(&settings)) };
-    let view = client.warm(&text, syntax).await?;
-    if is_refused(&view) {
+    let way = match (client, settings.fleet.clone()) {
+        (Some(client), _) => Way { client, queue: None },
+        // Nobody serves here, but the queue of the fleet knows the hosts that do.
+        (None, Some((address, host))) => {
+            let client = Client::larder_or_here(settings).await?;
+            Way { client, queue: Some((Queue::new(Connection::new(address)), host)) }
+        }
+        (None, None) => return Err(nobody(&settings)),
+    };
+    let view = way.client.warm(&text, syntax).await?;
+    let none = is_refused(&view) || view.jobs.is_empty();
+    if none {
         output.print(&view, || human(&view, *output))?;
-        note("nothing is asked for: not all of it can be there by the deadline, and impossible = \"refuse\"");
+        note(match is_refused(&view) {
+            true => "nothing is asked for: not all of it can be there, and impossible = \"refuse\"",
+            false => "nothing is asked for: none of it can be there, see above why",
+        });
         return Ok(REFUSED);
     }
     let name = warm.manifest.file_name().map(|name| name.to_string_lossy().into_owned());
-    let asked = client.ask_night(&text, syntax, name.as_deref()).await?;
+    let asked = match &way.queue {
+        None => way.client.ask_night(&text, syntax, name.as_deref()).await?,
+        Some((queue, host)) => ask_fleet(queue, host, &text, name, &view).await?,
+    };
     let jobs = &asked.batch.children;
     output.print(
         &json!({
@@ -51,14 +78,66 @@ pub(super) async fn run(settings: Settings, warm: Warm, output: &Output) -> Resu
         || human(&view, *output),
     )?;
     if !output.is_json() {
-        let what = if asked.created { "accepted" } else { "there already" };
-        note(&format!("{} jobs are {what}; follow them with: larder jobs show {}", jobs.len(), asked.id));
+        let what = match (asked.created, jobs.len()) {
+            (true, 1) => "1 job is accepted".to_owned(),
+            (true, count) => format!("{count} jobs are accepted"),
+            (false, 1) => "1 job is there already".to_owned(),
+            (false, count) => format!("{count} jobs are there already"),
+        };
+        note(&format!("{what}; follow with: larder jobs show {}", asked.id));
     }
     Ok(OK)
 }
 
+/// How a night is planned and asked for: by a larder, or here and through the queue of a fleet as this host.
+struct Way {
+    client: Client,
+    queue: Option<(Queue, HostName)>,
+}
+
+fn nobody(settings: &Settings) -> Error {
+    Error::new(
+        Reason::QueueUnavailable,
+        format!("no larder runs for {}, so nobody would fetch anything", settings.state_dir.display()),
+        "start one with larder serve, name one elsewhere with --api-url, or see the plan alone with --dry-run",
+    )
+}
+
 fn is_refused(view: &NightView) -> bool {
     view.plan.finishes == Finish::WillNot && view.impossible == Impossible::Refuse
+}
+
+/// Puts the jobs of a plan into the queue of a fleet, all or none, as a larder does that is asked for them.
+async fn ask_fleet(
+    queue: &Queue,
+    this: &HostName,
+    text: &str,
+    name: Option<String>,
+    view: &NightView,
+) -> Result<Asked> {
+    let now = jiff::Timestamp::now();
+    let title = Title {
+        id: JobId::random(now),
+        requested_by: Some("warm".into()),
+        idempotency_key: None,
+        name: name.or_else(|| Some("manifest".into())),
+        job: None,
+        asks: hex::encode(sha2::Sha256::digest(text)),
+        notify: None,
+    };
+    let place = |job: &Job| {
+        let host = match &job.common.hosts {
+            Hosts::Named(names) => names.first().unwrap_or(this),
+            _ => this,
+        };
+        Placed { id: JobId::random(now), job: job.clone(), target: Target::Host(host.clone()), why: None }
+    };
+    let (created, id) = queue.enqueue_all(&title, &view.jobs.iter().map(place).collect::<Vec<_>>()).await?;
+    let (batch, records) = queue
+        .batch(id)
+        .await?
+        .ok_or_else(|| Error::internal("the queue does not know what it has just taken"))?;
+    Ok(Asked { id, created, batch: batch.view(&records, None) })
 }
 
 /// What came of asking for a night.
@@ -79,7 +158,15 @@ impl Client {
 
 /// The text of the manifest; `-` is stdin.
 fn read(path: &Path) -> Result<String> {
-    let io = |error: std::io::Error| Error::io("read the manifest", path, &error);
+    let io = |error: std::io::Error| {
+        use std::io::ErrorKind::{IsADirectory, NotFound, PermissionDenied};
+        if !matches!(error.kind(), IsADirectory | NotFound | PermissionDenied) {
+            return Error::io("read the manifest", path, &error);
+        }
+        // Trying again does not help.
+        let what = format!("the manifest {} cannot be read: {error}", path.display());
+        Error::new(Reason::InvalidRequest, what, "name a file that this user may read, or - for stdin")
+    };
     let most = MAX_BYTES as u64 + 1;
     let mut bytes = Vec::new();
     if path.as_os_str() == "-" {
@@ -98,86 +185,4 @@ fn read(path: &Path) -> Result<String> {
         let what = format!("the manifest {} is no UTF-8 text", path.display());
         Error::new(Reason::InvalidRequest, what, "write it in TOML or YAML")
     })
-}
-
-fn human(view: &NightView, output: Output) -> String {
-    let mut lines = Vec::new();
-    for night in &view.plan.hosts {
-        let there = night.present.iter().map(|one| {
-            vec![one.model.clone(), output.size(one.bytes), "there".into(), String::new(), String::new()]
-        });
-        let fetched = night.fetch.iter().map(|one| fetching(one, output));
-        let rows: Vec<_> = there.chain(fetched).collect();
-        if rows.is_empty() {
-            continue;
-        }
-        lines.push(format!("on {}", night.host));
-        lines.push(table(&["MODEL", "SIZE", "PLAN", "FROM", "UNTIL"], rows, &[1]));
-        for victim in &night.evict {
-            let what = format!("{}@{}", victim.repo, &victim.commit.as_str()[..8]);
-            lines.push(format!("evict {what}: {}, {}", output.size(victim.bytes), victim.reason.word()));
-        }
-        lines.push(format!(
-            "{} to fetch, {} of the disk, {} free for models now",
-            output.size(night.bytes_to_fetch),
-            output.size(night.disk_needed),
-            output.size(night.disk_free)
-        ));
-        lines.push(String::new());
-    }
-    for one in &view.plan.dropped {
-        let host = one.host.as_ref().map_or_else(String::new, |host| format!(" on {host}"));
-        lines.push(format!("drop {}{host} (priority {}): {}", one.model, one.priority, one.why));
-    }
-    lines.extend(view.notes.iter().map(|note| format!("note: {note}")));
-    lines.push(verdict(view));
-    lines.join("\n")
-}
-
-fn fetching(one: &Fetching, output: Output) -> Vec<String> {
-    let size = one.bytes.map_or_else(|| "unknown".into(), |bytes| output.size(bytes));
-    let plan = match one.finishes {
-        Finish::Will => "fetch".to_owned(),
-        Finish::May if one.bytes.is_none() => one.why.clone(),
-        Finish::May | Finish::WillNot => "fetch, if the line is fast enough".into(),
-    };
-    let from = one.starts_at.map_or_else(String::new, clock);
-    let until = match (one.ends_at_earliest, one.ends_at) {
-        (Some(low), Some(high)) if high.duration_since(low).as_secs() >= 60 => {
-            format!("{} to {}", clock(low), clock(high))
-        }
-        (_, Some(high)) => clock(high),
-        (Some(low), None) => format!("{} or later", clock(low)),
-        (None, None) => String::new(),
-    };
-    vec![one.model.clone(), size, plan, from, until]
-}
-
-/// By the clock of this machine.
-fn clock(at: jiff::Timestamp) -> String {
-    at.to_zoned(TimeZone::system()).strftime("%a %H:%M").to_string()
-}
-
-fn verdict(view: &NightView) -> String {
-    let plan = &view.plan;
-    let rate =
-        if plan.measured { "" } else { "; how fast the line is will be known after the first download" };
-    let Some(deadline) = plan.deadline else {
-        return match plan.finishes {
-            Finish::Will => format!("there is no deadline; it is done within a week{rate}"),
-            _ => format!("there is no deadline; not all of it is done within a week{rate}"),
-        };
-    };
-    let deadline = deadline.to_zoned(TimeZone::system()).strftime("%a %Y-%m-%d %H:%M %Z");
-    match plan.finishes {
-        Finish::Will => format!("all of it is there by {deadline}{rate}"),
-        Finish::May => format!("all of it may be there by {deadline}{rate}"),
-        Finish::WillNot => {
-            format!("{} of the manifest will not be there by {deadline}{rate}", models(plan.dropped.len()))
-        }
-    }
-}
-
-fn models(count: usize) -> String {
-    if count == 1 { "1 model".into() } else { format!("{count} models") }
 }

@@ -8,6 +8,7 @@
 
 mod choose;
 mod facts;
+mod join;
 mod tell;
 mod timeline;
 mod view;
@@ -15,6 +16,7 @@ mod view;
 use jiff::{SignedDuration, Timestamp};
 
 use choose::{Capacity, Place, Want};
+use join::Wish;
 use tell::Picture;
 use timeline::{Hours, Speeds};
 
@@ -74,24 +76,15 @@ fn sort_out(ask: &NightAsk, hosts: &[NightHost]) -> Sorted {
         present: Vec::new(),
         fetch: Vec::new(),
         evict: Vec::new(),
-        bytes_to_fetch: 0,
-        disk_needed: 0,
+        bytes_to_fetch: None,
+        disk_needed: None,
         disk_free: host.free_bytes,
         ends_at: None,
     };
     let mut sorted =
         Sorted { copies: Vec::new(), nights: hosts.iter().map(empty).collect(), dropped: Vec::new() };
-    for (n, entry) in ask.entries.iter().enumerate() {
-        match &entry.route {
-            Route::Each(all) if all.is_empty() => sorted.drop(n, entry, None, no_host()),
-            Route::OneOf(all) if all.is_empty() => sorted.drop(n, entry, None, no_host()),
-            Route::Each(all) => {
-                for host in all {
-                    sorted.one_of(n, entry, hosts, std::slice::from_ref(host));
-                }
-            }
-            Route::OneOf(all) => sorted.one_of(n, entry, hosts, all),
-        }
+    for wish in join::joined(&ask.entries, hosts) {
+        sorted.one_of(&wish, &ask.entries[wish.entry], hosts);
     }
     sorted
 }
@@ -103,15 +96,16 @@ fn no_host() -> (DropReason, String) {
 impl Sorted {
     fn drop(
         &mut self,
-        n: usize,
+        wish: &Wish,
         entry: &Entry,
         host: Option<&NightHost>,
         (reason, why): (DropReason, String),
     ) {
         self.dropped.push(Dropped {
-            entry: n,
+            entry: wish.entry,
+            also: wish.also.clone(),
             model: entry.model.clone(),
-            priority: entry.priority,
+            priority: wish.priority,
             host: host.map(|host| host.name.clone()),
             bytes: None,
             reason,
@@ -119,8 +113,9 @@ impl Sorted {
         });
     }
 
-    /// Puts an entry to the host that has it, among what is to be fetched, or away.
-    fn one_of(&mut self, n: usize, entry: &Entry, hosts: &[NightHost], among: &[usize]) {
+    /// Puts a wish to the host that has it, among what is to be fetched, or away.
+    fn one_of(&mut self, wish: &Wish, entry: &Entry, hosts: &[NightHost]) {
+        let (n, among, also) = (wish.entry, &wish.among, wish.also.clone());
         let needs = |host: usize| hosts[host].needs.get(&n);
         let there = among.iter().find_map(|host| match needs(*host) {
             Some(Need::There { bytes }) => Some((*host, *bytes)),
@@ -128,7 +123,7 @@ impl Sorted {
         });
         if let Some((host, bytes)) = there {
             let model = entry.model.clone();
-            return self.nights[host].present.push(Present { entry: n, model, bytes });
+            return self.nights[host].present.push(Present { entry: n, also, model, bytes });
         }
         let open = || among.iter().copied().filter(|host| hosts[*host].refuses.is_none());
         let places: Vec<_> = open()
@@ -138,7 +133,7 @@ impl Sorted {
             })
             .collect();
         if !places.is_empty() {
-            return self.copies.push(Want { entry: n, priority: entry.priority, places });
+            return self.copies.push(Want { entry: n, also, priority: wish.priority, places });
         }
         let unknown = open().find_map(|host| match needs(host) {
             Some(Need::Unknown(why)) => Some((host, why.clone())),
@@ -147,8 +142,9 @@ impl Sorted {
         if let Some((host, why)) = unknown {
             return self.nights[host].fetch.push(Fetching {
                 entry: n,
+                also,
                 model: entry.model.clone(),
-                priority: entry.priority,
+                priority: wish.priority,
                 bytes: None,
                 starts_at: None,
                 ends_at: None,
@@ -164,7 +160,8 @@ impl Sorted {
         let refused =
             among.iter().find_map(|host| hosts[*host].refuses.clone()).map(|why| (DropReason::Refused, why));
         let only = (among.len() == 1).then(|| &hosts[among[0]]);
-        self.drop(n, entry, only, unfit.or(refused).unwrap_or_else(no_host));
+        let nobody = entry.nobody.clone().map_or_else(no_host, |why| (DropReason::NoHost, why));
+        self.drop(wish, entry, only, unfit.or(refused).unwrap_or(nobody));
     }
 }
 

@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 use super::Scout;
 use super::ask::{FitAsk, Purpose, exact};
 use super::candidates::Candidate;
+use super::target::Target;
 use super::view::{Judged, means, word};
 use crate::error::{Error, Result};
 use crate::fit::{Verdict, gib};
@@ -36,6 +37,26 @@ impl Scout {
         let (is_fallback, variant) = (!candidate.is_native(&judged.looked), word(candidate.quantization));
         let chosen = ChosenVariant { repo: candidate.want.repo.clone(), variant, is_fallback, why };
         Ok((wanted(want, candidate), Some(chosen)))
+    }
+
+    /// What [`Scout::choose`] would take on each of these cards, those of other hosts too; the hub is asked once.
+    ///
+    /// # Errors
+    /// What the hub answers; inside, as [`Scout::choose`].
+    pub async fn choose_for(
+        &self,
+        want: &Download,
+        targets: &[Target],
+        stop: &CancellationToken,
+    ) -> Result<Vec<Result<Download>>> {
+        let looked = self.look(&exact(want), stop).await?;
+        let ask = FitAsk { want: want.clone(), purpose: Purpose::default() };
+        let found = self.candidates(&looked, want, true, stop).await?;
+        let on = |target: &Target| {
+            let judged = self.judged_on(looked.clone(), found.clone(), &ask, target.clone());
+            pick(&judged, want).map(|(candidate, _)| wanted(want, candidate))
+        };
+        Ok(targets.iter().map(on).collect())
     }
 }
 

@@ -8,7 +8,7 @@ use crate::error::{Error, Result, blocking};
 use crate::fit::{Budget, Capability};
 use crate::gpu::snapshot::{ComputeCapability, MigInstance};
 use crate::gpu::{self, Gpu, Gpus};
-use larder_jobs::Reason;
+use larder_jobs::{HostGpu, Reason};
 
 /// How long a look at the GPUs may take.
 const LOOK: std::time::Duration = std::time::Duration::from_secs(5);
@@ -85,6 +85,30 @@ impl Scout {
             return self.card(name, gpus);
         }
         Ok(of_this_host(&*self.gpus().await?, gpus))
+    }
+
+    /// This host's GPU as it is now.
+    ///
+    /// # Errors
+    /// `internal` if the look died.
+    pub async fn own_target(&self) -> Result<Target> {
+        self.target(&Purpose::default()).await
+    }
+
+    /// The GPU of another host that said what it has; its generation is that of the card of its name.
+    pub fn target_of(&self, gpus: &[HostGpu]) -> Target {
+        let first = gpus.iter().max_by_key(|gpu| gpu.memory_free);
+        let name = first.map(|gpu| gpu.name.clone()).filter(|name| !name.is_empty());
+        let compute = name.as_deref().and_then(|name| Some(self.cards.get(name).ok()?.compute_capability));
+        let why = first.is_none().then(|| "that host has no GPU that can be reached".to_owned());
+        Target {
+            budget_bytes: first.and_then(|gpu| gpu.memory_free),
+            source: if first.is_some() { TargetSource::FreeNow } else { TargetSource::Unknown },
+            compute_capability: compute.map(|of| ComputeCapability { major: of.major, minor: of.minor }),
+            gpus: 1,
+            why_unknown: why,
+            name,
+        }
     }
 
     fn card(&self, name: &str, gpus: u64) -> Result<Target> {

@@ -189,8 +189,20 @@ impl Scout {
         ask: &FitAsk,
         stop: &CancellationToken,
     ) -> Result<Judged> {
-        let (purpose, target) = (&ask.purpose, self.target(&ask.purpose).await?);
-        let (candidates, mut notes) = self.candidates(&looked, &ask.want, !purpose.local, stop).await?;
+        let target = self.target(&ask.purpose).await?;
+        let found = self.candidates(&looked, &ask.want, !ask.purpose.local, stop).await?;
+        Ok(self.judged_on(looked, found, ask, target))
+    }
+
+    /// The same of what was found, on one card.
+    pub(super) fn judged_on(
+        &self,
+        looked: Looked,
+        (candidates, mut notes): (Vec<Candidate>, Vec<String>),
+        ask: &FitAsk,
+        target: Target,
+    ) -> Judged {
+        let purpose = &ask.purpose;
         let native = looked.quantization();
         let engine = purpose.engine.or(native.engines().first().copied()).unwrap_or(Engine::Transformers);
         let most = looked.architecture.as_ref().ok().and_then(|shape| shape.max_position);
@@ -220,7 +232,7 @@ impl Scout {
             }
             _ => (Choice { rows: Vec::new(), recommended: None, reason: String::new() }, Vec::new()),
         };
-        Ok(Judged { looked, candidates, target, request, choice, order, notes })
+        Judged { looked, candidates, target, request, choice, order, notes }
     }
 
     fn choose_among(

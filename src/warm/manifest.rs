@@ -44,6 +44,18 @@ impl Syntax {
             _ => Self::Toml,
         }
     }
+
+    /// By the first line that says something: TOML has `key = value` or `[table]` there, YAML `key: value` or `- item`.
+    pub fn of_text(text: &str) -> Self {
+        let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+        let Some(first) = lines.next() else { return Self::Toml };
+        let is_table = first.starts_with('[') && first.ends_with(']') && first.len() > 2;
+        let key = first.find(['=', ':']).map(|at| first.as_bytes()[at]);
+        match is_table || key == Some(b'=') {
+            true => Self::Toml,
+            false => Self::Yaml,
+        }
+    }
 }
 
 /// What happens when not everything can be there by the deadline.
@@ -195,10 +207,11 @@ fn fingerprint(wish: &Wish, host: &str) -> String {
 fn windows(text: &str, raw: &Raw) -> Result<Option<Windows>, Invalid> {
     let read = |hours: &String| {
         Window::within(hours, raw.zone.as_ref()).map_err(|invalid| {
-            Invalid::new(
-                format!("{}{invalid}", at_line(text, hours, 1)),
-                format!("{}, or set `zone`", invalid.hint()),
-            )
+            let hint = match invalid.to_string().contains("time zone") && raw.zone.is_none() {
+                true => format!("{}, or set `zone`", invalid.hint()),
+                false => invalid.hint().to_owned(),
+            };
+            Invalid::new(format!("{}{invalid}", at_line(text, hours, 1)), hint)
         })
     };
     match raw.windows.is_empty() {
@@ -212,8 +225,10 @@ fn deadline(text: &str, deadline: &str, raw: &Raw, windows: Option<&Windows>) ->
         return Ok(Deadline::At(at));
     }
     let line = at_line(text, deadline, 1);
-    let shape = deadline.len() == 5 && deadline.as_bytes()[2] == b':';
-    let time = shape.then(|| Time::strptime("%H:%M", deadline).ok()).flatten().ok_or_else(|| {
+    // TOML's own times have seconds.
+    let clock = deadline.strip_suffix(":00").filter(|clock| clock.len() == 5).unwrap_or(deadline);
+    let shape = clock.len() == 5 && clock.as_bytes()[2] == b':';
+    let time = shape.then(|| Time::strptime("%H:%M", clock).ok()).flatten().ok_or_else(|| {
         Invalid::new(
             format!(
                 "{line}`{}` is not a deadline",

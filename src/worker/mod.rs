@@ -26,7 +26,7 @@ use crate::plan::KeepFree;
 use crate::queue::Done;
 use crate::scout::Scout;
 
-pub use night::{NightView, Occasion, night};
+pub use night::{NightView, Occasion, night, night_from_afar};
 pub use planned::{Planned, plan};
 pub use runtime::run;
 pub use view::{PlanView, SkippedFile, plan_view};

@@ -2,23 +2,25 @@
 //! there, the ledger for what the line brings. Of other hosts of the fleet the queue knows what they said of themselves;
 //! which models go there to make room is theirs to decide, and they say which would go first.
 
+mod fleet;
+mod look;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::{StreamExt as _, stream};
 use jiff::Timestamp;
 use larder_jobs::client::Queue;
-use larder_jobs::{Class, Download, HostName, HostState, Hosts, Job, Labels, Reason, Variant};
+use larder_jobs::{HostName, Hosts, Job, MAX_BATCH, Reason, Work};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use super::planned::{Planned, size};
 use super::{Context, blocking};
 use crate::disk;
 use crate::error::{Error, Result};
-use crate::plan::{
-    Chosen, Entry, Finish, HostNight, Name, Need, NightAsk, NightHost, NightPlan, Rate, Route, plan_night,
-};
+use crate::plan::{Entry, Finish, HostNight, Name, NightAsk, NightHost, NightPlan, Rate, Route, plan_night};
 use crate::warm::{Impossible, Manifest};
+use fleet::{Fleet, Routed, stranger};
+use look::{Cards, Looked, look};
 
 /// Models that are looked at together.
 const LOOKS: usize = 8;
@@ -55,32 +57,61 @@ pub struct Occasion {
 /// Plans a night. Nothing is asked for.
 ///
 /// # Errors
-/// `interrupted`, `io_error` of the disk. What goes wrong with one model is told in the plan.
+/// `interrupted`, `io_error` of the disk; `invalid_request` for a manifest of more jobs than one batch may have. What goes
+/// wrong with one model is told in the plan.
 pub async fn night(
     context: &Context,
     manifest: &Manifest,
     occasion: &Occasion,
     stop: &CancellationToken,
 ) -> Result<NightView> {
-    let looks = manifest.wishes.iter().map(|wish| look(context, &wish.download, stop));
+    planned(context, manifest, occasion, Fleet::ask(occasion).await?, stop).await
+}
+
+/// The same on a machine that serves nothing: it counts only if a larder of its name is in the fleet.
+///
+/// # Errors
+/// As [`night`].
+pub async fn night_from_afar(
+    context: &Context,
+    manifest: &Manifest,
+    occasion: &Occasion,
+    stop: &CancellationToken,
+) -> Result<NightView> {
+    planned(context, manifest, occasion, Fleet::ask(occasion).await?.from_afar(), stop).await
+}
+
+async fn planned(
+    context: &Context,
+    manifest: &Manifest,
+    occasion: &Occasion,
+    mut fleet: Fleet,
+    stop: &CancellationToken,
+) -> Result<NightView> {
+    // Before the hub is asked for a thousand models.
+    let routed = Routed::of(manifest, occasion, &fleet);
+    bounded(manifest, &routed)?;
+    let cards = Cards::of(context, &fleet.others).await?;
     // Collected first: a stream of borrowed futures is not general enough for a task.
-    let looks: Vec<_> = looks.collect();
+    let looks: Vec<_> = manifest.wishes.iter().map(|wish| look(context, wish, &cards, stop)).collect();
     let looked: Vec<Looked> = stream::iter(looks).buffered(LOOKS).collect().await;
     if stop.is_cancelled() {
         return Err(Error::new(Reason::Interrupted, "nobody waits for the plan", "ask again"));
     }
-    let wanted: BTreeSet<Name> = looked.iter().filter_map(|one| one.name.clone()).collect();
-    let own = this_host(context, occasion.host.clone(), wanted).await?;
-    let fleet = Fleet::ask(occasion, &looked).await?;
-    let plan = plan(manifest, occasion, own, &fleet, looked);
-    let mut notes = Vec::new();
+    let wanted: BTreeSet<Name> = looked.iter().flat_map(Looked::names).cloned().collect();
+    fleet.ask_who_has(occasion, &wanted).await?;
+    let mut own = this_host(context, occasion.host.clone(), &wanted).await?;
+    own.refuses = fleet.absent.clone();
+    let mut notes: Vec<String> = routed.unknown.iter().cloned().collect();
+    let plan = plan(manifest, occasion, own, &fleet, routed, &looked, &wanted);
     if !fleet.others.is_empty() {
         notes.push(
             "what other hosts evict to make room is decided there; shown is what would go first as they said last"
                 .to_owned(),
         );
     }
-    if let Some((one, two)) = manifest.windows.as_ref().and_then(|windows| windows.overlap()) {
+    let windows = manifest.windows.as_ref();
+    if let Some((one, two)) = windows.and_then(|windows| windows.overlap(occasion.now)) {
         notes.push(format!("the windows {one} and {two} overlap; they count as one"));
     }
     let is_refused = plan.finishes == Finish::WillNot && manifest.impossible == Impossible::Refuse;
@@ -88,105 +119,34 @@ pub async fn night(
     Ok(NightView { plan, impossible: manifest.impossible, notes, jobs })
 }
 
-/// What is known of one model.
-struct Looked {
-    need: Need,
-    name: Option<Name>,
-    /// Bytes of all of it.
-    total: u64,
-    /// It is chosen by the GPU of the host that stages it.
-    by_gpu: bool,
-    /// What is wrong with it may be so on this host only: its token, its GPU, its disk.
-    is_local: bool,
-}
-
-/// What the queue knows of the other hosts.
-#[derive(Default)]
-struct Fleet {
-    own: Labels,
-    others: Vec<HostState>,
-    /// Who has which revision.
-    held: BTreeSet<(HostName, Name)>,
-    /// What all hosts together may take.
-    limit: Option<Rate>,
-}
-
-impl Fleet {
-    async fn ask(occasion: &Occasion, looked: &[Looked]) -> Result<Self> {
-        let Some(queue) = &occasion.fleet else { return Ok(Self::default()) };
-        let (own, others): (Vec<_>, Vec<_>) =
-            queue.hosts().await?.into_iter().partition(|host| host.name == occasion.host);
-        let mut held = BTreeSet::new();
-        let repos: BTreeSet<_> = looked.iter().filter_map(|one| Some(&one.name.as_ref()?.0)).collect();
-        for repo in repos {
-            let all = queue.holders(repo).await?.into_iter();
-            held.extend(all.map(|model| (model.host, (model.repo, model.commit))));
-        }
-        let own = own.first().map(HostState::labels).unwrap_or_default();
-        let limit = queue.limits().await?.bandwidth.map(|all| Rate::measured(all.bytes() as f64));
-        Ok(Self {
-            own,
-            others: others.into_iter().filter(|host| host.about.is_some()).collect(),
-            held,
-            limit,
-        })
-    }
-
-    /// The places of the hosts that have these labels; this host is the first.
-    fn with(&self, labels: &Labels) -> Vec<usize> {
-        let own = labels.select(&self.own).then_some(0);
-        let others = self.others.iter().enumerate().filter(|(_, host)| labels.select(&host.labels()));
-        own.into_iter().chain(others.map(|(n, _)| n + 1)).collect()
-    }
-
-    /// Those of them that take jobs.
-    fn up(&self, labels: &Labels) -> Vec<usize> {
-        let up = |place: &usize| *place == 0 || self.others[place - 1].is_up();
-        self.with(labels).into_iter().filter(up).collect()
-    }
-}
-
-async fn look(context: &Context, want: &Download, stop: &CancellationToken) -> Looked {
-    let planned = async {
-        let context = &context.with_token_of(want)?;
-        let (want, _) = context.scout.choose(want, stop).await?;
-        size(context, &want, stop).await
-    };
-    let by_gpu = want.variant != Variant::Exact;
-    match planned.await {
-        Ok(planned) => {
-            let name = Some((planned.repo.clone(), planned.commit.clone()));
-            Looked { need: need(&planned), name, total: planned.plan.bytes_total, by_gpu, is_local: false }
-        }
-        Err(error) if error.reason().class() == Class::Permanent => {
-            let is_local = matches!(
-                error.reason(),
-                Reason::Unauthorized
-                    | Reason::Gated
-                    | Reason::InsufficientVram
-                    | Reason::IncompatibleGpu
-                    | Reason::InsufficientDisk
-            );
-            Looked { need: Need::Unfit(error.message()), name: None, total: 0, by_gpu, is_local }
-        }
-        Err(error) => {
-            Looked { need: Need::Unknown(error.message()), name: None, total: 0, by_gpu, is_local: true }
+/// One batch has no more jobs than the queue takes at once, all of them or none.
+fn bounded(manifest: &Manifest, routed: &Routed) -> Result<()> {
+    let mut jobs: BTreeSet<(String, Option<usize>)> = BTreeSet::new();
+    for (wish, (route, _)) in manifest.wishes.iter().zip(&routed.routes) {
+        let want = wish.download.want();
+        match route {
+            Route::Each(places) => jobs.extend(places.iter().map(|place| (want.clone(), Some(*place)))),
+            Route::OneOf(_) => drop(jobs.insert((want, None))),
         }
     }
-}
-
-fn need(planned: &Planned) -> Need {
-    match planned.is_satisfied() {
-        true => Need::There { bytes: planned.plan.bytes_total },
-        false => Need::Fetch { bytes: planned.plan.bytes_to_fetch, disk: planned.plan.disk_needed },
+    if jobs.len() <= MAX_BATCH {
+        return Ok(());
     }
+    Err(Error::new(
+        Reason::InvalidRequest,
+        format!(
+            "the manifest comes to {} jobs, one for each model and host; at most {MAX_BATCH} are asked for together",
+            jobs.len()
+        ),
+        "split it into several manifests, or name fewer hosts",
+    ))
 }
 
 /// What this host has, without what each entry means for it.
-async fn this_host(context: &Context, name: HostName, wanted: BTreeSet<Name>) -> Result<NightHost> {
+async fn this_host(context: &Context, name: HostName, wanted: &BTreeSet<Name>) -> Result<NightHost> {
     let (keeper, root, keep_free) =
         (context.keeper()?.clone(), context.cache.root().to_owned(), context.keep_free);
-    let may_evict = context.may_evict;
+    let (may_evict, wanted) = (context.may_evict, wanted.clone());
     let limit = context.hub.limits().bandwidth();
     blocking(move || {
         let usage = disk::usage(&root)?;
@@ -211,21 +171,26 @@ fn plan(
     occasion: &Occasion,
     own: NightHost,
     fleet: &Fleet,
-    looked: Vec<Looked>,
+    routed: Routed,
+    looked: &[Looked],
+    wanted: &BTreeSet<Name>,
 ) -> NightPlan {
-    let wanted: BTreeSet<&Name> = looked.iter().filter_map(|one| one.name.as_ref()).collect();
-    let others = fleet.others.iter().map(|host| other_host(host, &wanted));
+    let others = fleet.others.iter().map(|host| fleet::other_host(host, wanted));
     let mut hosts: Vec<_> = std::iter::once(own).chain(others).collect();
+    hosts.extend(routed.strangers.into_iter().map(stranger));
     let mut entries = Vec::with_capacity(looked.len());
-    for (n, (wish, looked)) in manifest.wishes.iter().zip(looked).enumerate() {
-        let route = route(&wish.hosts, occasion, fleet, &mut hosts);
+    let all = manifest.wishes.iter().zip(looked).zip(routed.routes);
+    for (n, ((wish, looked), (route, nobody))) in all.enumerate() {
         let (Route::Each(places) | Route::OneOf(places)) = &route;
         for place in places {
-            let need =
-                if *place == 0 { looked.need.clone() } else { elsewhere(&hosts[*place], &looked, fleet) };
+            let need = match place.checked_sub(1) {
+                None => looked.need.clone(),
+                Some(other) => looked.elsewhere(other, &hosts[*place].name, &fleet.held),
+            };
             hosts[*place].needs.insert(n, need);
         }
-        entries.push(Entry { model: wish.download.model().to_string(), priority: wish.priority, route });
+        let (model, want) = (wish.download.model().to_string(), wish.download.want());
+        entries.push(Entry { model, want, priority: wish.priority, route, nobody });
     }
     let ask = NightAsk {
         entries,
@@ -240,91 +205,36 @@ fn plan(
     plan_night(&ask, &hosts)
 }
 
-/// Another host, as it said of itself last. What would go there beyond what it named counts as free.
-fn other_host(host: &HostState, wanted: &BTreeSet<&Name>) -> NightHost {
-    let disk = host.about.as_ref().map(|about| about.disk.clone()).unwrap_or_default();
-    let evictable = disk.evictable.unwrap_or(0);
-    let named: u64 = disk.goes_first.iter().map(|model| model.bytes).sum();
-    let goes_first = disk.goes_first.into_iter().map(Chosen::from);
-    let rate = host.about.as_ref().and_then(|about| about.fetched_bytes_per_second);
-    NightHost {
-        name: host.name.clone(),
-        rate: rate.map_or(GUESSED_LINE, Rate::measured),
-        free_bytes: disk.room.unwrap_or(0).saturating_add(evictable.saturating_sub(named)),
-        evictable: goes_first.filter(|chosen| !wanted.contains(&chosen.name)).collect(),
-        refuses: (!host.is_up()).then(|| format!("{} is {}", host.name, host.state.word())),
-        needs: BTreeMap::new(),
-    }
-}
-
-/// Which hosts an entry is for. One that nobody knows stands there as a host that takes nothing, so that it is told.
-fn route(selector: &Hosts, occasion: &Occasion, fleet: &Fleet, hosts: &mut Vec<NightHost>) -> Route {
-    match selector {
-        Hosts::This => Route::Each(vec![0]),
-        Hosts::All => Route::Each(fleet.up(&Labels::default())),
-        Hosts::Labelled(labels) => Route::Each(fleet.up(labels)),
-        Hosts::Pool => Route::OneOf(fleet.up(&Labels::default())),
-        Hosts::Best(labels) => Route::OneOf(fleet.up(labels)),
-        Hosts::Named(names) => {
-            Route::Each(names.iter().map(|name| named(name, occasion, fleet, hosts)).collect())
-        }
-    }
-}
-
-fn named(name: &HostName, occasion: &Occasion, fleet: &Fleet, hosts: &mut Vec<NightHost>) -> usize {
-    if *name == occasion.host {
-        return 0;
-    }
-    if let Some(known) = hosts.iter().position(|host| host.name == *name) {
-        return known;
-    }
-    let hint = larder_jobs::client::near_hosts(name, &fleet.others);
-    hosts.push(NightHost {
-        name: name.clone(),
-        rate: GUESSED_LINE,
-        free_bytes: 0,
-        evictable: Vec::new(),
-        refuses: Some(format!("no host of the fleet is called {name}; {hint}")),
-        needs: BTreeMap::new(),
-    });
-    hosts.len() - 1
-}
-
-/// What a model means for another host.
-fn elsewhere(host: &NightHost, looked: &Looked, fleet: &Fleet) -> Need {
-    match (&looked.need, &looked.name) {
-        (Need::There { .. } | Need::Fetch { .. }, _) if looked.by_gpu => {
-            Need::Unknown("that host chooses the variant by its own GPU".into())
-        }
-        (Need::There { .. } | Need::Fetch { .. }, Some(name)) => {
-            match fleet.held.contains(&(host.name.clone(), name.clone())) {
-                true => Need::There { bytes: looked.total },
-                false => Need::Fetch { bytes: looked.total, disk: looked.total },
-            }
-        }
-        (Need::Unfit(why), _) if looked.is_local => {
-            Need::Unknown(format!("it may be otherwise on that host; on this one: {why}"))
-        }
-        (other, _) => other.clone(),
-    }
-}
-
-/// What is there is asked for too: it gets its pin and its lease, so that nobody evicts it for the rest.
+/// What is there is asked for too: it gets its pin and its lease, so that nobody evicts it for the rest. What several
+/// entries want of a host is one job, as the queue would join theirs.
 fn jobs(manifest: &Manifest, occasion: &Occasion, plan: &NightPlan) -> Vec<Job> {
     let of_host = |night: &HostNight| {
         let host = night.host.clone();
-        let present = night.present.iter().map(|one| one.entry);
-        let all: Vec<_> = present.chain(night.fetch.iter().map(|one| one.entry)).collect();
-        all.into_iter().map(move |n| (n, host.clone()))
+        let present = night.present.iter().map(|one| (one.entry, one.also.clone()));
+        let fetched = night.fetch.iter().map(|one| (one.entry, one.also.clone()));
+        let all: Vec<_> = present.chain(fetched).collect();
+        all.into_iter().map(move |(n, also)| (n, also, host.clone()))
     };
-    let job = |(n, host): (usize, HostName)| {
+    let job = |(n, also, host): (usize, Vec<usize>, HostName)| {
         let wish = &manifest.wishes[n];
         let run = occasion.run.as_deref().map(|run| (run, host.as_str()));
         let mut job = manifest.job(wish, occasion.now, run);
+        for other in also {
+            widen(&mut job, &manifest.job(&manifest.wishes[other], occasion.now, None));
+        }
         if wish.hosts != Hosts::This {
             job.common.hosts = Hosts::named(host);
         }
         job
     };
     plan.hosts.iter().flat_map(of_host).map(job).collect()
+}
+
+/// Makes a job give what another one that wants the same would: the rest is the manifest's, and the same for both.
+fn widen(job: &mut Job, other: &Job) {
+    job.common.priority = job.common.priority.max(other.common.priority);
+    if let (Work::Download(mine), Work::Download(theirs)) = (&mut job.work, &other.work) {
+        mine.pin |= theirs.pin;
+        mine.lease_ttl = mine.lease_ttl.max(theirs.lease_ttl);
+    }
 }

@@ -55,8 +55,12 @@ pub(super) fn labelled<'a>(labels: &Labels, hosts: &'a [HostState]) -> Result<Ve
     Ok(up)
 }
 
-/// The error for labels that no host has, with the nearest that there are.
-pub fn unmatched(labels: &Labels, hosts: &[HostState]) -> Error {
+/// Why no host with these labels takes jobs, if none does; labels that no host has get the nearest that there are.
+pub fn why_nobody(labels: &Labels, hosts: &[HostState]) -> Option<Error> {
+    labelled(labels, hosts).err()
+}
+
+fn unmatched(labels: &Labels, hosts: &[HostState]) -> Error {
     if hosts.is_empty() {
         let hint = "start larder serve on a host with the same queue.url and queue.namespace";
         return Error::new(Reason::QueueUnavailable, "the fleet has no hosts", hint);

@@ -43,7 +43,7 @@ use crate::{
 };
 
 pub use address::{Address, Mode};
-pub use choose::{Chosen, Want, near_hosts, unmatched};
+pub use choose::{Chosen, Want, near_hosts, why_nobody};
 pub use connection::{Connection, Messages, Step};
 pub use error::{Error, Result};
 pub use fleet::{Notices, Placed, Run, Title};

@@ -140,9 +140,23 @@ fn a_window_of_the_whole_day_never_closes() {
 fn windows_that_overlap_count_once_and_are_told() {
     let both = windows("22:00-02:00 UTC; 01:00-06:00 UTC");
     assert_eq!(both.open_seconds(at("2026-01-01T12:00:00Z"), at("2026-01-02T12:00:00Z")), 8.0 * 3_600.0);
-    let (one, two) = both.overlap().expect("they overlap");
+    let summer = at("2026-07-01T12:00:00Z");
+    let (one, two) = both.overlap(summer).expect("they overlap");
     assert_eq!((one.to_string(), two.to_string()), ("22:00-02:00 UTC".into(), "01:00-06:00 UTC".into()));
-    assert_eq!(windows("22:00-02:00 UTC; 02:00-06:00 UTC").overlap(), None);
+    assert_eq!(windows("22:00-02:00 UTC; 02:00-06:00 UTC").overlap(summer), None);
+    for (text, overlap) in [
+        ("22:00-06:00 Europe/Berlin; 23:00-05:00 UTC", true),
+        ("22:00-06:00 Europe/Berlin; 06:00-12:00 UTC", false),
+        // Only in winter, when Berlin is one hour ahead and not two, is it nine there at eight here.
+        ("21:00-22:00 Europe/Berlin; 20:00-21:00 UTC", true),
+        ("21:00-22:00 Europe/Berlin; 19:00-20:00 UTC", true),
+        ("21:00-22:00 Europe/Berlin; 21:00-22:00 UTC", false),
+        // Only in the weeks in which New York has changed its clock and Berlin has not.
+        ("22:00-23:00 Europe/Berlin; 17:00-18:00 America/New_York", true),
+        ("22:00-23:00 Europe/Berlin; 18:00-19:00 America/New_York", false),
+    ] {
+        assert_eq!(windows(text).overlap(summer).is_some(), overlap, "{text}");
+    }
     assert_eq!(windows("22:00-02:00 UTC; 22:00-02:00 UTC").all().len(), 1);
 }
 

@@ -18,6 +18,8 @@ const MAX_ROUNDS: usize = 3;
 #[derive(Debug, Clone)]
 pub(super) struct Want {
     pub(super) entry: usize,
+    /// Other entries that are the same job.
+    pub(super) also: Vec<usize>,
     pub(super) priority: i16,
     /// Where it may go; at least one place.
     pub(super) places: Vec<Place>,

@@ -82,10 +82,14 @@ pub enum Route {
 pub struct Entry {
     /// The model, as people read it.
     pub model: String,
+    /// What is the same for entries that are one job where they meet on a host.
+    pub want: String,
     /// Higher is dropped later.
     pub priority: i16,
     /// Where it goes.
     pub route: Route,
+    /// Why the route names no host, if it does not.
+    pub nobody: Option<String>,
 }
 
 /// What a host fetches first.

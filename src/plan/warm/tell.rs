@@ -30,6 +30,7 @@ impl Picture<'_> {
         mut dropped: Vec<Dropped>,
         open_seconds: f64,
     ) -> NightPlan {
+        let mut disks = vec![0_u64; nights.len()];
         let mut placed: Vec<usize> = (0..self.copies.len()).filter(|n| self.maybe[*n].is_some()).collect();
         placed.sort_by(|a, b| self.fast.starts(*a).total_cmp(&self.fast.starts(*b)));
         let unknown: Vec<Vec<Fetching>> =
@@ -37,16 +38,18 @@ impl Picture<'_> {
         for n in placed {
             let Some(place) = self.maybe[n].map(|at| self.copies[n].places[at]) else { continue };
             let night = &mut nights[place.host];
-            night.bytes_to_fetch = night.bytes_to_fetch.saturating_add(place.bytes);
-            night.disk_needed = night.disk_needed.saturating_add(place.disk);
+            disks[place.host] = disks[place.host].saturating_add(place.disk);
             night.fetch.push(self.fetching(n, place));
         }
-        for ((night, unknown), host) in nights.iter_mut().zip(unknown).zip(self.hosts) {
+        for (n, (night, unknown)) in nights.iter_mut().zip(unknown).enumerate() {
+            let (host, needed) = (&self.hosts[n], disks[n]);
             night.fetch.extend(unknown);
+            night.bytes_to_fetch = night.fetch.iter().map(|one| one.bytes).try_fold(0, add);
+            night.disk_needed = night.bytes_to_fetch.map(|_| needed);
             night.ends_at = night.fetch.iter().filter_map(|one| one.ends_at).max();
             let mut room = night.disk_free;
             for victim in host.evictable.iter().take_while(|victim| {
-                let goes = room < night.disk_needed;
+                let goes = room < needed;
                 room = room.saturating_add(victim.bytes);
                 goes
             }) {
@@ -64,7 +67,7 @@ impl Picture<'_> {
             deadline: self.ask.deadline,
             open_seconds,
             finishes: if dropped.is_empty() { worst.unwrap_or(Finish::Will) } else { Finish::WillNot },
-            bytes_to_fetch: nights.iter().fold(0, |sum, night| sum.saturating_add(night.bytes_to_fetch)),
+            bytes_to_fetch: nights.iter().map(|night| night.bytes_to_fetch).try_fold(0, add),
             hosts: nights,
             dropped,
             measured,
@@ -88,6 +91,7 @@ impl Picture<'_> {
         };
         Fetching {
             entry: copy.entry,
+            also: copy.also.clone(),
             model: self.ask.entries[copy.entry].model.clone(),
             priority: copy.priority,
             bytes: Some(place.bytes),
@@ -127,26 +131,12 @@ impl Picture<'_> {
                 );
                 (DropReason::Room, what)
             }
-            (Some(place), _) => {
-                let bytes: u64 = taken(place.host).map(|one| one.bytes).sum();
-                let most = self.capacity.of_host(place.host);
-                let what = format!(
-                    "{} more than the {} that {} can fetch until then with {} before it; what has a higher priority or is \
-                     smaller comes first",
-                    Size(bytes.saturating_add(place.bytes).saturating_sub(most).min(place.bytes)),
-                    Size(most),
-                    self.hosts[place.host].name,
-                    Size(bytes),
-                );
-                let shared = "the source gives no more until then to all hosts together; what has a higher priority or is \
-                              smaller comes first";
-                let own = bytes.saturating_add(place.bytes) > most;
-                (DropReason::Deadline, if own { what } else { shared.to_owned() })
-            }
+            (Some(place), _) => (DropReason::Deadline, self.too_late(place, taken(place.host))),
             (None, None) => no_host(),
         };
         Dropped {
             entry: copy.entry,
+            also: copy.also.clone(),
             model: entry.model.clone(),
             priority: copy.priority,
             host: (copy.places.len() == 1).then(|| self.hosts[copy.places[0].host].name.clone()),
@@ -155,4 +145,41 @@ impl Picture<'_> {
             why,
         }
     }
+
+    /// Why a copy that has room on a host has no time there.
+    fn too_late(&self, place: &Place, taken: impl Iterator<Item = Place>) -> String {
+        let end = match self.ask.deadline {
+            Some(deadline) if deadline <= self.ask.now => {
+                return format!("its deadline, {deadline}, is past");
+            }
+            Some(_) => "by the deadline",
+            None => "within a week",
+        };
+        let bytes: u64 = taken.map(|one| one.bytes).sum();
+        let most = self.capacity.of_host(place.host);
+        let host = &self.hosts[place.host].name;
+        if most == 0 {
+            return format!("no byte may come to {host} {end}: its window does not open");
+        }
+        let wanted = bytes.saturating_add(place.bytes);
+        if wanted <= most {
+            return format!(
+                "the source gives no more {end} to all hosts together; what has a higher priority or is smaller comes first"
+            );
+        }
+        let more = Size(wanted.saturating_sub(most).min(place.bytes));
+        let before = match bytes {
+            0 => String::new(),
+            bytes => format!(
+                " with {} before it; what has a higher priority or is smaller comes first",
+                Size(bytes)
+            ),
+        };
+        format!("{more} more than the {} that {host} can fetch {end}{before}", Size(most))
+    }
+}
+
+/// The sum, as long as all of it is known.
+fn add(sum: u64, bytes: Option<u64>) -> Option<u64> {
+    bytes.map(|bytes| sum.saturating_add(bytes))
 }

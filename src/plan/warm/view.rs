@@ -24,6 +24,9 @@ pub enum Finish {
 pub struct Present {
     /// The entry's place in the manifest, from 0.
     pub entry: usize,
+    /// Other entries that are the same job: they want the same there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub also: Vec<usize>,
     /// The model.
     pub model: String,
     /// Bytes of its files.
@@ -35,6 +38,9 @@ pub struct Present {
 pub struct Fetching {
     /// The entry's place in the manifest, from 0.
     pub entry: usize,
+    /// Other entries that are the same job: they want the same there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub also: Vec<usize>,
     /// The model.
     pub model: String,
     /// Its priority.
@@ -64,10 +70,10 @@ pub struct HostNight {
     pub fetch: Vec<Fetching>,
     /// What goes to make room, at most, in its order.
     pub evict: Vec<Victim>,
-    /// Bytes to fetch, as far as they are known.
-    pub bytes_to_fetch: u64,
-    /// Bytes of the disk that it takes.
-    pub disk_needed: u64,
+    /// Bytes to fetch; `null` if nobody knows the size of one of its models.
+    pub bytes_to_fetch: Option<u64>,
+    /// Bytes of the disk that it takes; `null` likewise.
+    pub disk_needed: Option<u64>,
     /// Bytes that models may take before anything goes.
     pub disk_free: u64,
     /// When its last byte comes, at the lowest rates.
@@ -108,6 +114,9 @@ pub enum DropReason {
 pub struct Dropped {
     /// The entry's place in the manifest, from 0.
     pub entry: usize,
+    /// Other entries that are the same job: they want the same there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub also: Vec<usize>,
     /// The model.
     pub model: String,
     /// Its priority.
@@ -137,8 +146,8 @@ pub struct NightPlan {
     pub dropped: Vec<Dropped>,
     /// Whether all of it is there by the deadline.
     pub finishes: Finish,
-    /// Bytes to fetch, as far as they are known.
-    pub bytes_to_fetch: u64,
+    /// Bytes to fetch; `null` if nobody knows the size of one of the models.
+    pub bytes_to_fetch: Option<u64>,
     /// Whether every rate that it rests on was measured.
     pub measured: bool,
     /// How the bytes flow at the lowest rates.

@@ -16,19 +16,54 @@ use crate::plan::NightOrder;
 #[serde(deny_unknown_fields)]
 pub(super) struct Raw {
     pub(super) zone: Option<Zone>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_nothing")]
     pub(super) windows: Vec<String>,
     pub(super) bandwidth: Option<Bandwidth>,
     pub(super) bandwidth_outside: Option<Bandwidth>,
+    #[serde(default, deserialize_with = "moment")]
     pub(super) deadline: Option<String>,
     #[serde(default)]
     pub(super) order: NightOrder,
     #[serde(default)]
     pub(super) impossible: Impossible,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_nothing")]
     pub(super) defaults: Defaults,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_nothing")]
     pub(super) models: Vec<RawWish>,
+}
+
+/// YAML's `models:` with nothing behind it is the same as none.
+fn or_nothing<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(from: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or_default())
+}
+
+/// A text, or one of TOML's own times.
+fn moment<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    struct TextOrTime;
+
+    impl<'de> Visitor<'de> for TextOrTime {
+        type Value = Option<String>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a time of the day (\"06:30\") or a moment (\"2026-12-01T06:30:00+01:00\")")
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<Option<String>, E> {
+            Ok(Some(text.to_owned()))
+        }
+
+        fn visit_map<M: MapAccess<'de>>(self, map: M) -> Result<Option<String>, M::Error> {
+            let time = toml::value::Datetime::deserialize(MapAccessDeserializer::new(map));
+            time.map(|time| Some(time.to_string()))
+                .map_err(|_| de::Error::invalid_type(de::Unexpected::Map, &self))
+        }
+
+        fn visit_unit<E: de::Error>(self) -> Result<Option<String>, E> {
+            Ok(None)
+        }
+    }
+
+    from.deserialize_any(TextOrTime)
 }
 
 /// What holds for every model that does not say otherwise.
@@ -151,7 +186,9 @@ impl Raw {
             }),
             // An empty document is no map, and what is missing in it is told better later.
             Syntax::Yaml
-                if text.lines().all(|line| line.trim_start().starts_with('#') || line.trim().is_empty()) =>
+                if text.lines().map(str::trim).all(|line| {
+                    line.starts_with('#') || ["", "---", "...", "[]", "{}", "null", "~"].contains(&line)
+                }) =>
             {
                 Self::read("", Syntax::Toml)
             }

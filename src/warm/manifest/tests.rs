@@ -149,6 +149,12 @@ fn what_is_wrong_is_told_with_its_line() {
         ),
         (format!("windows = [\"22-6 UTC\"]\n{model}"), "line 1: `22-6 UTC` is not a window", ""),
         (
+            format!("deadline = 2026-12-01T06:30:00\n{model}"),
+            "line 1: `2026-12-01T06:30:00` is not a deadline",
+            "",
+        ),
+        (format!("deadline = 7\n{model}"), "expected a time of the day (\"06:30\") or a moment", ""),
+        (
             format!("zone = \"Berlin\"\n{model}"),
             "line 1: the manifest cannot be read: `Berlin` is not a time zone",
             "",
@@ -189,9 +195,58 @@ fn what_is_wrong_is_told_with_its_line() {
         ("models:\n  - a/b\n  - a/b\n", "line 3, models[1]: a/b@main is there twice"),
         ("models: [a/b", "line 1"),
         ("windows: [\"22:00-06:00\"]\nmodels: [a/b]\n", "line 1: the window"),
+        ("---\n", "names no model"),
+        ("[]\n", "names no model"),
+        ("models:\n", "names no model"),
+        ("defaults:\nwindows:\nmodels: []\n", "names no model"),
+        ("- a/b\n", "keys with values are expected here"),
+        ("models: 3\n", "line 1: the manifest cannot be read: a list is expected here"),
+        ("models: {a: b}\n", "a list is expected here"),
     ] {
         let error = yaml(text).expect_err(text);
         assert!(error.to_string().contains(part), "{text}\n{error}");
+        assert!(!error.to_string().contains("start"), "{text}\n{error}");
+    }
+    let error = yaml("models:\n  - {model: a/b, vraiant: auto}\n").expect_err("a typo");
+    assert!(error.hint().contains("did you mean `variant`"), "{}", error.hint());
+    let error = yaml("models:\n  - {model: a/b, xyzzy: auto}\n").expect_err("no key");
+    assert!(error.hint().contains("known here: model, revision, include"), "{}", error.hint());
+}
+
+#[test]
+fn a_hint_is_about_what_is_wrong() {
+    let hint = |window: &str| {
+        let text = format!("windows = [\"{window}\"]\nmodels = [\"a/b\"]\n");
+        toml(&text).expect_err(window).hint().to_owned()
+    };
+    assert!(hint("22:00-06:00").ends_with("or set `zone`"));
+    assert_eq!(hint("22:00-22:00"), "write 00:00-24:00 for the whole day, or leave the window out");
+}
+
+#[test]
+fn a_deadline_may_be_one_of_tomls_own_times() {
+    let deadline = |text: &str| {
+        let text = format!("zone = \"UTC\"\ndeadline = {text}\nmodels = [\"a/b\"]\n");
+        toml(&text).expect(&text).deadline.expect("one")
+    };
+    assert_eq!(deadline("2026-12-01T06:30:00+01:00"), deadline("\"2026-12-01T06:30:00+01:00\""));
+    assert_eq!(deadline("06:30:00"), deadline("\"06:30\""));
+}
+
+#[test]
+fn what_comes_through_a_pipe_tells_its_syntax() {
+    for (text, syntax) in [
+        ("# a night\n\nmodels = [\"a/b\"]", Syntax::Toml),
+        ("[[models]]\nmodel = \"a/b\"", Syntax::Toml),
+        ("[defaults]", Syntax::Toml),
+        ("deadline = \"06:30\"", Syntax::Toml),
+        ("models:\n  - a/b", Syntax::Yaml),
+        ("---\nmodels: [a/b]", Syntax::Yaml),
+        ("- a/b", Syntax::Yaml),
+        ("{models: [a/b]}", Syntax::Yaml),
+        ("", Syntax::Toml),
+    ] {
+        assert_eq!(Syntax::of_text(text), syntax, "{text}");
     }
 }
 

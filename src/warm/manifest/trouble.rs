@@ -14,7 +14,8 @@ pub(super) fn explain(line: Option<usize>, message: &str) -> Invalid {
         message.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(MAX_WORDS).collect();
     let hint = "see config/examples/warm.toml for every key";
     let Some((unknown, known)) = unknown_field(&first) else {
-        return Invalid::new(format!("{place}the manifest cannot be read: {first}"), hint);
+        let what = plain(&first).unwrap_or(&first);
+        return Invalid::new(format!("{place}the manifest cannot be read: {what}"), hint);
     };
     let scored = known.iter().map(|known| (strsim::jaro_winkler(&unknown, known), known));
     let near = scored.filter(|(score, _)| *score >= ALIKE).max_by(|a, b| a.0.total_cmp(&b.0));
@@ -25,12 +26,26 @@ pub(super) fn explain(line: Option<usize>, message: &str) -> Invalid {
     Invalid::new(format!("{place}unknown key `{}`", unknown.escape_debug()), hint)
 }
 
-/// Serde's words for a key that nobody knows: the key, and those that are known.
+/// Serde's words for a key that nobody knows: the key, and those that are known. In TOML they are quoted, in YAML not.
 fn unknown_field(message: &str) -> Option<(String, Vec<String>)> {
     let (_, rest) = message.split_once("unknown field `")?;
     let (unknown, rest) = rest.split_once('`')?;
-    let known = rest.split('`').skip(1).step_by(2).map(str::to_owned).collect();
-    Some((unknown.to_owned(), known))
+    let rest = rest.split(" at line ").next().unwrap_or(rest);
+    let (_, list) = rest.split_once("expected ").unwrap_or_default();
+    let list = list.strip_prefix("one of ").unwrap_or(list).replace(" or ", ",");
+    let known = list.split(',').map(|name| name.trim().trim_matches('`').to_owned());
+    Some((unknown.to_owned(), known.filter(|name| !name.is_empty()).collect()))
+}
+
+/// A YAML parser's words for what stands at the wrong place.
+fn plain(message: &str) -> Option<&'static str> {
+    const SHAPES: [(&str, &str); 3] = [
+        ("mapping start", "keys with values are expected here, `key: value`"),
+        ("sequence start", "a list is expected here, `- one`"),
+        ("string scalar", "a text is expected here"),
+    ];
+    let shape = SHAPES.iter().find(|(shape, _)| message.contains("expected") && message.contains(shape));
+    shape.map(|(_, plain)| *plain)
 }
 
 /// `line 7: `, where `word` stands for the `nth` time, from 1; nothing if it does not.
