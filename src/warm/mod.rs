@@ -9,4 +9,4 @@ mod schedule;
 pub use manifest::{Deadline, Impossible, MAX_BYTES, MAX_MODELS, Manifest, Syntax, Wish};
 pub use report::{Evicted, Regret, Report, ReportRow};
 pub use run::{Asked, Models, Night, Seen, Tally};
-pub use schedule::{Config, Due, Schedule};
+pub use schedule::{Config, Due, Schedule, is_tried_again};
