@@ -2,6 +2,7 @@
 
 mod library;
 mod night;
+mod past;
 mod records;
 mod reload;
 mod runs;

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::args::Warm;
 use super::client::Client;
-use super::output::{Output, note, table};
+use super::output::{Output, jobs_are, note, table};
 use super::{OK, stage};
 use crate::config::Settings;
 use crate::error::{Error, Result};
@@ -52,7 +52,7 @@ pub(super) async fn run(settings: Settings, warm: Warm, output: &Output) -> Resu
     )?;
     if !output.is_json() {
         let what = if asked.created { "accepted" } else { "there already" };
-        note(&format!("{} jobs are {what}; follow them with: larder jobs show {}", jobs.len(), asked.id));
+        note(&format!("{} {what}; follow with: larder jobs show {}", jobs_are(jobs.len()), asked.id));
     }
     Ok(OK)
 }

@@ -1,5 +1,6 @@
 //! Nights: windows that hold, manifests that are planned and asked for, schedules, and the report of the morning.
 
+mod runs;
 mod tally;
 
 use std::collections::BTreeSet;
