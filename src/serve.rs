@@ -3,6 +3,7 @@
 mod afar;
 mod library;
 mod night;
+mod past;
 mod records;
 mod reload;
 mod runs;

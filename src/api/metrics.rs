@@ -142,6 +142,7 @@ fn render_state(text: &mut String, sampled: &Sampled, kept: &Kept<'_>, max_model
     collectors(&mut page, sampled);
     queue(&mut page, sampled);
     warm::render(&mut page, &sampled.nights);
+    warm::failed(&mut page, &sampled.failed_nights);
     disk(&mut page, sampled, kept);
     cache(&mut page, shelf);
     page.gauge(

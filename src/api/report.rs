@@ -1,4 +1,5 @@
-//! `GET /v1/report`: what the downloads of the last hours did, from the jobs of the queue and the ledger.
+//! `GET /v1/report`: what the runs of schedules and the downloads of the last hours did, from the jobs of the queue and the
+//! ledger.
 
 use std::time::Duration;
 
@@ -42,7 +43,8 @@ pub(super) async fn show(
     let (since, to) = (since(span)?, Timestamp::now());
     let from = to.checked_sub(since).unwrap_or(Timestamp::MIN);
     let host: HostName = api.host.parse()?;
-    let mut report = Report::new(host, from, to, by);
+    let mut report = Report { is_fleet: api.fleet.is_some(), ..Report::new(host, from, to, by) };
+    report.add_runs(&api.sampler.latest().runs);
     for kind in [Kind::Download, Kind::Evict] {
         for state in State::ALL {
             let filter =

@@ -16,7 +16,7 @@ use crate::host::{Facts, Roots};
 use crate::ledger::{Calibration, Measured};
 use crate::queue::{JobStore, Stats};
 use crate::scout::Scout;
-use crate::warm::Night;
+use crate::warm::{Night, PastRun};
 
 /// How old a sample of the disk and of the host may be of which nothing was heard.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -61,6 +61,10 @@ pub struct Sampled {
     pub calibrations: Vec<Calibration>,
     /// The last run of each manifest that is on a schedule.
     pub nights: BTreeMap<String, Night>,
+    /// The last runs of schedules, the oldest first.
+    pub runs: Arc<Vec<PastRun>>,
+    /// Whether the last one of each manifest that is on a schedule could not be asked for.
+    pub failed_nights: BTreeMap<String, bool>,
 }
 
 /// Shares the last samples with whoever renders them.
@@ -86,6 +90,11 @@ impl Sampler {
     /// How far the runs of manifests have come, told by whoever watches them.
     pub fn warmed(&self, nights: BTreeMap<String, Night>) {
         self.change(|sampled| sampled.nights = nights);
+    }
+
+    /// What became of the runs of schedules, told by whoever remembers them.
+    pub fn ran(&self, runs: Vec<PastRun>, failed: BTreeMap<String, bool>) {
+        self.change(|sampled| (sampled.runs, sampled.failed_nights) = (Arc::new(runs), failed));
     }
 
     fn change(&self, change: impl FnOnce(&mut Sampled)) {

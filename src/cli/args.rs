@@ -418,7 +418,7 @@ pub(super) struct Reported {
     /// Also write it as a page
     #[arg(long, value_name = "FILE")]
     pub(super) html: Option<PathBuf>,
-    /// End with 75 if something failed
+    /// End with 75 if something failed, or a schedule did not ask for all that its manifest names
     #[arg(long)]
     pub(super) check: bool,
 }

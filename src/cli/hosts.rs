@@ -24,7 +24,8 @@ pub(super) async fn run(settings: Settings, verb: Option<Hosts>, output: &Output
                     (None, Some(labels)) => {
                         let all = client.hosts(None, None).await?;
                         let hosts: Vec<_> = all.hosts.into_iter().map(|view| view.host).collect();
-                        why_nobody(labels, &hosts).map_or_else(String::new, |why| format!("{}; {}", why.what(), why.hint()))
+                        why_nobody(labels, &hosts)
+                            .map_or_else(String::new, |why| format!("{}; {}", why.what(), why.hint()))
                     }
                     (None, None) => "no hosts".to_owned(),
                 });

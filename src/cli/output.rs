@@ -90,6 +90,11 @@ pub(super) fn files(count: u64) -> String {
     if count == 1 { "1 file".into() } else { format!("{count} files") }
 }
 
+/// `1 job is`, `8 jobs are`.
+pub(super) fn jobs_are(count: usize) -> String {
+    if count == 1 { "1 job is".into() } else { format!("{count} jobs are") }
+}
+
 /// `owner/name@revision`, or what is known of it.
 pub(super) fn model(view: &JobView) -> String {
     match (&view.repo, &view.revision) {

@@ -1,6 +1,7 @@
 //! `larder report`: what the last night did, as text, JSON or a page.
 
 mod page;
+mod runs;
 
 use std::path::PathBuf;
 
@@ -20,26 +21,26 @@ pub(super) async fn run(settings: Settings, ask: Reported, output: &Output) -> R
         note(&format!("the page is {}", path.display()));
     }
     output.print(&report, || human(&report, *output))?;
-    Ok(if report.failed.is_empty() || !ask.check { OK } else { TRY_LATER })
+    Ok(if report.is_wrong() && ask.check { TRY_LATER } else { OK })
 }
 
 fn write(path: &PathBuf, page: &str) -> Result<()> {
     std::fs::write(path, page).map_err(|error| Error::io("write the page", path, &error))
 }
 
+/// Whose jobs they are: the queue of a fleet knows those of all hosts.
+fn whose(report: &Report) -> String {
+    match report.is_fleet {
+        true => format!("the hosts of the fleet did, as {} tells it,", report.host),
+        false => format!("{} did", report.host),
+    }
+}
+
 fn human(report: &Report, output: Output) -> String {
-    let mut lines = vec![format!("what {} did from {} to {}", report.host, at(report.from), at(report.to))];
+    let mut lines = vec![format!("what {} from {} to {}", whose(report), at(report.from), at(report.to))];
     lines.push(String::new());
-    let counts = [
-        ("done", count(&report.done), format!("{} came", output.size(report.bytes_fetched))),
-        ("skipped", count(&report.skipped), "it was there".into()),
-        ("failed", count(&report.failed), words(&report.failed_by_reason)),
-        ("waiting", count(&report.waiting), words(&report.waiting_by_reason)),
-        ("running", count(&report.running), String::new()),
-        ("cancelled", count(&report.cancelled), String::new()),
-    ];
-    let rows = counts.into_iter().filter(|(_, count, _)| *count != "0");
-    lines.push(table(&["", "MODELS", ""], rows.map(|(a, b, c)| vec![a.into(), b, c]).collect(), &[1]));
+    lines.extend(runs::human(report));
+    lines.push(downloads(report, output));
     for (title, rows) in [("failed", &report.failed), ("waiting", &report.waiting)] {
         if !rows.is_empty() {
             lines.push(String::new());
@@ -50,6 +51,36 @@ fn human(report: &Report, output: Output) -> String {
             ));
         }
     }
+    lines.extend(bytes(report, output));
+    if report.is_partial {
+        lines.push("there were more jobs than a report looks at; the oldest are missing".into());
+    }
+    lines.join("\n")
+}
+
+/// How many downloads came to what.
+fn downloads(report: &Report, output: Output) -> String {
+    if report.is_empty() {
+        return match &report.requested_by {
+            Some(name) => format!("no download was asked for by {name} in this time"),
+            None => "no download was asked for in this time".into(),
+        };
+    }
+    let counts = [
+        ("done", count(&report.done), format!("{} came", output.size(report.bytes_fetched))),
+        ("skipped", count(&report.skipped), "it was there".into()),
+        ("failed", count(&report.failed), words(&report.failed_by_reason)),
+        ("waiting", count(&report.waiting), words(&report.waiting_by_reason)),
+        ("running", count(&report.running), String::new()),
+        ("cancelled", count(&report.cancelled), String::new()),
+    ];
+    let rows = counts.into_iter().filter(|(_, count, _)| *count != "0");
+    table(&["", "MODELS", ""], rows.map(|(a, b, c)| vec![a.into(), b, c]).collect(), &[1])
+}
+
+/// Where the bytes came from, and what went.
+fn bytes(report: &Report, output: Output) -> Vec<String> {
+    let mut lines = Vec::new();
     if !report.bytes_by_source.is_empty() {
         lines.push(String::new());
         let rows =
@@ -72,10 +103,7 @@ fn human(report: &Report, output: Output) -> String {
         let rows = report.regretted.iter().map(row).collect();
         lines.push(table(&["EVICTED TOO EARLY", "HOST", "SIZE", "WENT", "CAME BACK"], rows, &[2]));
     }
-    if report.is_partial {
-        lines.push("there were more jobs than a report looks at; the oldest are missing".into());
-    }
-    lines.join("\n")
+    lines
 }
 
 fn count(rows: &[ReportRow]) -> String {

@@ -15,7 +15,7 @@ use sha2::Digest as _;
 use super::OK;
 use super::args::Warm;
 use super::client::Client;
-use super::output::{Output, note};
+use super::output::{Output, jobs_are, note};
 use crate::config::Settings;
 use crate::error::{Error, Result};
 use crate::plan::Finish;
@@ -78,13 +78,8 @@ pub(super) async fn run(settings: Settings, warm: Warm, output: &Output) -> Resu
         || human(&view, *output),
     )?;
     if !output.is_json() {
-        let what = match (asked.created, jobs.len()) {
-            (true, 1) => "1 job is accepted".to_owned(),
-            (true, count) => format!("{count} jobs are accepted"),
-            (false, 1) => "1 job is there already".to_owned(),
-            (false, count) => format!("{count} jobs are there already"),
-        };
-        note(&format!("{what}; follow with: larder jobs show {}", asked.id));
+        let what = if asked.created { "accepted" } else { "there already" };
+        note(&format!("{} {what}; follow with: larder jobs show {}", jobs_are(jobs.len()), asked.id));
     }
     Ok(OK)
 }

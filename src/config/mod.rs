@@ -179,9 +179,8 @@ impl Config {
         self.api.validate()?;
         self.notify.validate()?;
         for (n, warm) in self.warm.iter().enumerate() {
-            warm.due().map_err(|error| {
-                Error::new(error.reason(), format!("warm[{n}].schedule: {error}"), error.hint())
-            })?;
+            warm.validate()
+                .map_err(|error| Error::new(error.reason(), format!("warm[{n}].{error}"), error.hint()))?;
         }
         tracing_subscriber::EnvFilter::try_new(&self.log.level).map(|_| ()).map_err(|error| {
             invalid("log.level", &self.log.level, &error.to_string(), "use error, warn, info, debug or trace")

@@ -1,5 +1,5 @@
 //! The last run of each scheduled manifest, for the metrics: what was planned is remembered across restarts, what has
-//! become of it is asked of the queue while jobs of it are open.
+//! become of it is asked of the queue while jobs of it are open. And how the last runs ended, for the report.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,6 +10,7 @@ use larder_jobs::JobId;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::past::Past;
 use crate::api::Sampler;
 use crate::error::Result;
 use crate::plan::NightPlan;
@@ -53,6 +54,8 @@ pub(super) struct Runs {
     sampler: Sampler,
     known: Arc<Mutex<BTreeMap<Key, Known>>>,
     asked: Arc<Notify>,
+    /// How each of the last runs ended.
+    pub(super) past: Past,
 }
 
 impl Runs {
@@ -83,7 +86,8 @@ impl Runs {
             }
         }
         store.commit(gone)?;
-        let runs = Self { store, sampler, known: Arc::new(Mutex::new(known)), asked: Arc::default() };
+        let past = Past::open(store.clone(), sampler.clone(), manifests.clone())?;
+        let runs = Self { store, sampler, known: Arc::new(Mutex::new(known)), asked: Arc::default(), past };
         runs.show();
         Ok(runs)
     }
@@ -212,13 +216,21 @@ impl Runs {
     }
 }
 
-/// The run of a plan that is asked for as this batch; all of it is dropped if nothing is asked for.
-pub(super) fn asked(run: String, due: Timestamp, plan: &NightPlan, batch: Option<JobId>) -> Asked {
+/// The run of a plan of which these entries of the manifest are asked for as this batch; all of them are dropped if nothing
+/// is asked for.
+pub(super) fn asked(
+    (run, due): (String, Timestamp),
+    plan: &NightPlan,
+    batch: Option<JobId>,
+    is_of_it: impl Fn(usize) -> bool,
+) -> Asked {
     let planned = plan.hosts.iter().flat_map(|night| {
-        let there = night.present.iter().map(|_| Some(0));
-        there.chain(night.fetch.iter().map(|one| one.bytes))
+        let there = night.present.iter().map(|one| (one.entry, Some(0)));
+        there.chain(night.fetch.iter().map(|one| (one.entry, one.bytes)))
     });
-    let (mut planned, mut dropped): (Vec<_>, _) = (planned.collect(), plan.dropped.len());
+    let planned = planned.filter(|(entry, _)| is_of_it(*entry)).map(|(_, bytes)| bytes);
+    let dropped = plan.dropped.iter().filter(|one| is_of_it(one.entry)).count();
+    let (mut planned, mut dropped): (Vec<_>, _) = (planned.collect(), dropped);
     if batch.is_none() {
         dropped += std::mem::take(&mut planned).len();
     }

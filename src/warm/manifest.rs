@@ -168,6 +168,30 @@ impl Manifest {
         })
     }
 
+    /// A short name for what it means: the same whatever the comments, the spaces and the syntax.
+    pub fn digest(&self) -> String {
+        use sha2::Digest as _;
+        let deadline = self.deadline.as_ref().map(|deadline| match deadline {
+            Deadline::At(at) => at.to_string(),
+            Deadline::Daily(time, zone) => format!("{time} {zone}"),
+        });
+        let wishes: Vec<_> = self
+            .wishes
+            .iter()
+            .map(|wish| serde_json::json!([wish.download, wish.priority, wish.hosts]))
+            .collect();
+        let all = serde_json::json!([
+            self.windows,
+            self.bandwidth,
+            self.bandwidth_outside,
+            deadline,
+            self.order,
+            self.impossible,
+            wishes,
+        ]);
+        hex::encode(&sha2::Sha256::digest(all.to_string())[..8])
+    }
+
     /// The job of a wish, for a night that begins at `now`. `run` names the run of a schedule and the host that the job is
     /// for: the same run asks for the same job only once, whoever asks.
     pub fn job(&self, wish: &Wish, now: Timestamp, run: Option<(&str, &str)>) -> Job {

@@ -1,10 +1,16 @@
-//! What a night did: the downloads that ended, those that still wait, where the bytes came from, and what went too early.
+//! What a night did: the runs of schedules, the downloads that ended, those that still wait, where the bytes came from, and
+//! what went too early.
 
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use larder_jobs::{CameBack, CommitId, HostName, JobId, JobView, Kind, RepoId, State};
 use serde::{Deserialize, Serialize};
+
+use super::PastRun;
+
+/// Who asks for the jobs of manifests.
+const WARM: &str = "warm";
 
 /// Which part of a report a job is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,12 +79,18 @@ pub struct Evicted {
 pub struct Report {
     /// The host that tells it.
     pub host: HostName,
+    /// The jobs are those of all hosts of a fleet; the runs are this host's.
+    #[serde(default)]
+    pub is_fleet: bool,
     /// The beginning of the time that it is about.
     pub from: Timestamp,
     /// The end.
     pub to: Timestamp,
     /// Only what this requester asked for.
     pub requested_by: Option<String>,
+    /// Runs of this host's schedules, the oldest first.
+    #[serde(default)]
+    pub runs: Vec<PastRun>,
     /// Staged, with bytes that came for it.
     pub done: Vec<ReportRow>,
     /// Staged before; nothing came.
@@ -112,9 +124,11 @@ impl Report {
     pub fn new(host: HostName, from: Timestamp, to: Timestamp, requested_by: Option<String>) -> Self {
         Self {
             host,
+            is_fleet: false,
             from,
             to,
             requested_by,
+            runs: Vec::new(),
             done: Vec::new(),
             skipped: Vec::new(),
             failed: Vec::new(),
@@ -129,6 +143,26 @@ impl Report {
             regretted: Vec::new(),
             is_partial: false,
         }
+    }
+
+    /// Adds those runs of schedules that were due or were tried in that time, if it is about manifests.
+    pub fn add_runs(&mut self, runs: &[PastRun]) {
+        if self.requested_by.as_ref().is_none_or(|name| name == WARM) {
+            let told = runs.iter().filter(|run| run.at >= self.from && run.due <= self.to);
+            self.runs.extend(told.cloned());
+        }
+    }
+
+    /// Whether something failed, or was not asked for although a schedule says so.
+    pub fn is_wrong(&self) -> bool {
+        !self.failed.is_empty() || self.runs.iter().any(PastRun::is_wrong)
+    }
+
+    /// Whether no download was asked for.
+    pub fn is_empty(&self) -> bool {
+        [&self.done, &self.skipped, &self.failed, &self.cancelled, &self.waiting, &self.running]
+            .iter()
+            .all(|rows| rows.is_empty())
     }
 
     /// Adds a job, if it is a download of that time and that requester; says whether it is.
@@ -218,6 +252,7 @@ fn row(job: &JobView) -> ReportRow {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Outcome;
     use super::*;
     use larder_jobs::{Job, Reason, Record};
 
@@ -235,6 +270,33 @@ mod tests {
         record.finished_at = finished.map(at);
         record.requesters = vec![by.to_owned()];
         record.view(Some("gpu-1"))
+    }
+
+    #[test]
+    fn a_night_that_was_not_asked_for_is_wrong() {
+        let (from, to) = (at("2026-06-01T18:00:00Z"), at("2026-06-02T06:00:00Z"));
+        let report = |by: Option<&str>, run: &PastRun| {
+            let mut report = Report::new("gpu-1".parse().expect("a name"), from, to, by.map(str::to_owned));
+            report.add_runs(std::slice::from_ref(run));
+            report
+        };
+        let run = PastRun::new("/etc/night.toml".into(), at("2026-06-01T17:00:00Z"));
+        let ended = |outcome| run.ended(outcome, None, at("2026-06-01T19:00:00Z"));
+        for (outcome, is_wrong) in [
+            (Outcome::Asked, false),
+            (Outcome::Elsewhere, false),
+            (Outcome::Trying, true),
+            (Outcome::Refused, true),
+            (Outcome::Failed, true),
+        ] {
+            let report = report(None, &ended(outcome));
+            assert_eq!((report.runs.len(), report.is_wrong(), report.is_empty()), (1, is_wrong, true));
+        }
+        assert_eq!(report(Some("warm"), &ended(Outcome::Failed)).runs.len(), 1);
+        assert!(!report(Some("pod-7"), &ended(Outcome::Failed)).is_wrong(), "somebody else's");
+        assert!(!report(None, &run).is_wrong(), "before it");
+        let dropped = PastRun { dropped_more: 1, ..ended(Outcome::Asked) };
+        assert!(report(None, &dropped).is_wrong());
     }
 
     #[test]

@@ -196,6 +196,8 @@ fn configuration_with_typos_and_nonsense() {
         "a whole number",
         "comment",
     );
+    let night = "[[warm]]\nmanifest = \"a.toml\"\nschedule = \"0 1 * * *\"\nzone = \"UTC\"\ngrace = \"0s\"\n";
+    assert_refused(file("grace.toml", night), 2, "invalid_request", "warm[0].grace: 0s is too short", "1m");
     assert_refused(file("broken.toml", "[hub\n"), 2, "invalid_request", "broken.toml", " ");
     assert_refused(file("text.toml", "\u{0}\u{1}"), 2, "invalid_request", "text.toml", " ");
     assert_refused(check(&["--config", "none.toml"]), 2, "invalid_request", "none.toml", "--config");

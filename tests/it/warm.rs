@@ -1,6 +1,7 @@
 //! Nights: windows that hold, manifests that are planned and asked for, schedules, and the report of the morning.
 
 mod plan;
+mod runs;
 mod tally;
 
 use std::collections::BTreeSet;

@@ -59,3 +59,16 @@ pub(super) fn render(page: &mut Page<'_>, nights: &BTreeMap<String, Night>) {
         }
     }
 }
+
+/// Also of a manifest that could not be read, of which there is nothing else to tell.
+pub(super) fn failed(page: &mut Page<'_>, failed: &BTreeMap<String, bool>) {
+    if failed.is_empty() {
+        return;
+    }
+    let help =
+        "Whether the last run of a manifest asked for nothing: refused, unreadable, or in vain so far.";
+    let mut family = page.gauge("larder_warm_run_failed", help);
+    for (manifest, failed) in failed {
+        family.sample(&[("manifest", manifest)], u8::from(*failed));
+    }
+}

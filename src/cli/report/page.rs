@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::super::output::{Output, at};
+use super::runs;
 use crate::warm::{Report, ReportRow};
 
 const STYLE: &str = "\
@@ -18,15 +19,20 @@ table { border-collapse: collapse; width: 100% } th { text-align: left; font-wei
 td, th { padding: .35rem .8rem .35rem 0; border-bottom: 1px solid var(--line); vertical-align: top } td.n, th.n { text-align: right }";
 
 pub(super) fn render(report: &Report, output: Output) -> String {
+    let host = escaped(report.host.as_str());
+    let whose = if report.is_fleet { format!("the fleet, as {host} tells it") } else { host };
     let mut page = format!(
         "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\n\
-         <title>larder: the night of {host}</title>\n<style>\n{STYLE}\n</style>\n\
-         <h1>The night of {host}</h1>\n<p class=\"soft\">{} to {}</p>\n",
+         <title>larder: the night of {whose}</title>\n<style>\n{STYLE}\n</style>\n\
+         <h1>The night of {whose}</h1>\n<p class=\"soft\">{} to {}</p>\n",
         at(report.from),
         at(report.to),
-        host = escaped(report.host.as_str()),
     );
     sums(&mut page, report, output);
+    runs::page(&mut page, report);
+    if report.is_empty() {
+        page.push_str("<p>No download was asked for in this time.</p>\n");
+    }
     for (title, rows) in [
         ("Failed", &report.failed),
         ("Waiting", &report.waiting),
@@ -110,7 +116,7 @@ fn part(page: &mut String, title: &str, rows: &[ReportRow], output: Output) {
 }
 
 /// Text that came from elsewhere, harmless in a page.
-fn escaped(text: &str) -> String {
+pub(super) fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
@@ -134,6 +140,10 @@ mod tests {
         let (from, to) = (jiff::Timestamp::UNIX_EPOCH, jiff::Timestamp::UNIX_EPOCH);
         let mut report = Report::new("gpu-1".parse().expect("a name"), from, to, None);
         report.bytes_by_source.insert("<script>alert(\"x\")</script>&".into(), 5);
+        report.runs.push(crate::warm::PastRun {
+            message: Some("<script>".into()),
+            ..crate::warm::PastRun::new("<script>.toml".into(), from)
+        });
         let page = render(&report, Output::new(false, true));
         assert!(page.contains("&lt;script&gt;alert(&quot;x&quot;)&lt;/script&gt;&amp;"), "{page}");
         assert!(!page.contains("<script"));

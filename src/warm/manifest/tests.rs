@@ -70,6 +70,31 @@ models:
 "#;
 
 #[test]
+fn two_manifests_that_mean_the_same_are_one() {
+    let plain = "zone = \"UTC\"\ndeadline = \"06:30\"\nmodels = [\"gpt2\", \"a/b@main\"]\n";
+    let digest = |text: &str| toml(text).expect(text).digest();
+    let commented = format!("# of the night\n\n{}   # both", plain.replace(" = ", "="));
+    assert_eq!(digest(plain), digest(&commented));
+    let spelled =
+        "deadline: '06:30'\nzone: UTC\nmodels: [openai-community/gpt2, {model: a/b, priority: 0}]\n";
+    assert_eq!(digest(plain), yaml(spelled).expect("YAML").digest());
+    for other in [
+        plain.replace("06:30", "06:31"),
+        plain.replace("UTC", "Europe/Berlin"),
+        plain.replace("a/b@main", "a/b@other"),
+        format!("impossible = \"warn\"\n{plain}"),
+        format!("bandwidth = \"1MB\"\n{plain}"),
+        format!("order = \"listed\"\n{plain}"),
+        format!("windows = [\"22:00-06:00\"]\n{plain}"),
+        format!("{plain}[defaults]\npriority = 1\n"),
+        format!("{plain}[defaults]\nhosts = \"all\"\n"),
+        format!("{plain}[defaults]\npin = true\n"),
+    ] {
+        assert_ne!(digest(plain), digest(&other), "{other}");
+    }
+}
+
+#[test]
 fn both_syntaxes_say_the_same() {
     let manifest = toml(FULL).expect("reads");
     assert_eq!(yaml(FULL_YAML).expect("reads"), manifest);
