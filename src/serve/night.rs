@@ -114,7 +114,8 @@ impl Nightly {
                 Err(error) => (error, AGAIN),
             };
             let now = Timestamp::now();
-            if !(run.is_left && now < until) && !is_tried_again(error.reason(), now, until) {
+            let is_over = !is_tried_again(error.reason(), now, until);
+            if is_over && !(run.is_left && now < until) {
                 let hint = error.hint();
                 tracing::error!(manifest = path, %due, %error, hint, tries, "a scheduled manifest is not asked for");
                 return self.runs.past.note(run.told(Some((Outcome::Failed, &error))));
