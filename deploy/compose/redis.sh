@@ -25,6 +25,6 @@ appendfsync always
 maxmemory ${REDIS_MAXMEMORY:-256mb}
 maxmemory-policy noeviction
 user default off
-user larder on #$hash ~{larder}:* &{larder}:* -@all +evalsha +script|load +info +subscribe +ping +publish +time +get +set +del +exists +incr +persist +pexpire +rename +hget +hgetall +hincrby +hset +hsetnx +hdel +zadd +zrem +zcard +zrange +zrangebyscore +zrevrange +zremrangebyscore
+user larder on #$hash ~{larder}:* &{larder}:* -@all +evalsha +script|load +info +subscribe +ping +publish +time +get +set +del +exists +incr +persist +pexpire +rename +hget +hgetall +hset +hsetnx +hdel +zadd +zrem +zcard +zrange +zrangebyscore +zrevrange +zremrangebyscore
 CONF
 exec redis-server "$run/redis.conf"

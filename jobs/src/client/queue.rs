@@ -278,7 +278,7 @@ impl Queue {
     }
 
     async fn is_everybody_drained(&self) -> Result<bool> {
-        let mut command = redis::cmd("HLEN");
+        let mut command = redis::cmd("EXISTS");
         command.arg(format!("{}drained", self.connection.address().prefix()));
         // Most often nobody is, and the hosts of a large fleet need not be asked for.
         if matches!(self.connection.command(&command).await?, Value::Int(0)) {

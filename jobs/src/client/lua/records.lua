@@ -242,11 +242,16 @@ local function note_end(job)
 end
 
 -- How many run on each host: best is who has the fewest, and a heartbeat comes too late for many jobs at once.
+local function add_running(host, more)
+  local count = (tonumber(redis.call('HGET', P .. 'running', host)) or 0) + more
+  if count > 0 then redis.call('HSET', P .. 'running', host, int(count)) else redis.call('HDEL', P .. 'running', host) end
+end
+
 local function count_running(old, job)
   local was, is = old and RUNNING[old.state] and old.owner, RUNNING[job.state] and job.owner
   if was == is then return end
-  if was and redis.call('HINCRBY', P .. 'running', was, -1) <= 0 then redis.call('HDEL', P .. 'running', was) end
-  if is then redis.call('HINCRBY', P .. 'running', is, 1) end
+  if was then add_running(was, -1) end
+  if is then add_running(is, 1) end
 end
 
 -- Writes `job`, and moves it from where `old` (nil for a new job) lay to where it lies now.

@@ -450,8 +450,8 @@ end
 
 -- Whether a job waits for the host, or was taken by it last.
 local function is_of(id, host)
-  local row = redis.call('HMGET', P .. 'job:' .. id, 'target', 'owner')
-  return row[1] == 'host:' .. host or row[2] == host
+  local key = P .. 'job:' .. id
+  return redis.call('HGET', key, 'target') == 'host:' .. host or redis.call('HGET', key, 'owner') == host
 end
 
 -- Jobs of each state that are looked at for those of one host.
