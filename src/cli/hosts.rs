@@ -42,7 +42,8 @@ pub(super) async fn run(settings: Settings, verb: Option<Hosts>, output: &Output
             output.print(&view, || format!("{host} takes no more jobs; what runs there goes on"))?;
             let waits = view.host.queued + view.host.waiting;
             if waits > 0 && !output.is_json() {
-                note(&format!("{waits} jobs wait in its queue until larder hosts undrain {host}"));
+                let jobs = if waits == 1 { "1 job waits".to_owned() } else { format!("{waits} jobs wait") };
+                note(&format!("{jobs} in its queue until larder hosts undrain {host}"));
             }
         }
         Hosts::Undrain { host } => {
