@@ -78,7 +78,7 @@ pub async fn night_from_afar(
     occasion: &Occasion,
     stop: &CancellationToken,
 ) -> Result<NightView> {
-    planned(context, manifest, occasion, Fleet::ask(occasion).await?.from_afar(), stop).await
+    planned(context, manifest, occasion, Fleet::ask(occasion).await?.seen_from_afar(), stop).await
 }
 
 async fn planned(

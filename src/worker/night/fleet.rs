@@ -40,7 +40,7 @@ impl Fleet {
     }
 
     /// As seen from a machine whose larder, if it has one, is known by the queue alone.
-    pub(super) fn from_afar(mut self) -> Self {
+    pub(super) fn seen_from_afar(mut self) -> Self {
         if !self.own.as_ref().is_some_and(HostState::is_up) {
             let why =
                 "no larder of the fleet runs on this machine; start larder serve here, or name the hosts";
