@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Scout;
 use super::ask::Purpose;
+use crate::catalogue::Cards;
 use crate::error::{Error, Result, blocking};
 use crate::fit::{Budget, Capability};
 use crate::gpu::snapshot::{ComputeCapability, MigInstance};
@@ -97,18 +98,7 @@ impl Scout {
 
     /// The GPU of another host that said what it has; its generation is that of the card of its name.
     pub fn target_of(&self, gpus: &[HostGpu]) -> Target {
-        let first = gpus.iter().max_by_key(|gpu| gpu.memory_free);
-        let name = first.map(|gpu| gpu.name.clone()).filter(|name| !name.is_empty());
-        let compute = name.as_deref().and_then(|name| Some(self.cards.get(name).ok()?.compute_capability));
-        let why = first.is_none().then(|| "that host has no GPU that can be reached".to_owned());
-        Target {
-            budget_bytes: first.and_then(|gpu| gpu.memory_free),
-            source: if first.is_some() { TargetSource::FreeNow } else { TargetSource::Unknown },
-            compute_capability: compute.map(|of| ComputeCapability { major: of.major, minor: of.minor }),
-            gpus: 1,
-            why_unknown: why,
-            name,
-        }
+        of_another_host(gpus, &self.cards)
     }
 
     fn card(&self, name: &str, gpus: u64) -> Result<Target> {
@@ -211,6 +201,22 @@ fn of_this_host(gpus: &Gpus, wanted: u64) -> Target {
     }
 }
 
+/// The freest GPU of a host that said what it has.
+fn of_another_host(gpus: &[HostGpu], cards: &Cards) -> Target {
+    let first = gpus.iter().max_by_key(|gpu| gpu.memory_free);
+    let name = first.map(|gpu| gpu.name.clone()).filter(|name| !name.is_empty());
+    let compute = name.as_deref().and_then(|name| Some(cards.get(name).ok()?.compute_capability));
+    let why = first.is_none().then(|| "that host has no GPU that can be reached".to_owned());
+    Target {
+        budget_bytes: first.and_then(|gpu| gpu.memory_free),
+        source: if first.is_some() { TargetSource::FreeNow } else { TargetSource::Unknown },
+        compute_capability: compute.map(|of| ComputeCapability { major: of.major, minor: of.minor }),
+        gpus: 1,
+        why_unknown: why,
+        name,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -248,5 +254,19 @@ mod tests {
         let stale = Gpus { stale: true, ..gpus(vec![gpu(0, "a", Some(5))]) };
         let target = of_this_host(&stale, 1);
         assert_eq!((target.budget_bytes, target.source), (None, TargetSource::Unknown));
+    }
+
+    #[test]
+    fn another_hosts_freest_gpu_is_meant_and_its_card_is_known_by_name() {
+        let cards = Cards::builtin();
+        let gpu =
+            |name: &str, free| HostGpu { name: name.into(), memory_total: Some(100), memory_free: free };
+        let two = [gpu("NVIDIA A100 80GB PCIe", Some(10)), gpu("NVIDIA H100 80GB HBM3", Some(70))];
+        let target = of_another_host(&two, &cards);
+        assert_eq!((target.budget_bytes, target.source), (Some(70), TargetSource::FreeNow));
+        assert_eq!(target.capability(), Some(Capability(9, 0)), "{target:?}");
+        let silent = of_another_host(&[gpu("NVIDIA H100 80GB HBM3", None)], &cards);
+        assert_eq!((silent.budget_bytes, silent.source), (None, TargetSource::FreeNow));
+        assert_eq!(of_another_host(&[], &cards).source, TargetSource::Unknown);
     }
 }

@@ -10,7 +10,7 @@ use super::super::planned::{Planned, size};
 use super::Context;
 use crate::error::{Error, Result};
 use crate::plan::{Name, Need};
-use crate::scout::Target;
+use crate::scout::{Target, TargetSource};
 use crate::warm::Wish;
 
 /// The GPUs of this host and of the others.
@@ -164,7 +164,7 @@ async fn of_kind(
     stop: &CancellationToken,
 ) -> Found {
     match chosen {
-        _ if kind.name.is_some() && kind.budget_bytes.is_none() => Found::Unknown(
+        _ if kind.source == TargetSource::FreeNow && kind.budget_bytes.is_none() => Found::Unknown(
             "that host chooses the variant by its own GPU, of which it does not say what is free".into(),
         ),
         Ok(want) => {

@@ -135,3 +135,32 @@ fn the_best_host_for_a_request_of_redis_has_the_memory_for_it() {
     assert_eq!(job["hosts"], json!(["gpu-2"]), "{job}");
     daemon.request("DELETE", &format!("/v1/jobs/{id}"), None).expect(202);
 }
+
+#[test]
+fn a_night_chooses_the_variants_of_all_hosts_by_their_own_cards() {
+    let (redis, hub) = (Redis::start(), Hub::start());
+    let model = Repo::from_row(&row("Qwen/Qwen2.5-7B-Instruct")).model();
+    hub.add(model);
+    let (first, _small) = with_card(machine("gpu-1", &redis.url(), &hub), 2 * GIB);
+    let (second, _large) = with_card(machine("gpu-2", &redis.url(), &hub), 70 * GIB);
+    let (daemon, _other) = (first.serve(), second.serve());
+    daemon.wait_until("/v1/hosts", PATIENCE, |hosts| {
+        let known = |host: &Value| host["about"]["gpus"][0]["memory_free"].is_u64();
+        hosts["hosts"].as_array().is_some_and(|all| all.len() == 2 && all.iter().all(known))
+    });
+    let text = "impossible = \"warn\"\n[[models]]\nmodel = \"Qwen/Qwen2.5-7B-Instruct\"\nvariant = \"auto\"\nhosts = \"all\"\n";
+    // The same wherever it is asked, by the host of the small card or by the other.
+    for asked in [&first, &second] {
+        let manifest = asked.root().join("night.toml");
+        std::fs::write(&manifest, text).expect("written");
+        let args = ["warm", manifest.to_str().expect("UTF-8"), "--dry-run", "--json"];
+        let plan = asked.run(&args).expect_code(0).json();
+        let [dropped] = &plan["dropped"].as_array().expect("a list")[..] else { panic!("{plan:#}") };
+        assert_eq!((&dropped["host"], &dropped["reason"]), (&json!("gpu-1"), &json!("unfit")), "{plan:#}");
+        assert!(dropped["why"].as_str().is_some_and(|why| why.contains("no variant of")), "{dropped}");
+        let night = plan["hosts"].as_array().expect("hosts").iter().find(|night| night["host"] == "gpu-2");
+        let night = night.expect("a plan");
+        assert!(night["bytes_to_fetch"].as_u64() > Some(GIB), "{plan:#}");
+        assert_eq!(night["fetch"][0]["bytes"], night["bytes_to_fetch"], "{plan:#}");
+    }
+}
