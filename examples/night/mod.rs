@@ -6,6 +6,7 @@
 //! no plan can know of. It ends with an error if a byte came outside the window beyond the allowed rate, more came than the
 //! line gives, or too little of what could be there by the deadline was.
 
+mod dice;
 mod plot;
 mod world;
 

@@ -12,6 +12,8 @@ use larder::plan::{
 };
 use larder_jobs::{Bandwidth, Windows};
 
+use super::dice::Dice;
+
 pub(crate) const HOSTS: usize = 50;
 const MODELS: usize = 300;
 /// 1 Gbit/s, in bytes per second.
@@ -92,20 +94,6 @@ pub(crate) struct Night {
     /// Models that the plan said will be there, but for those of the host that dies, and how many of them were late.
     pub(crate) promised: usize,
     pub(crate) late: usize,
-}
-
-/// Numbers that look random and are the same every night.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self) -> f64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 11) as f64 / (1_u64 << 53) as f64
-    }
-
-    fn below(&mut self, most: usize) -> usize {
-        ((self.roll() * most as f64) as usize).min(most - 1)
-    }
 }
 
 pub(crate) struct World {
