@@ -10,9 +10,9 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use futures_util::future::BoxFuture;
 use larder_jobs::client::Title;
-use larder_jobs::{Common, Invalid, Job, JobId, Kind, Reason};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use larder_jobs::{Common, Invalid, JobId, JobView, Kind, Reason};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
 use tokio_util::sync::CancellationToken;
 
@@ -23,22 +23,29 @@ use super::problem::Failure;
 use super::scout::Stop;
 use super::{Api, place};
 use crate::error::{Error, Result};
-use crate::warm::{Manifest, Syntax};
+use crate::plan::{Dropped, Finish};
+use crate::warm::{Manifest, NightView, Syntax};
 
 /// Most characters of a manifest's name.
 const MAX_NAME: usize = 128;
 
-/// The plan of a manifest, as JSON; the worker's, handed in where all rooms are put together.
-pub type Warmer = Arc<dyn Fn(Manifest, CancellationToken) -> BoxFuture<'static, Result<Value>> + Send + Sync>;
+/// The plan of a manifest; the worker's, handed in where all rooms are put together.
+pub type Warmer =
+    Arc<dyn Fn(Manifest, CancellationToken) -> BoxFuture<'static, Result<NightView>> + Send + Sync>;
 
-#[derive(Deserialize)]
+/// A manifest, and who asks for its jobs.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Body {
+#[schemars(rename = "WarmBody")]
+pub(super) struct Body {
+    /// The text of the file, at most 1 MiB.
     manifest: String,
+    /// How it is written.
     #[serde(default)]
     syntax: Syntax,
     /// What the batch is called.
     #[serde(default)]
+    #[schemars(length(min = 1, max = MAX_NAME))]
     name: Option<String>,
     /// Who asks.
     #[serde(default)]
@@ -51,7 +58,22 @@ struct Body {
     notify: Option<String>,
 }
 
-pub(super) async fn plan(Shared(api): Shared<Api>, bytes: Bytes) -> Result<Json<Value>, Failure> {
+/// What became of a manifest that was asked for.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct WarmView {
+    /// The batch.
+    id: JobId,
+    /// False if the batch was asked for before with the same key.
+    created: bool,
+    /// The batch as one job.
+    batch: Option<JobView>,
+    /// Whether all of it is there by the deadline.
+    finishes: Finish,
+    /// What is not asked for.
+    dropped: Vec<Dropped>,
+}
+
+pub(super) async fn plan(Shared(api): Shared<Api>, bytes: Bytes) -> Result<Json<NightView>, Failure> {
     Ok(Json(planned(&api, body(&bytes)?).await?))
 }
 
@@ -74,9 +96,7 @@ pub(super) async fn ask(
         asks: hex::encode(sha2::Sha256::digest(&body.manifest)),
         notify: body.notify.clone(),
     };
-    let plan = planned(&api, body).await?;
-    let jobs: Vec<Job> = serde_json::from_value(plan["jobs"].clone())
-        .map_err(|error| Error::internal(format!("a plan with jobs that are none: {error}")))?;
+    let NightView { plan, jobs, .. } = planned(&api, body).await?;
     if jobs.is_empty() {
         return Err(Failure::new(
             Reason::InvalidRequest,
@@ -90,9 +110,7 @@ pub(super) async fn ask(
     let (created, id) = api.queue.enqueue_all(title, jobs).await?;
     let batch = place::batch(&api, id).await?;
     let place = format!("/v1/jobs/{id}");
-    let answer = json!({
-        "id": id, "created": created, "batch": batch, "finishes": plan["finishes"], "dropped": plan["dropped"],
-    });
+    let answer = WarmView { id, created, batch, finishes: plan.finishes, dropped: plan.dropped };
     let subject = Subject { job: Some(id.to_string()), ..subject };
     Ok(about(subject, (StatusCode::ACCEPTED, [(header::LOCATION, place)], Json(answer)).into_response()))
 }
@@ -111,7 +129,7 @@ fn body(bytes: &Bytes) -> Result<Body, Invalid> {
     Ok(body)
 }
 
-async fn planned(api: &Api, body: Body) -> Result<Value, Failure> {
+async fn planned(api: &Api, body: Body) -> Result<NightView, Failure> {
     let scout = api.scout.clone();
     let read = tokio::task::spawn_blocking(move || {
         Manifest::read(&body.manifest, body.syntax, |name| scout.registry().model(name))

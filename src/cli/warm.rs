@@ -16,8 +16,7 @@ use super::{OK, stage};
 use crate::config::Settings;
 use crate::error::{Error, Result};
 use crate::plan::{Fetching, Finish};
-use crate::warm::{Impossible, MAX_BYTES, Syntax};
-use crate::worker::NightView;
+use crate::warm::{Impossible, MAX_BYTES, NightView, Syntax};
 
 /// Exit code of what the manifest itself refuses.
 const REFUSED: u8 = 4;

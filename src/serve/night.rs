@@ -46,8 +46,7 @@ pub(super) fn warmer(context: Context, host: HostName, fleet: Option<Queue>) -> 
         let (context, host, fleet) = (context.clone(), host.clone(), fleet.clone());
         Box::pin(async move {
             let occasion = Occasion { host, run: None, now: Timestamp::now(), fleet };
-            let view = worker::night(&context, &manifest, &occasion, &stop).await?;
-            serde_json::to_value(&view).map_err(|error| Error::internal(error.to_string()))
+            worker::night(&context, &manifest, &occasion, &stop).await
         })
     })
 }

@@ -5,8 +5,10 @@ mod manifest;
 mod report;
 mod run;
 mod schedule;
+mod view;
 
 pub use manifest::{Deadline, Impossible, MAX_BYTES, MAX_MODELS, Manifest, Syntax, Wish};
 pub use report::{Evicted, Regret, Report, ReportRow};
 pub use run::{Asked, Models, Night, Seen, Tally};
 pub use schedule::{Config, Due, Schedule};
+pub use view::NightView;
