@@ -260,10 +260,7 @@ fn at_home(scout: Scout, keeper: &Keeper, watched: Option<gpu::Handle>) -> Scout
 fn planned(context: Context) -> api::Planner {
     Arc::new(move |want, stop| {
         let context = context.clone();
-        Box::pin(async move {
-            let view = worker::plan_view(&context, &want, &stop).await?;
-            serde_json::to_value(&view).map_err(|error| Error::internal(error.to_string()))
-        })
+        Box::pin(async move { worker::plan_view(&context, &want, &stop).await })
     })
 }
 

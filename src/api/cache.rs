@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use axum::Json;
 use axum::extract::State as Shared;
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::Api;
@@ -12,7 +13,7 @@ use crate::ledger::Used;
 use crate::plan::{Allowed, Level, Order};
 
 /// The answer; `null` is unknown.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(super) struct CacheView {
     /// The hub cache.
     root: PathBuf,
@@ -34,18 +35,25 @@ pub(super) struct CacheView {
     eviction_off_until: Option<Timestamp>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct DiskView {
+    /// Where it is mounted.
     mountpoint: Option<PathBuf>,
+    /// All of it.
     total_bytes: u64,
+    /// What of it this user may take.
     free_bytes: u64,
+    /// Inodes, where the filesystem does not make them as needed.
     inodes: Option<u64>,
+    /// Those of them that are free.
     inodes_free: Option<u64>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Watermarks {
+    /// `cache.high_watermark`.
     high_percent: u8,
+    /// `cache.low_watermark`.
     low_percent: u8,
     #[serde(flatten)]
     level: Level,

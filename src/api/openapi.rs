@@ -10,7 +10,8 @@ use axum::http::header;
 use axum::response::{IntoResponse as _, Response};
 use larder_jobs::Problem;
 use schemars::generate::SchemaSettings;
-use schemars::{JsonSchema, SchemaGenerator};
+use schemars::transform::transform_subschemas;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
 use super::routes::{ROUTES, Route};
@@ -49,10 +50,27 @@ fn generator(settings: SchemaSettings) -> SchemaGenerator {
     settings.with(|settings| settings.definitions_path = "/components/schemas".into()).into_generator()
 }
 
-fn document() -> Value {
+/// Answers may have fields that this document does not know yet, also those that are read strictly elsewhere.
+fn open(schema: &mut Schema) {
+    if schema.get("additionalProperties") == Some(&Value::Bool(false)) {
+        schema.remove("additionalProperties");
+    }
+    transform_subschemas(&mut open, schema);
+}
+
+/// What there is to say, in parts.
+struct Parts {
+    paths: Map<String, Value>,
+    /// Types of requests, and of answers.
+    asked: Map<String, Value>,
+    answered: Map<String, Value>,
+    problem: Value,
+}
+
+fn parts() -> Parts {
     let settings = SchemaSettings::draft2020_12;
-    let (mut asked, mut answered) =
-        (generator(settings().for_deserialize()), generator(settings().for_serialize()));
+    let mut asked = generator(settings().for_deserialize());
+    let mut answered = generator(settings().for_serialize().with_transform(open));
     let mut paths: Map<String, Value> = Map::new();
     for route in ROUTES {
         let Some(operation) = operations::of(route.name) else { continue };
@@ -61,8 +79,13 @@ fn document() -> Value {
             described(route, &operation, &mut asked, &mut answered);
     }
     let problem = shape_of::<Problem>(&mut answered);
-    let mut schemas = asked.take_definitions(true);
-    schemas.extend(answered.take_definitions(true));
+    Parts { paths, asked: asked.take_definitions(true), answered: answered.take_definitions(true), problem }
+}
+
+fn document() -> Value {
+    let Parts { paths, asked, answered: mut schemas, problem } = parts();
+    // What is asked for and answered is described as it is asked for: a job of a plan can be sent as it is.
+    schemas.extend(asked);
     json!({
         "openapi": "3.1.0",
         "info": {
@@ -136,6 +159,8 @@ fn described(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::catalogue::Registry;
+    use crate::scout::{FitAsk, PlanAsk};
 
     #[test]
     fn every_route_is_described_and_every_reference_leads_somewhere() {
@@ -154,5 +179,58 @@ mod tests {
         for name in ["Job", "JobView", "ModelView", "Problem"] {
             assert!(document["components"]["schemas"][name].is_object(), "{name}");
         }
+    }
+
+    /// Whether a schema says more than that there is an object.
+    fn tells(document: &Value, schema: &Value) -> bool {
+        match schema["$ref"].as_str() {
+            Some(place) => document.pointer(&place[1..]).is_some_and(|schema| tells(document, schema)),
+            None => {
+                ["properties", "oneOf", "anyOf", "allOf", "enum"].iter().any(|key| !schema[*key].is_null())
+            }
+        }
+    }
+
+    #[test]
+    fn json_is_told_field_by_field() {
+        let document = document();
+        let methods = document["paths"].as_object().expect("paths").values().filter_map(Value::as_object);
+        let mut seen = 0;
+        // What the document itself is like is said elsewhere.
+        for operation in methods.flat_map(Map::values).filter(|one| one["operationId"] != "describe") {
+            let answers = operation["responses"].as_object().expect("answers").values();
+            for part in answers.chain([&operation["requestBody"]]) {
+                let Some(schema) = part.pointer("/content/application~1json/schema") else { continue };
+                assert!(tells(&document, schema), "{}: {schema}", operation["operationId"]);
+                seen += 1;
+            }
+        }
+        assert!(seen > 40, "{seen}");
+    }
+
+    #[test]
+    fn one_name_is_one_type() {
+        let Parts { asked, answered, .. } = parts();
+        for name in asked.keys().chain(answered.keys()) {
+            // That is how schemars tells two types of one name apart.
+            assert!(!name.ends_with(|last: char| last.is_ascii_digit()), "{name}");
+        }
+        let mut both = 0;
+        for (name, schema) in &asked {
+            let Some(other) = answered.get(name) else { continue };
+            let mut schema = Schema::try_from(schema.clone()).expect("a schema");
+            open(&mut schema);
+            assert_eq!(schema.as_value(), other, "{name}");
+            both += 1;
+        }
+        assert!(both > 10, "{both}");
+    }
+
+    #[test]
+    fn the_examples_of_questions_are_good_ones() {
+        let registry = Registry::builtin();
+        let example = |name: &str| operations::of(name).expect(name).example;
+        FitAsk::from_json(example("fit"), &registry).expect("fit");
+        PlanAsk::from_json(example("plan"), &registry).expect("plan");
     }
 }

@@ -9,6 +9,7 @@ use axum::extract::{RawQuery, State as Shared};
 use axum::response::{IntoResponse as _, Response};
 use futures_util::future::BoxFuture;
 use larder_jobs::{Download, Invalid};
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
@@ -19,15 +20,16 @@ use super::problem::Failure;
 use crate::catalogue::{Category, Model};
 use crate::error::{Result, blocking};
 use crate::gpu::History;
-use crate::scout::{FitAsk, FitView, HostHistory, HostView, PlanAsk};
+use crate::scout::{FitAsk, FitView, HostHistory, HostView, PlanAsk, PlanView};
 
-/// What a download would do, as JSON; the worker's, handed in where all rooms are put together.
+/// What a download would do; the worker's, handed in where all rooms are put together.
 pub type Planner =
-    Arc<dyn Fn(Download, CancellationToken) -> BoxFuture<'static, Result<Value>> + Send + Sync>;
+    Arc<dyn Fn(Download, CancellationToken) -> BoxFuture<'static, Result<PlanView>> + Send + Sync>;
 
 /// The registry, or a category of it.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(super) struct RegistryView {
+    /// The models, those of the operator's own file among them.
     models: Vec<Model>,
 }
 

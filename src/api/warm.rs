@@ -10,9 +10,9 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use futures_util::future::BoxFuture;
 use larder_jobs::client::Title;
-use larder_jobs::{Common, Invalid, Job, JobId, Kind, Reason};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use larder_jobs::{Common, Invalid, JobId, JobView, Kind, Reason};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
 use tokio_util::sync::CancellationToken;
 
@@ -23,7 +23,8 @@ use super::problem::Failure;
 use super::scout::Stop;
 use super::{Api, place};
 use crate::error::{Error, Result};
-use crate::warm::{Manifest, Syntax};
+use crate::plan::{Dropped, Finish};
+use crate::warm::{Impossible, Manifest, NightView, Syntax};
 
 /// Most characters of a manifest's name.
 const MAX_NAME: usize = 128;
@@ -31,17 +32,23 @@ const MAX_NAME: usize = 128;
 /// Dropped models that an error names.
 const MAX_TOLD: usize = 3;
 
-/// The plan of a manifest, as JSON; the worker's, handed in where all rooms are put together.
-pub type Warmer = Arc<dyn Fn(Manifest, CancellationToken) -> BoxFuture<'static, Result<Value>> + Send + Sync>;
+/// The plan of a manifest; the worker's, handed in where all rooms are put together.
+pub type Warmer =
+    Arc<dyn Fn(Manifest, CancellationToken) -> BoxFuture<'static, Result<NightView>> + Send + Sync>;
 
-#[derive(Deserialize)]
+/// A manifest, and who asks for its jobs.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Body {
+#[schemars(rename = "WarmBody")]
+pub(super) struct Body {
+    /// The text of the file, at most 1 MiB.
     manifest: String,
+    /// How it is written.
     #[serde(default)]
     syntax: Syntax,
     /// What the batch is called.
     #[serde(default)]
+    #[schemars(length(min = 1, max = MAX_NAME))]
     name: Option<String>,
     /// Who asks.
     #[serde(default)]
@@ -54,7 +61,22 @@ struct Body {
     notify: Option<String>,
 }
 
-pub(super) async fn plan(Shared(api): Shared<Api>, bytes: Bytes) -> Result<Json<Value>, Failure> {
+/// What became of a manifest that was asked for.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct WarmView {
+    /// The batch.
+    id: JobId,
+    /// False if the batch was asked for before with the same key.
+    created: bool,
+    /// The batch as one job.
+    batch: Option<JobView>,
+    /// Whether all of it is there by the deadline.
+    finishes: Finish,
+    /// What is not asked for.
+    dropped: Vec<Dropped>,
+}
+
+pub(super) async fn plan(Shared(api): Shared<Api>, bytes: Bytes) -> Result<Json<NightView>, Failure> {
     Ok(Json(planned(&api, body(&bytes)?).await?))
 }
 
@@ -77,38 +99,32 @@ pub(super) async fn ask(
         asks: hex::encode(sha2::Sha256::digest(&body.manifest)),
         notify: body.notify.clone(),
     };
-    let plan = planned(&api, body).await?;
-    let jobs: Vec<Job> = serde_json::from_value(plan["jobs"].clone())
-        .map_err(|error| Error::internal(format!("a plan with jobs that are none: {error}")))?;
-    if jobs.is_empty() {
-        return Err(nothing(&plan).status(StatusCode::CONFLICT));
+    let view = planned(&api, body).await?;
+    if view.jobs.is_empty() {
+        return Err(nothing(&view).status(StatusCode::CONFLICT));
     }
+    let NightView { plan, jobs, .. } = view;
     let subject =
         Subject { kind: Some(Kind::Download.word()), name: title.name.clone(), ..Subject::default() };
     let (created, id) = api.queue.enqueue_all(title, jobs).await?;
     let batch = place::batch(&api, id).await?;
     let place = format!("/v1/jobs/{id}");
-    let answer = json!({
-        "id": id, "created": created, "batch": batch, "finishes": plan["finishes"], "dropped": plan["dropped"],
-    });
+    let answer = WarmView { id, created, batch, finishes: plan.finishes, dropped: plan.dropped };
     let subject = Subject { job: Some(id.to_string()), ..subject };
     Ok(about(subject, (StatusCode::ACCEPTED, [(header::LOCATION, place)], Json(answer)).into_response()))
 }
 
 /// Why a plan comes to no jobs: the first of what it drops is named.
-fn nothing(plan: &Value) -> Failure {
-    let dropped = plan["dropped"].as_array().map_or(&[][..], Vec::as_slice);
-    let told = dropped.iter().take(MAX_TOLD).map(|one| {
-        let [model, why] = ["model", "why"].map(|part| one[part].as_str().unwrap_or_default());
-        format!("{model}: {why}")
-    });
+fn nothing(view: &NightView) -> Failure {
+    let dropped = &view.plan.dropped;
+    let told = dropped.iter().take(MAX_TOLD).map(|one| format!("{}: {}", one.model, one.why));
     let mut told: Vec<_> = told.collect();
     if dropped.len() > MAX_TOLD {
         told.push(format!("and {} more", dropped.len() - MAX_TOLD));
     }
-    let (what, hint) = match plan["impossible"] == "warn" {
-        true => ("none of the manifest can be there", "drop them, or move the deadline"),
-        false => (
+    let (what, hint) = match view.impossible {
+        Impossible::Warn => ("none of the manifest can be there", "drop them, or move the deadline"),
+        Impossible::Refuse => (
             "not all of the manifest can be there, and it refuses the rest",
             "drop them, move the deadline, or set impossible = \"warn\"",
         ),
@@ -131,7 +147,7 @@ fn body(bytes: &Bytes) -> Result<Body, Invalid> {
     Ok(body)
 }
 
-async fn planned(api: &Api, body: Body) -> Result<Value, Failure> {
+async fn planned(api: &Api, body: Body) -> Result<NightView, Failure> {
     let scout = api.scout.clone();
     let read = tokio::task::spawn_blocking(move || {
         Manifest::read(&body.manifest, body.syntax, |name| scout.registry().model(name))

@@ -1,5 +1,6 @@
 //! Where a repo differs from its entry in the registry. The repo is right; the difference is reported.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -43,7 +44,7 @@ const TIED: &[&str] = &[
 ];
 
 /// One difference.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Drift {
     /// The key, in the words of `config.json`, or `parameters`, `licence`, `gated`.
     pub key: String,

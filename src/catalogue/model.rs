@@ -4,13 +4,14 @@ use std::fmt;
 use std::str::FromStr;
 
 use larder_jobs::{RepoId, Revision};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::find::best;
 
 /// What a model is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Category {
     /// About a billion parameters or fewer, for quick runs.
@@ -65,7 +66,7 @@ impl FromStr for Category {
 }
 
 /// Whether a repo asks for its terms to be accepted, and who decides.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Gated {
     /// Open to everybody.
@@ -77,8 +78,9 @@ pub enum Gated {
 }
 
 /// How the weights are stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[schemars(rename = "WeightFormat")]
 pub enum Format {
     /// `*.safetensors`.
     Safetensors,
@@ -86,8 +88,8 @@ pub enum Format {
     Pickle,
 }
 
-/// Under which terms a model is to be had. What is not known is `None`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// Under which terms a model is to be had. What is not known is `null`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Access {
     /// The hub's id of the licence, such as `apache-2.0`, or `other`.
@@ -101,7 +103,7 @@ pub struct Access {
 }
 
 /// Which weight files to expect.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Files {
     /// The format on the main branch.
@@ -123,7 +125,7 @@ pub struct Files {
 }
 
 /// What interpretability work needs to know.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Probes {
     /// Layers to look at, counted from 0.
@@ -138,8 +140,9 @@ pub struct Probes {
 }
 
 /// A batch size to start with.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "BatchSize")]
 pub struct Batch {
     /// The card, by its name in the list of cards.
     pub card: String,
@@ -150,7 +153,8 @@ pub struct Batch {
 }
 
 /// One entry. Every byte figure is derived from it at run time, none stands in it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[schemars(rename = "RegistryModel")]
 pub struct Model {
     /// The short name.
     pub name: String,
@@ -175,6 +179,7 @@ pub struct Model {
     /// Recommended batch sizes; what is derived at run time decides.
     pub batches: Vec<Batch>,
     /// The shape in the words of `config.json`, with `torch_dtype` taken from the files' dtype where it says none.
+    #[schemars(with = "Option<serde_json::Map<String, Value>>")]
     pub config: Option<Value>,
     /// How to ask it, with `{prompt}` where the question goes.
     pub prompt: Option<String>,

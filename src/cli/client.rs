@@ -20,8 +20,7 @@ use crate::ledger::{ModelView, Repaired};
 use crate::queue::Scope;
 use crate::scout::{EvaluationView, FitView, HostView};
 use crate::serve::House;
-use crate::warm::{Report, Syntax};
-use crate::worker::NightView;
+use crate::warm::{NightView, Report, Syntax};
 
 /// The API answers from memory, so silence means trouble.
 const TIMEOUT: Duration = Duration::from_secs(30);

@@ -11,8 +11,9 @@ use crate::config::Settings;
 use crate::error::{Error, Result};
 use crate::hub::Hub;
 use crate::plan::{Skip, Weights};
+use crate::scout::PlanView;
 use crate::serve;
-use crate::worker::{self, PlanView};
+use crate::worker;
 
 /// What staging one model would do, or what it takes to evaluate several.
 pub(super) async fn either(

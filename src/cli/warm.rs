@@ -19,8 +19,7 @@ use super::output::{Output, jobs_are, note};
 use crate::config::Settings;
 use crate::error::{Error, Result};
 use crate::plan::Finish;
-use crate::warm::{Impossible, MAX_BYTES, Syntax};
-use crate::worker::NightView;
+use crate::warm::{Impossible, MAX_BYTES, NightView, Syntax};
 use show::human;
 
 /// Exit code of what the manifest itself refuses.

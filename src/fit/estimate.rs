@@ -4,6 +4,7 @@
 //! estimate are those of that phase, so that their sum is the total. The formulas and their sources stand at the
 //! functions; bytes are computed as floats, which are exact below 8 PiB and saturate instead of overflowing.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::architecture::{Architecture, Unknown};
@@ -15,7 +16,7 @@ use super::verdict::Correction;
 use super::weights::WeightFacts;
 
 /// Parts of an estimate, in bytes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub struct Terms {
     /// Weights.

@@ -1,9 +1,11 @@
 //! Where the inputs of an estimate come from, so that a reader can judge it.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Where one input comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "FitSource")]
 pub enum Source {
     /// The repo's `config.json`.
     #[serde(rename = "config.json")]
@@ -29,7 +31,7 @@ pub enum Source {
 }
 
 /// Where the inputs of one estimate come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub struct Provenance {
     /// The shape of the model.

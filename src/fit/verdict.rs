@@ -1,5 +1,6 @@
 //! From an estimate and a budget to an answer: fits, tight, no or unknown, with the reason in words.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::architecture::Unknown;
@@ -90,8 +91,9 @@ impl Correction {
 }
 
 /// The answer in one word.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[schemars(rename = "FitVerdict")]
 pub enum Verdict {
     /// It fits with the margin.
     Fits,

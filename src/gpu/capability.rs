@@ -4,12 +4,14 @@
 //! from 10.0); the README files and build scripts of flash-attention 2, 3 and 4; vLLM's table of quantisation by
 //! hardware.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::snapshot::ComputeCapability;
 
-/// What the hardware can do; `None` is unknown.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// What the hardware can do; `null` is unknown.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "GpuCapabilities")]
 pub struct Capabilities {
     /// 16-bit floating point on tensor cores.
     pub fp16: Option<Support>,
@@ -30,7 +32,7 @@ pub struct Capabilities {
 }
 
 /// Whether the hardware can do something.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Support {
     /// It can.

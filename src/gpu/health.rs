@@ -9,6 +9,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::snapshot::{Gpu, Gpus, Throttle};
@@ -22,7 +23,7 @@ const MAX_REASONS: usize = 64;
 const WORN: u8 = 100;
 
 /// The verdict and why.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Health {
     /// The verdict.
     pub state: State,
@@ -31,8 +32,9 @@ pub struct Health {
 }
 
 /// The verdict.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[schemars(rename = "HealthState")]
 pub enum State {
     /// Nothing is known to be wrong.
     Healthy,
@@ -55,7 +57,8 @@ impl State {
 }
 
 /// One thing that is wrong.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "HealthReason")]
 pub struct Reason {
     /// In one word.
     pub word: Word,
@@ -68,8 +71,9 @@ pub struct Reason {
 }
 
 /// What is wrong, in one word.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[schemars(rename = "HealthWord")]
 pub enum Word {
     /// A GPU is out of reach.
     GpuLost,

@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 
 use jiff::{SignedDuration, Timestamp};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::snapshot::{Gpu, Gpus};
@@ -69,7 +70,8 @@ impl Moment {
 }
 
 /// What was seen, by minute. A minute in which nobody read the GPUs is not there.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(rename = "GpuHistory")]
 pub struct History {
     /// When each minute began, oldest first.
     minutes: VecDeque<Timestamp>,
@@ -78,11 +80,14 @@ pub struct History {
 }
 
 /// One GPU.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(rename = "GpuTrack")]
 struct Track {
-    /// As the driver prints it; `None` if it never told.
+    /// As the driver prints it; `null` if it never told.
     uuid: Option<String>,
+    /// Its number.
     index: u32,
+    /// The product.
     name: Option<String>,
     /// The size of its memory when that was last known.
     total_bytes: Option<u64>,
@@ -91,9 +96,10 @@ struct Track {
     ecc_uncorrected: Column<u64>,
 }
 
-/// The most that was seen in each of the minutes; `None` where it could not be read.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+/// The most that was seen in each of the minutes; `null` where it could not be read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(transparent)]
+#[schemars(inline)]
 struct Column<T>(VecDeque<Option<T>>);
 
 impl<T: Copy + Ord> Column<T> {

@@ -10,10 +10,12 @@
 //! - `other`: AMD and Apple;
 //! - `poll`: the threads;
 //! - `history`: how they fared over the last hours;
+//! - `hardware`: what of that changes seldom;
 //! - [`capability`], [`xid`], [`health`]: pure; what a GPU can do, what NVIDIA says of an Xid, whether the host is fit.
 
 pub mod capability;
 mod config;
+mod hardware;
 pub mod health;
 mod history;
 mod nvml;
@@ -23,6 +25,7 @@ pub mod snapshot;
 pub mod xid;
 
 pub use config::{Config, Unhealthy};
+pub use hardware::{HardwareGpu, HardwareState};
 pub use health::{Health, Reason, State};
 pub use history::{History, MAX_GPUS, MINUTES, Minute, Moment};
 pub use poll::{Handle, once, start};

@@ -4,6 +4,7 @@
 mod parts;
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::capability::Capabilities;
@@ -15,8 +16,9 @@ pub use parts::{
 };
 
 /// Where the facts come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[schemars(rename = "GpuSource")]
 pub enum Source {
     /// NVIDIA's management library.
     Nvml,
@@ -27,7 +29,7 @@ pub enum Source {
 }
 
 /// What a framework calls the device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DeviceKind {
     /// NVIDIA.
@@ -53,7 +55,7 @@ impl DeviceKind {
 }
 
 /// All GPUs at one moment.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Gpus {
     /// Where this comes from.
     pub source: Source,
@@ -98,7 +100,8 @@ impl Gpus {
 }
 
 /// Why there are no devices.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "NoGpus")]
 pub struct WhyNone {
     /// In one word.
     pub word: Missing,
@@ -109,8 +112,9 @@ pub struct WhyNone {
 }
 
 /// Why there are no devices, in one word.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[schemars(rename = "NoGpusWord")]
 pub enum Missing {
     /// Nothing was read yet.
     NotReadYet,
@@ -138,7 +142,7 @@ impl Missing {
 }
 
 /// One GPU.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Gpu {
     /// NVML's index; frameworks may count differently.
     pub index: u32,
@@ -168,13 +172,13 @@ pub struct Gpu {
     pub ecc: Option<Ecc>,
     /// Rows of the memory that spare ones stand in for (since Ampere, on data centre products).
     pub remapped_rows: Option<RemappedRows>,
-    /// Errors that the driver reported since somebody listens; `None` if nobody does, or if they cannot be heard.
+    /// Errors that the driver reported since somebody listens; `null` if nobody does, or if they cannot be heard.
     pub xid: Option<Xids>,
     /// The link to the host.
     pub pcie: Pcie,
     /// Its parts, where it can be divided.
     pub mig: Option<Mig>,
-    /// Who uses it, largest first, at most [`MAX_PROCESSES`]; `None` if the driver does not say.
+    /// Who uses it, largest first, at most 128; `null` if the driver does not say.
     pub processes: Option<Vec<Process>>,
     /// Processes beyond that.
     pub processes_omitted: usize,

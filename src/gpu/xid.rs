@@ -5,11 +5,13 @@
 //! what they come to: Xid 48 asks for a reset of the GPU, Xid 45 only follows others. What the catalogue calls unused
 //! is not here, and neither are the codes for which it gives no action.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What is to be done after an Xid.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[schemars(rename = "XidClass")]
 pub enum Class {
     /// Nothing, by itself.
     Ignore,

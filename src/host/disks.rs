@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use procfs::process::MountInfo;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Roots, Wear, cgroup, line, nvme, value};
@@ -18,7 +19,7 @@ const DRIVES: usize = 64;
 const IN_MEMORY: [&str; 2] = ["tmpfs", "ramfs"];
 
 /// The filesystem that holds one path.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Disk {
     /// The path that was asked for.
     pub path: PathBuf,
@@ -41,7 +42,7 @@ pub struct Disk {
 }
 
 /// One NVMe drive.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Nvme {
     /// The block device, for example `nvme0n1`.
     pub device: String,

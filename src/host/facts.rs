@@ -6,12 +6,13 @@
 use std::path::Path;
 
 use procfs::{CpuInfo, FromBufRead as _, Meminfo};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Disk, Roots, cgroup, line, list, read};
 
 /// This host. `None` is unknown, never zero.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Facts {
     /// The operating system and its version; in a container that of the image.
     pub os: Option<String>,
@@ -30,7 +31,7 @@ pub struct Facts {
 }
 
 /// The processors.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Cpu {
     /// The name that the processor gives itself, or its design where it has none (ARM).
     pub brand: Option<String>,
@@ -43,7 +44,8 @@ pub struct Cpu {
 }
 
 /// Memory in bytes.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "HostMemory")]
 pub struct Memory {
     /// The host's.
     pub total: Option<u64>,
@@ -63,7 +65,7 @@ pub struct Memory {
 }
 
 /// One NUMA node.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct NumaNode {
     /// Its number.
     pub node: u32,

@@ -9,6 +9,7 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// `linux/nvme_ioctl.h`: `_IOWR('N', 0x41, struct nvme_admin_cmd)`.
@@ -22,7 +23,7 @@ const WHOLE_DRIVE: u32 = u32::MAX;
 const PAGE: usize = 512;
 
 /// What a drive says of its health.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Wear {
     /// Of the endurance that the maker promises, in per cent; 255 stands for 255 and more.
     pub percentage_used: u8,

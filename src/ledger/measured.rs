@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use larder_jobs::CommitId;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Ledger;
@@ -28,7 +29,7 @@ const TELLING_BYTES: u64 = 16 << 20;
 const NEWEST: f64 = 0.3;
 
 /// One profile of the host. Rates in bytes per second; what was not measured is absent.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Measured {
     /// When.
     pub at: Timestamp,
@@ -56,11 +57,12 @@ pub struct Measured {
 }
 
 /// The hardware from some time on.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Hardware {
     /// Since when.
     pub since: Timestamp,
     /// What does not change from second to second: devices, driver, health; as `GET /v1/host` shows it.
+    #[schemars(with = "crate::gpu::HardwareState")]
     pub state: serde_json::Value,
 }
 
@@ -71,7 +73,7 @@ struct FetchRate {
 }
 
 /// How far off predictions were for models of one architecture, engine, quantization and card.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Calibration {
     /// What it is about.
     pub key: CalibrationKey,
@@ -92,7 +94,7 @@ pub struct Calibration {
 }
 
 /// What predictions are corrected for.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub struct CalibrationKey {
     /// `model_type` of the config.
     pub architecture: String,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use larder_jobs::RepoId;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::lease::{Leases, leased_until};
@@ -14,7 +15,8 @@ use crate::layout::{Inventory, RepoEntry};
 use crate::plan::{Candidate, Stock, Use};
 
 /// Bytes in the cache by what may happen to them; what is several of them counts as the first.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(rename = "UsedBytes")]
 pub struct Used {
     /// In pinned revisions.
     pub pinned: u64,

@@ -5,6 +5,7 @@ use std::fmt::{self, Write as _};
 use std::str::FromStr;
 
 use larder_jobs::{Invalid, Reason, RepoFile, Size};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Keep;
@@ -131,7 +132,7 @@ pub struct Facts {
 }
 
 /// What will happen to one file.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct PlannedFile {
     /// Path within the repo.
     pub path: String,
@@ -142,7 +143,7 @@ pub struct PlannedFile {
 }
 
 /// What will happen.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct DownloadPlan {
     /// The chosen files, in the order of their paths.
     pub files: Vec<PlannedFile>,
@@ -154,13 +155,13 @@ pub struct DownloadPlan {
     pub bytes_to_fetch: u64,
     /// Bytes of the cache's disk that it will take.
     pub disk_needed: u64,
-    /// Free bytes that are promised to other downloads; `None` if that is not known.
+    /// Free bytes that are promised to other downloads; `null` if that is not known.
     pub disk_promised: Option<u64>,
-    /// Free bytes of the cache's disk before; `None` if nothing is to be fetched and nobody asked.
+    /// Free bytes of the cache's disk before; `null` if nothing is to be fetched and nobody asked.
     pub disk_free: Option<u64>,
     /// Bytes of it that stay free by policy.
     pub keep_free: Option<u64>,
-    /// Bytes by which the cache may still grow; `None` if only the disk bounds it.
+    /// Bytes by which the cache may still grow; `null` if only the disk bounds it.
     pub cache_room: Option<u64>,
     /// Bytes that are missing; 0 if it fits.
     pub disk_short: u64,

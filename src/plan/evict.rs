@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use larder_jobs::{CommitId, RepoId};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Evict, Keep, KeepFree};
@@ -21,8 +22,9 @@ use super::{Evict, Keep, KeepFree};
 pub type Name = (RepoId, CommitId);
 
 /// `cache.evict`: what may go without being named.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
+#[schemars(rename = "EvictionAllowed")]
 pub enum Allowed {
     /// Nothing.
     Never,
@@ -34,13 +36,14 @@ pub enum Allowed {
 }
 
 /// `cache.order`: which revision goes first when room is needed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
+#[schemars(rename = "EvictionOrder")]
 pub enum Order {
     /// The least recently used.
     #[default]
     Lru,
-    /// The one of the least [`Candidate::value`].
+    /// The one that is worth the least: seconds to stage it again by the chance that it is used again, for each byte.
     Value,
 }
 

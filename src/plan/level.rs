@@ -1,11 +1,12 @@
 //! How full the cache is against its watermarks.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::Policy;
 
 /// What the watermarks are about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum LevelOf {
     /// `cache.capacity`, of which the cache's own bytes count.
@@ -15,7 +16,7 @@ pub enum LevelOf {
 }
 
 /// How full that is, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Level {
     /// What the watermarks are about.
     pub of: LevelOf,

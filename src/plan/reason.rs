@@ -1,6 +1,7 @@
 //! Why a revision stays or goes: the words of eviction plans, the same in JSON, metrics and sentences.
 
 use larder_jobs::EvictedModel;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Chosen;
@@ -30,8 +31,9 @@ pub enum Keep {
 }
 
 /// Why a revision goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[schemars(rename = "EvictReason")]
 pub enum Evict {
     /// Somebody named it, or asked for everything unused for so long.
     Requested,
@@ -39,7 +41,7 @@ pub enum Evict {
     Expired,
     /// Room is needed, and everything that stays was used later.
     LeastRecentlyUsed,
-    /// Room is needed, and everything that stays is worth more (see [`super::Order::Value`]).
+    /// Room is needed, and everything that stays is worth more by `cache.order`.
     LowValue,
     /// The cache is above its high watermark.
     OverCapacity,

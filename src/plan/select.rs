@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use larder_jobs::{Download, FilePath, Format, Glob, Reason, RepoFile};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::error::{Error, Result};
@@ -26,7 +27,7 @@ const OTHER_ENDINGS: &[&str] =
 const PICKLE_ENDINGS: &[&str] = &["bin", "pt", "pth", "ckpt", "pkl", "pickle"];
 
 /// Why a file is not fetched.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Skip {
     /// No `include` pattern matches, or an `exclude` pattern does.
@@ -44,7 +45,7 @@ pub enum Skip {
 }
 
 /// The weight format that was chosen.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Weights {
     /// Safetensors.

@@ -1,7 +1,10 @@
 //! What somebody wants to know: whether a model fits, or what it takes to evaluate several. The same fields as a download
 //! job has, and what the model shall do on which card.
 
+mod shape;
+
 use larder_jobs::{Download, Invalid, Job, Size, Variant, Work};
+use schemars::JsonSchema;
 use serde_json::{Map, Value};
 
 use crate::catalogue::{Category, Registry};
@@ -15,21 +18,26 @@ const MAX_BATCH: u64 = 1 << 16;
 const MAX_GPUS: u64 = 64;
 
 /// What a model shall do, and where.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, JsonSchema)]
 pub struct Purpose {
     /// A card of the table; this host's GPU without it.
     pub gpu: Option<String>,
-    /// Bytes of memory that a card has, instead of one by name.
+    /// Bytes of memory that a card has, or a text such as `24GiB`, instead of one by name.
+    #[schemars(schema_with = "shape::vram")]
     pub vram: Option<u64>,
     /// Equal cards that share the model; 1 if absent.
+    #[schemars(range(min = 1, max = MAX_GPUS))]
     pub gpus: Option<u64>,
-    /// Tokens of prompt and answer.
+    /// Tokens of prompt and answer; without it as many as the model is made for, at most 4096.
+    #[schemars(range(min = 1, max = MAX_CONTEXT))]
     pub context: Option<u64>,
     /// Sequences at the same time; 1 if absent.
+    #[schemars(range(min = 1, max = MAX_BATCH))]
     pub batch: Option<u64>,
-    /// The engine.
+    /// The engine; without it the first that runs the model as it is stored.
     pub engine: Option<Engine>,
     /// Do not ask the hub for published quantizations.
+    #[schemars(with = "Option<bool>")]
     pub local: bool,
 }
 

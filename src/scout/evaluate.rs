@@ -3,6 +3,7 @@
 //! may lie apart.
 
 use larder_jobs::{Download, Job, Problem, RepoFile, RepoId, Work};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
@@ -25,7 +26,7 @@ const GUESSED_DISK: (f64, f64) = (150e6, 7e9);
 const GUESSED_MEMORY: (f64, f64) = (3e9, 50e9);
 
 /// Seconds that something takes, at least and at most.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Seconds {
     /// At least.
     pub low: f64,
@@ -55,7 +56,7 @@ impl Seconds {
 }
 
 /// How long loading takes.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Loading {
     /// From the disk.
     pub cold: Seconds,
@@ -77,7 +78,7 @@ impl Loading {
 }
 
 /// One model of the plan.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct EvaluationRow {
     /// Its place in the order, from 1.
     pub order: usize,
@@ -113,7 +114,7 @@ pub struct EvaluationRow {
 }
 
 /// The whole plan.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct EvaluationView {
     /// The card.
     pub target: Target,

@@ -1,17 +1,19 @@
 //! This host as the scout sees it: processor, memory, disk, GPUs, what was measured, and whether it is fit for work.
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Scout;
-use crate::error::{Result, blocking};
+use crate::error::{Error, Result, blocking};
 use crate::gpu::health::{self, Health};
-use crate::gpu::{DeviceKind, Gpus};
+use crate::gpu::{DeviceKind, Gpus, HardwareState};
 use crate::host::{Facts, Roots};
 use crate::ledger::{Calibration, Hardware, Measured};
 
 /// What `larder info` and `GET /v1/host` show.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "ThisHost")]
 pub struct HostView {
     /// Its name.
     pub name: String,
@@ -35,7 +37,7 @@ pub struct HostView {
 }
 
 /// What this host was.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct HostHistory {
     /// Its profiles, oldest first.
     pub measurements: Vec<Measured>,
@@ -116,24 +118,8 @@ impl Scout {
         blocking(move || {
             let facts = Facts::read(&Roots::default(), &[&root]);
             let health = judged(&gpus, &facts);
-            let words: Vec<_> = health.reasons.iter().map(|reason| (reason.word, &reason.subject)).collect();
-            let devices = gpus.devices.iter().map(|gpu| {
-                serde_json::json!({
-                    "uuid": gpu.uuid,
-                    "name": gpu.name,
-                    "memory_total": gpu.memory.total,
-                    "lost": gpu.lost,
-                    "ecc_uncorrected": gpu.ecc.as_ref().and_then(|ecc| ecc.aggregate.uncorrected),
-                    "remapped_rows": gpu.remapped_rows,
-                })
-            });
-            let state = serde_json::json!({
-                "driver": gpus.driver_version,
-                "cuda": gpus.cuda_version,
-                "health": health.state,
-                "reasons": words,
-                "gpus": devices.collect::<Vec<_>>(),
-            });
+            let state = serde_json::to_value(HardwareState::of(&gpus, &health))
+                .map_err(|error| Error::internal(error.to_string()))?;
             ledger.saw_hardware(state, Timestamp::now())
         })
         .await

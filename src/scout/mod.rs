@@ -11,6 +11,7 @@ mod choose;
 mod evaluate;
 mod host;
 mod look;
+mod planned;
 mod size;
 mod source;
 mod target;
@@ -33,6 +34,7 @@ pub use calibrate::Watch;
 pub use evaluate::{EvaluationRow, EvaluationView, Loading, Seconds};
 pub use host::{HostHistory, HostView, judged};
 pub use look::{Looked, Staged};
+pub use planned::{PlanView, SkippedFile};
 pub use target::{Target, TargetSource};
 pub use view::{FindingView, FitView, VariantView};
 

@@ -1,5 +1,6 @@
 //! The card that a model shall run on: this host's GPU as it is now, a card of the table, or so many bytes.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Scout;
@@ -15,7 +16,7 @@ use larder_jobs::{HostGpu, Reason};
 const LOOK: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// Where the size of a card comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TargetSource {
     /// Free at this moment on this host's GPU.
@@ -29,7 +30,8 @@ pub enum TargetSource {
 }
 
 /// A card, or several equal ones.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "FitTarget")]
 pub struct Target {
     /// The product.
     pub name: Option<String>,

@@ -2,6 +2,7 @@
 //! could be staged.
 
 use larder_jobs::{CommitId, RepoId, Variant, VariantWord};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
@@ -23,7 +24,7 @@ use crate::weights::{Finding, Severity};
 const USUAL_CONTEXT: u64 = 4096;
 
 /// Whether a model fits, and what else does.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct FitView {
     /// The repo.
     pub repo: RepoId,
@@ -80,7 +81,7 @@ pub struct FitView {
 }
 
 /// Something that is wrong with the weight files.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct FindingView {
     /// `error` if engines will not load the model, else `warning`.
     pub severity: String,
@@ -101,7 +102,7 @@ impl From<Finding> for FindingView {
 }
 
 /// One row of the table.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct VariantView {
     /// The word for it in requests.
     pub variant: String,

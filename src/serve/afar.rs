@@ -7,7 +7,6 @@ use larder_jobs::HostName;
 use larder_jobs::client::{Address, Connection, Queue};
 
 use crate::api::Warmer;
-use crate::error::Error;
 use crate::worker::{self, Context, Occasion};
 
 /// For the API of a command; the queue is not connected to before somebody asks.
@@ -17,8 +16,7 @@ pub(super) fn warmer(context: Context, host: HostName, address: Address) -> Warm
         let (context, host, fleet) = (context.clone(), host.clone(), Some(queue.clone()));
         Box::pin(async move {
             let occasion = Occasion { host, run: None, now: Timestamp::now(), fleet };
-            let view = worker::night_from_afar(&context, &manifest, &occasion, &stop).await?;
-            serde_json::to_value(&view).map_err(|error| Error::internal(error.to_string()))
+            worker::night_from_afar(&context, &manifest, &occasion, &stop).await
         })
     })
 }

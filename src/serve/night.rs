@@ -21,8 +21,8 @@ use crate::api::{Api, Warmer};
 use crate::error::{Error, Result, blocking};
 use crate::plan::Finish;
 use crate::queue::JobStore;
-use crate::warm::{Config, Due, MAX_BYTES, Manifest, Outcome, PastRun, Syntax, is_tried_again};
-use crate::worker::{self, Context, NightView, Occasion};
+use crate::warm::{Config, Due, MAX_BYTES, Manifest, NightView, Outcome, PastRun, Syntax, is_tried_again};
+use crate::worker::{self, Context, Occasion};
 
 /// Longest sleep, so that a clock that is set is noticed.
 const LOOK: Duration = Duration::from_secs(60);
@@ -47,8 +47,7 @@ pub(super) fn warmer(context: Context, host: HostName, fleet: Option<Queue>) -> 
         let (context, host, fleet) = (context.clone(), host.clone(), fleet.clone());
         Box::pin(async move {
             let occasion = Occasion { host, run: None, now: Timestamp::now(), fleet };
-            let view = worker::night(&context, &manifest, &occasion, &stop).await?;
-            serde_json::to_value(&view).map_err(|error| Error::internal(error.to_string()))
+            worker::night(&context, &manifest, &occasion, &stop).await
         })
     })
 }

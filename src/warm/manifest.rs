@@ -11,6 +11,7 @@ use jiff::civil::Time;
 use larder_jobs::{
     Bandwidth, Download, Hosts, Invalid, Job, ModelRef, RepoId, Revision, Window, Windows, Work, Zone,
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::plan::NightOrder;
@@ -25,7 +26,7 @@ pub const MAX_MODELS: usize = 1_000;
 const DAYS: i64 = 3;
 
 /// How a manifest is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Syntax {
     /// TOML.
@@ -59,7 +60,7 @@ impl Syntax {
 }
 
 /// What happens when not everything can be there by the deadline.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Impossible {
     /// Nothing is asked for.

@@ -6,9 +6,11 @@ mod past;
 mod report;
 mod run;
 mod schedule;
+mod view;
 
 pub use manifest::{Deadline, Impossible, MAX_BYTES, MAX_MODELS, Manifest, Syntax, Wish};
 pub use past::{LeftOut, Outcome, PastRun};
 pub use report::{Evicted, Regret, Report, ReportRow};
 pub use run::{Asked, Models, Night, Seen, Tally};
 pub use schedule::{Config, Due, Schedule, is_tried_again};
+pub use view::NightView;

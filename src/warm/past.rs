@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use larder_jobs::Reason;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::plan::{DropReason, Dropped};
@@ -14,7 +15,7 @@ const MAX_DROPPED: usize = 32;
 const MAX_TEXT: usize = 500;
 
 /// How a run of a schedule ended, or how it stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// Its jobs were asked for.
@@ -48,7 +49,7 @@ impl Outcome {
 }
 
 /// A model that a run did not ask for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LeftOut {
     /// The model, as the manifest names it.
     pub model: String,
@@ -61,13 +62,15 @@ pub struct LeftOut {
 }
 
 /// One run of a schedule, as this host knows it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PastRun {
     /// The manifest's file, as the configuration names it.
     pub manifest: String,
     /// When it was due.
+    #[schemars(with = "String")]
     pub due: Timestamp,
     /// When this was found.
+    #[schemars(with = "String")]
     pub at: Timestamp,
     /// What its jobs were asked for as; `null` if the manifest could not be read.
     pub run: Option<String>,

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use larder_jobs::{CameBack, CommitId, HostName, JobId, JobView, Kind, RepoId, State};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::PastRun;
@@ -24,7 +25,7 @@ enum Part {
 }
 
 /// One download.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ReportRow {
     /// The job.
     pub id: JobId,
@@ -49,7 +50,7 @@ pub struct ReportRow {
 }
 
 /// A model that was evicted and came back within a day.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Regret {
     /// Where.
     pub host: String,
@@ -66,7 +67,7 @@ pub struct Regret {
 }
 
 /// What went: on this host for whatever reason, on others what jobs made go.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Evicted {
     /// Revisions.
     pub models: u64,
@@ -75,7 +76,7 @@ pub struct Evicted {
 }
 
 /// The report.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Report {
     /// The host that tells it.
     pub host: HostName,

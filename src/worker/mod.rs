@@ -26,10 +26,10 @@ use crate::plan::KeepFree;
 use crate::queue::Done;
 use crate::scout::Scout;
 
-pub use night::{NightView, Occasion, night, night_from_afar};
+pub use night::{Occasion, night, night_from_afar};
 pub use planned::{Planned, plan};
 pub use runtime::run;
-pub use view::{PlanView, SkippedFile, plan_view};
+pub use view::plan_view;
 
 /// What the handlers need.
 #[derive(Debug, Clone)]

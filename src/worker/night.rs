@@ -11,14 +11,13 @@ use futures_util::{StreamExt as _, stream};
 use jiff::Timestamp;
 use larder_jobs::client::Queue;
 use larder_jobs::{HostName, Hosts, Job, MAX_BATCH, Reason, Work};
-use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use super::{Context, blocking};
 use crate::disk;
 use crate::error::{Error, Result};
 use crate::plan::{Entry, Finish, HostNight, Name, NightAsk, NightHost, NightPlan, Rate, Route, plan_night};
-use crate::warm::{Impossible, Manifest};
+use crate::warm::{Impossible, Manifest, NightView};
 use fleet::{Fleet, Routed, stranger};
 use look::{Cards, Looked, look};
 
@@ -26,20 +25,6 @@ use look::{Cards, Looked, look};
 const LOOKS: usize = 8;
 /// What lines bring whose speed nobody has measured, in bytes per second.
 const GUESSED_LINE: Rate = Rate { low: 12.5e6, high: 1.25e9 };
-
-/// The plan of a manifest, and what to ask for.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct NightView {
-    /// The plan.
-    #[serde(flatten)]
-    pub plan: NightPlan,
-    /// What happens when not everything can be there by the deadline.
-    pub impossible: Impossible,
-    /// What the reader should know besides.
-    pub notes: Vec<String>,
-    /// The jobs to ask for, in their order; none if the manifest refuses what cannot be.
-    pub jobs: Vec<Job>,
-}
 
 /// Who asks for a night, and for which.
 #[derive(Debug, Clone)]

@@ -1,48 +1,12 @@
-//! A download's plan as it is printed and sent.
+//! What a download would do, as it is printed and sent.
 
-use larder_jobs::{ChosenVariant, CommitId, Download, FilePath, Problem, RepoId};
-use serde::Serialize;
+use larder_jobs::Download;
 use tokio_util::sync::CancellationToken;
 
 use super::Context;
 use super::planned::{Planned, plan};
 use crate::error::Result;
-use crate::plan::{DownloadPlan, Skip, Weights};
-use crate::scout::{FitAsk, FitView, Purpose};
-
-/// What a download would do.
-#[derive(Debug, Serialize)]
-pub struct PlanView {
-    /// The repo.
-    pub repo: RepoId,
-    /// The commit that the revision resolved to.
-    pub commit: CommitId,
-    /// The weight format.
-    pub weights: Option<Weights>,
-    /// Bytes and room.
-    #[serde(flatten)]
-    pub plan: DownloadPlan,
-    /// Files that are left out, and why.
-    pub skipped: Vec<SkippedFile>,
-    /// The variant that is staged and why, if others than the model itself were allowed.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub chosen: Option<ChosenVariant>,
-    /// Whether what would be staged fits into this host's GPU, where the registry is wrong about it, and what is wrong
-    /// with its weights: by its config and the headers of its weight files.
-    pub fit: Option<FitView>,
-    /// Why nobody can tell.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub fit_problem: Option<Problem>,
-}
-
-/// A file that is left out.
-#[derive(Debug, Serialize)]
-pub struct SkippedFile {
-    /// Its path within the repo.
-    pub path: FilePath,
-    /// Why.
-    pub reason: Skip,
-}
+use crate::scout::{FitAsk, PlanView, Purpose, SkippedFile};
 
 /// Finds out what a download would do, and does nothing. That nobody can tell whether it fits is no error: files can be
 /// staged without being understood.

@@ -4,15 +4,21 @@ use larder_jobs::{FleetLimits, FleetLimitsChange, Job, JobView};
 use schemars::SchemaGenerator;
 use serde_json::{Value, json};
 
+use super::super::cache::CacheView;
 use super::super::health::Ready;
 use super::super::hosts::{HostList, HostView};
 use super::super::jobs::{Accepted, JobList, Redriven};
 use super::super::keep::Wanted;
 use super::super::limits::{Change, JobLimitView, LimitsView};
 use super::super::models::{ModelList, ModelPage, VerdictList};
+use super::super::scout::RegistryView;
+use super::super::warm::{Body, WarmView};
 use super::shape_of;
-use crate::keeper::PlanView;
+use crate::gpu::History;
+use crate::keeper::PlanView as EvictionView;
 use crate::ledger::Repaired;
+use crate::scout::{EvaluationView, FitAsk, FitView, HostHistory, HostView as ThisHost, PlanAsk, PlanView};
+use crate::warm::{NightView, Report};
 
 type Schema = fn(&mut SchemaGenerator) -> Value;
 
@@ -76,23 +82,14 @@ impl Operation {
     }
 }
 
-/// An object that docs/api.md describes field by field.
-fn object(_: &mut SchemaGenerator) -> Value {
-    json!({"type": "object", "description": "See docs/api.md."})
+/// This document, which is described elsewhere.
+fn document(_: &mut SchemaGenerator) -> Value {
+    json!({"type": "object", "description": "See https://spec.openapis.org/oas/v3.1.0."})
 }
 
-/// The fields of a question to `POST /v1/fit` and `POST /v1/plan` that all of them share.
-fn question(_: &mut SchemaGenerator) -> Value {
-    json!({
-        "type": "object",
-        "description": "The fields of a download, without those of every job, and those of docs/api.md.",
-        "properties": {
-            "repo": {"type": "string"},
-            "gpu": {"type": ["string", "null"]},
-            "vram": {"type": ["string", "integer", "null"]},
-            "local": {"type": "boolean"},
-        },
-    })
+/// Of one model what a download would do, of several what it takes to evaluate them.
+fn plan(generator: &mut SchemaGenerator) -> Value {
+    json!({"oneOf": [shape_of::<PlanView>(generator), shape_of::<EvaluationView>(generator)]})
 }
 
 /// What is said of the route of that name.
@@ -159,30 +156,30 @@ fn of_models(name: &str) -> Option<Operation> {
         ),
         "plan_eviction" => Operation::new("What an eviction would do; at most one parameter.")
             .query(&["free", "older_than", "model"])
-            .json(200, "The plan.", shape_of::<PlanView>),
+            .json(200, "The plan.", shape_of::<EvictionView>),
         "fit" => Operation::new("Whether a model fits on a card, and which variant does.")
-            .body(question, json!({"repo": "openai-community/gpt2", "gpu": "RTX 4090"}))
-            .json(200, "The verdict.", object),
+            .body(shape_of::<FitAsk>, json!({"repo": "openai-community/gpt2", "gpu": "RTX 4090"}))
+            .json(200, "The verdict.", shape_of::<FitView>),
         "plan" => Operation::new("What a download would do, or what it takes to evaluate several models.")
-            .body(question, json!({"repo": "openai-community/gpt2", "gpu": "RTX 4090"}))
-            .json(200, "The plan.", object),
+            .body(shape_of::<PlanAsk>, json!({"repo": "openai-community/gpt2"}))
+            .json(200, "The plan.", plan),
         "plan_night" => Operation::new("What a manifest would do, and the jobs that do it.")
-            .body(object, json!({"manifest": "[[models]]\nmodel = \"openai-community/gpt2\"\n"}))
-            .json(200, "The plan.", object),
+            .body(shape_of::<Body>, json!({"manifest": "[[models]]\nmodel = \"openai-community/gpt2\"\n"}))
+            .json(200, "The plan.", shape_of::<NightView>),
         "warm" => Operation::new("Asks for a manifest's jobs, for all of them or for none.")
             .headers(&["Idempotency-Key"])
             .body(
-                object,
+                shape_of::<Body>,
                 json!({"manifest": "[[models]]\nmodel = \"openai-community/gpt2\"\n", "name": "night"}),
             )
-            .json(202, "The batch, and what was dropped.", object),
+            .json(202, "The batch, and what was dropped.", shape_of::<WarmView>),
         "report" => Operation::new("What the downloads of the last hours did.")
             .query(&["since", "requested_by"])
-            .json(200, "The report.", object),
+            .json(200, "The report.", shape_of::<Report>),
         "list_registry" => Operation::new("The models that are known by name.").query(&["category"]).json(
             200,
             "The models.",
-            object,
+            shape_of::<RegistryView>,
         ),
         _ => return None,
     })
@@ -226,21 +223,23 @@ fn of_the_host(name: &str) -> Option<Operation> {
         "show_cache" => Operation::new("The disk by class, and where its watermarks stand.").json(
             200,
             "The disk.",
-            object,
+            shape_of::<CacheView>,
         ),
-        "show_vram" => {
-            Operation::new("The memory of the GPUs over the last hours.").json(200, "By the minute.", object)
-        }
-        "show_host" => Operation::new("This host now.").json(200, "The host.", object),
+        "show_vram" => Operation::new("The memory of the GPUs over the last hours.").json(
+            200,
+            "By the minute.",
+            shape_of::<History>,
+        ),
+        "show_host" => Operation::new("This host now.").json(200, "The host.", shape_of::<ThisHost>),
         "show_host_history" => Operation::new("What was measured, and which hardware there was.").json(
             200,
             "The last hundred of each.",
-            object,
+            shape_of::<HostHistory>,
         ),
         "scrape" => Operation::new("Metrics in Prometheus' text format.").answer(200, "The metrics.", text),
         "live" => Operation::new("Whether the process lives.").answer(200, "It does.", text),
         "ready" => Operation::new("Whether it can work.").json(200, "It can.", shape_of::<Ready>),
-        "describe" => Operation::new("This document.").json(200, "OpenAPI 3.1.", object),
+        "describe" => Operation::new("This document.").json(200, "OpenAPI 3.1.", document),
         _ => return None,
     })
 }

@@ -4,7 +4,7 @@ use jiff::tz::TimeZone;
 
 use super::super::output::{Output, table};
 use crate::plan::{Fetching, Finish, HostNight};
-use crate::worker::NightView;
+use crate::warm::NightView;
 
 /// Reasons for unknown sizes that are told for one host.
 const MAX_REASONS: usize = 3;

@@ -1,10 +1,11 @@
 //! The parts of a GPU's snapshot: memory, errors, link, processes.
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// CUDA's compute capability; printed as `9.0`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub struct ComputeCapability {
     /// The generation.
     pub major: u32,
@@ -19,7 +20,8 @@ impl std::fmt::Display for ComputeCapability {
 }
 
 /// A GPU's memory in bytes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "GpuMemory")]
 pub struct Memory {
     /// All of it.
     pub total: Option<u64>,
@@ -36,7 +38,7 @@ pub struct Memory {
 }
 
 /// Whose memory it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum MemoryKind {
     /// The GPU's own.
@@ -46,7 +48,7 @@ pub enum MemoryKind {
 }
 
 /// Who told the memory's size.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum MemorySource {
     /// `nvmlDeviceGetMemoryInfo_v2`.
@@ -60,7 +62,8 @@ pub enum MemorySource {
 }
 
 /// Shares of time, 0 to 1, over the driver's last sample (1/6 s to 1 s).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "GpuUtilization")]
 pub struct Utilization {
     /// A kernel ran.
     pub gpu: Option<f64>,
@@ -69,7 +72,7 @@ pub struct Utilization {
 }
 
 /// Why clocks are low.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Throttle {
     /// Nothing to do.
@@ -123,7 +126,7 @@ impl Throttle {
 }
 
 /// Memory errors.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Ecc {
     /// Whether errors are corrected and counted now.
     pub enabled: Option<bool>,
@@ -134,7 +137,7 @@ pub struct Ecc {
 }
 
 /// Counts of memory errors.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct EccErrors {
     /// Corrected ones, of one bit.
     pub corrected: Option<u64>,
@@ -143,7 +146,7 @@ pub struct EccErrors {
 }
 
 /// Rows of the memory that spare ones stand in for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RemappedRows {
     /// Because of errors that could be corrected.
     pub correctable: u32,
@@ -156,11 +159,11 @@ pub struct RemappedRows {
 }
 
 /// Errors that the driver reported.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Xids {
     /// Since when somebody listens.
     pub since: Timestamp,
-    /// The last one of each code, newest first, at most [`MAX_XIDS`].
+    /// The last one of each code, newest first, at most 16.
     pub last: Vec<XidEvent>,
 }
 
@@ -182,7 +185,7 @@ impl Xids {
 }
 
 /// One error of the driver.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct XidEvent {
     /// The number.
     pub code: u64,
@@ -193,7 +196,7 @@ pub struct XidEvent {
 }
 
 /// The link to the host; an idle GPU lowers the generation to save power.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Pcie {
     /// PCI Express generation now.
     pub generation: Option<u32>,
@@ -206,7 +209,7 @@ pub struct Pcie {
 }
 
 /// A GPU that can be divided (Multi-Instance GPU).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Mig {
     /// Whether it is divided now.
     pub enabled: bool,
@@ -217,7 +220,7 @@ pub struct Mig {
 }
 
 /// A part of a GPU.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct MigInstance {
     /// Its index among the possible ones.
     pub index: u32,
@@ -230,7 +233,8 @@ pub struct MigInstance {
 }
 
 /// A process on a GPU.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "GpuProcess")]
 pub struct Process {
     /// Its number, in the driver's view; in a container that may be another process.
     pub pid: u32,
@@ -243,8 +247,9 @@ pub struct Process {
 }
 
 /// What a process does on a GPU.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[schemars(rename = "GpuProcessKind")]
 pub enum ProcessKind {
     /// It computes.
     Compute,

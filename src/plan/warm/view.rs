@@ -2,13 +2,14 @@
 
 use jiff::Timestamp;
 use larder_jobs::{CommitId, HostName, RepoId};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::super::Evict;
 use super::timeline::Piece;
 
 /// Whether something is there by the deadline.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Finish {
     /// It is.
@@ -20,7 +21,7 @@ pub enum Finish {
 }
 
 /// A model that is there.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Present {
     /// The entry's place in the manifest, from 0.
     pub entry: usize,
@@ -34,7 +35,7 @@ pub struct Present {
 }
 
 /// A model that is fetched.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Fetching {
     /// The entry's place in the manifest, from 0.
     pub entry: usize,
@@ -60,7 +61,7 @@ pub struct Fetching {
 }
 
 /// The night of one host.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct HostNight {
     /// Its name.
     pub host: HostName,
@@ -81,7 +82,7 @@ pub struct HostNight {
 }
 
 /// A revision that goes to make room.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Victim {
     /// The repo.
     pub repo: RepoId,
@@ -94,7 +95,7 @@ pub struct Victim {
 }
 
 /// Why something is dropped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DropReason {
     /// There is no time for it.
@@ -110,7 +111,7 @@ pub enum DropReason {
 }
 
 /// What is not fetched.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Dropped {
     /// The entry's place in the manifest, from 0.
     pub entry: usize,
@@ -132,7 +133,7 @@ pub struct Dropped {
 }
 
 /// The plan.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct NightPlan {
     /// The beginning.
     pub now: Timestamp,
