@@ -91,6 +91,10 @@ impl PlanAsk {
         if category.is_none() && models.is_none() {
             return Ok(Self::Download(Box::new(download(fields, registry)?)));
         }
+        if fields.contains_key("repo") {
+            let hint = "name it among `models`, or leave those and `category` out";
+            return Err(Invalid::new("`repo` stands beside `models` or `category`", hint));
+        }
         let purpose = Purpose::take(&mut fields)?;
         fields.entry("variant").or_insert_with(|| "auto".into());
         let mut names = Vec::new();

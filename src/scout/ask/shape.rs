@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use larder_jobs::{Download, Kind, VERSION};
+use larder_jobs::{Common, Download, Kind, VERSION};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::{Value, json};
 
@@ -73,9 +73,11 @@ impl JsonSchema for PlanAsk {
     }
 }
 
-/// The fields of a download without those that every kind of job takes. That it is one may be said, as a job says it.
+/// The fields of a download, and those that every kind of job takes, so that the body of a job will do.
 fn download(generator: &mut SchemaGenerator) -> Schema {
     let mut schema = Download::json_schema(generator);
+    let mut common = Common::json_schema(generator);
+    put_all(&mut schema, &mut common);
     put(&mut schema, "v", json!({"type": "integer", "minimum": 1, "maximum": VERSION}));
     put(&mut schema, "kind", json!({"const": Kind::Download.word()}));
     let says = "The repo, `owner/name`, or a short name of the registry.";
@@ -85,7 +87,11 @@ fn download(generator: &mut SchemaGenerator) -> Schema {
 
 fn with_purpose(schema: &mut Schema, generator: &mut SchemaGenerator) {
     let mut purpose = Purpose::json_schema(generator);
-    for (name, field) in properties(&mut purpose).map(std::mem::take).unwrap_or_default() {
+    put_all(schema, &mut purpose);
+}
+
+fn put_all(schema: &mut Schema, more: &mut Schema) {
+    for (name, field) in properties(more).map(std::mem::take).unwrap_or_default() {
         put(schema, &name, field);
     }
 }

@@ -30,7 +30,10 @@ fn peak_of_staging(larder: &Larder, model: &Model) -> u64 {
     let daemon = larder.serve();
     let job = daemon.post("/v1/jobs", &json!({"kind": "download", "repo": model.id()})).expect(202);
     let done = daemon.wait_job(job["id"].as_str().expect("an id"), PATIENCE * short_or_long(1, 10));
-    assert_eq!((&done["state"], &done["bytes_fetched"]), (&"ready".into(), &model.bytes().into()), "{done}");
+    assert_eq!(done["state"], "ready", "{done}");
+    // Where one connection takes over half of another's piece, some bytes may be on their way already.
+    let fetched = done["bytes_fetched"].as_u64().expect("a number");
+    assert!((model.bytes()..=model.bytes() + model.bytes() / 50).contains(&fetched), "{done}");
     peak(&daemon)
 }
 

@@ -69,7 +69,7 @@ fn the_files_are_small_fresh_and_locked_down() {
     ask(&place, "POST /", &[LOCAL], b"{}").problem(405, "invalid_request");
     ask(&place, "GET /assets/none.js", &[LOCAL], b"").problem(404, "not_found");
     ask(&place, "GET /assets/../mod.rs", &[LOCAL], b"").problem(404, "not_found");
-    ask(&place, "GET /", &[("Host", "evil.example")], b"").problem(401, "unauthorized");
+    ask(&place, "GET /", &[("Host", "evil.example")], b"").problem(403, "unauthorized");
 }
 
 #[test]
