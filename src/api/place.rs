@@ -1,5 +1,6 @@
 //! Where a job goes: whether this larder can pass it on, and what a batch of jobs is as one.
 
+use larder_jobs::client::none_to_retry;
 use larder_jobs::{Batch, Hosts, Job, JobId, JobView, Reason, Record, State, Work};
 
 use super::Api;
@@ -54,11 +55,10 @@ pub(super) async fn cancel(api: &Api, id: JobId, by: Option<&str>, unknown: Erro
 /// Runs those jobs of a batch again that failed or were cancelled, unless something in flight does the same.
 pub(super) async fn retry(api: &Api, id: JobId, unknown: Error) -> Result<JobView> {
     let (_, records) = members(api, id, unknown).await?;
-    let ended: Vec<_> =
-        records.iter().filter(|job| matches!(job.state, State::Failed | State::Cancelled)).collect();
-    if ended.is_empty() {
-        let what = format!("none of the jobs of {id} failed or was cancelled");
-        return Err(Error::new(Reason::InvalidRequest, what, format!("see each with larder jobs show {id}")));
+    let is_over = |job: &&Record| matches!(job.state, State::Failed | State::Cancelled);
+    let mut ended = records.iter().filter(is_over).peekable();
+    if ended.peek().is_none() {
+        return Err(none_to_retry(id).into());
     }
     for record in ended {
         match api.queue.retry(record.id).await {

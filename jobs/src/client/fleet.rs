@@ -393,16 +393,12 @@ impl Queue {
     /// `not_found`, `invalid_request` if none of them did, `queue_unavailable`.
     pub async fn retry_all(&self, id: JobId) -> Result<usize> {
         let (_, records) = self.batch(id).await?.ok_or_else(|| unknown(id))?;
-        let ended =
-            records.iter().filter(|job| matches!(job.state, crate::State::Failed | crate::State::Cancelled));
-        let ended: Vec<_> = ended.collect();
-        if ended.is_empty() {
-            let what = format!("none of the jobs of {id} failed or was cancelled");
-            return Err(Error::new(
-                Reason::InvalidRequest,
-                what,
-                format!("see each with larder jobs show {id}"),
-            ));
+        let mut ended = records
+            .iter()
+            .filter(|job| matches!(job.state, crate::State::Failed | crate::State::Cancelled))
+            .peekable();
+        if ended.peek().is_none() {
+            return Err(super::queue::none_to_retry(id).into());
         }
         let mut count = 0;
         for record in ended {

@@ -49,7 +49,7 @@ pub use error::{Error, Result};
 pub use fleet::{Notices, Placed, Run, Title};
 pub use functions::{LIBRARY, Library};
 pub use inbox::Entry;
-pub use queue::{Outcome, Queue, keyed_otherwise, strange};
+pub use queue::{Outcome, Queue, keyed_otherwise, none_to_retry, strange};
 /// A reply of the server.
 pub use redis::Value as Reply;
 pub use row::{Unreadable, read as read_record, text as reply_text, write as write_record};

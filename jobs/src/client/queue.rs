@@ -123,7 +123,8 @@ impl Queue {
     }
 
     /// At most `limit` jobs of these kinds, the newest first, from behind `after` on; those that cannot be read are
-    /// left out. With `host` those that wait for it or that it took last, among the 10,000 newest of each state. While more than 2,000 are queued, one that was put back among them may be missing behind `after`.
+    /// left out. With `host` those that wait for it or that it took last, among the 10,000 newest of each state. While
+    /// more than 2,000 are queued, one that was put back among them may be missing behind `after`.
     ///
     /// # Errors
     /// `queue_unavailable`.
@@ -353,6 +354,12 @@ pub fn keyed_otherwise(id: impl std::fmt::Display) -> Invalid {
         format!("the idempotency key belongs to {id}, which was asked for something else"),
         format!("use a key of its own for each request; see larder jobs show {id}"),
     )
+}
+
+/// Nothing of a batch can be tried again.
+pub fn none_to_retry(id: JobId) -> Invalid {
+    let what = format!("none of the jobs of {id} failed or was cancelled");
+    Invalid::new(what, format!("see each with larder jobs show {id}"))
 }
 
 /// A reply of two parts.

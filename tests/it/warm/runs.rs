@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use support::{Daemon, Hub, Larder, Redis, Tripwire, larder, models};
 
-use super::tally::scheduled;
+use super::tally::{refusing, scheduled};
 use super::{SOON, manifest};
 use crate::fleet::machine;
 use crate::metrics::{scrape_until, sum};
@@ -85,13 +85,7 @@ fn a_night_without_a_manifest_is_told_in_the_morning() {
 #[test]
 fn what_a_plan_leaves_out_is_told_in_the_morning() {
     let hub = Hub::start();
-    let model = models::huge(32, 200_000);
-    hub.add(model.clone());
-    let larder = larder!(&hub);
-    let text = format!("deadline = \"2999-01-01T00:00:00Z\"\nmodels = [\"{}\", \"no/body\"]\n", model.id());
-    let path = manifest(&larder, "night.toml", &text);
-    let config = scheduled(&larder, &path);
-    let larder = larder.env("LARDER_CONFIG", config);
+    let (larder, text) = refusing(&hub, 32);
     let mut daemon = larder.serve();
     daemon.allow(Tripwire::Errors);
     let refused = runs(&daemon);

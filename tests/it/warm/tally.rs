@@ -102,16 +102,21 @@ fn the_document_knows_them(text: &str) {
     assert_eq!(ours(families(text)), told);
 }
 
-#[test]
-fn a_run_that_its_manifest_refuses_is_dropped_as_a_whole() {
-    let hub = Hub::start();
-    let model = models::huge(23, 200_000);
+/// A larder with a schedule whose manifest, which is returned, refuses the night: one of its two models is nowhere.
+pub(super) fn refusing(hub: &Hub, seed: u64) -> (Larder, String) {
+    let model = models::huge(seed, 200_000);
     hub.add(model.clone());
-    let larder = larder!(&hub);
+    let larder = larder!(hub);
     let text = format!("deadline = \"2999-01-01T00:00:00Z\"\nmodels = [\"{}\", \"no/body\"]\n", model.id());
     let path = manifest(&larder, "night.toml", &text);
     let config = scheduled(&larder, &path);
-    let larder = larder.env("LARDER_CONFIG", config);
+    (larder.env("LARDER_CONFIG", config), text)
+}
+
+#[test]
+fn a_run_that_its_manifest_refuses_is_dropped_as_a_whole() {
+    let hub = Hub::start();
+    let (larder, _) = refusing(&hub, 23);
     let mut daemon = larder.serve();
     daemon.allow(Tripwire::Errors);
     let text = scrape_until(&daemon, |text| !states(text).is_empty());
